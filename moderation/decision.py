@@ -1,0 +1,186 @@
+"""The final answer about a submission: its record, and how scores and thresholds become a tier."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from moderation.policy import PolicyFile, Tier
+
+SIGNALS: Final = ("fusion", "image", "text", "ngram", "behaviour")
+"""Members of the ensemble: the order of every M axis."""
+
+MODEL_UNAVAILABLE: Final = "MODEL_UNAVAILABLE"
+"""Reason code of a decision taken by the failure policy, without a model."""
+
+TierName = Literal["allow", "tag", "review", "block", "suspend"]
+
+
+class SignalStatus(StrEnum):
+    """Whether a signal was measured; missing is never False."""
+
+    OK = "ok"
+    MISSING = "missing"
+    ERROR = "error"
+
+
+STATUS_CODES: Final = {SignalStatus.OK: 0, SignalStatus.MISSING: 1, SignalStatus.ERROR: 2}
+"""The INT8 values of `signal_status` and `behaviour_status` on the wire."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Signal(_Record):
+    """One measured fact about a listing under one policy."""
+
+    name: str
+    policy: str
+    value: float | None
+    """Logit of the member; None unless the status is ok."""
+
+    status: SignalStatus
+    version: str
+    """Version of the component that measured it."""
+
+    cost: float = 0.0
+    latency_ms: float = 0.0
+
+
+class PolicyScore(_Record):
+    """What one release says of a listing under one policy."""
+
+    policy: str
+    probability: Annotated[float, Field(ge=0, le=1)]
+    worst_image: int | None
+    """Index of the image that decided; None without images."""
+
+    signals: tuple[Signal, ...]
+
+
+class FeatureValue(_Record):
+    """One behaviour feature exactly as it was used."""
+
+    name: str
+    value: float | None
+    status: SignalStatus
+    event_time: AwareDatetime | None
+    """Time of the newest event in it; None where there is none."""
+
+
+class Versions(_Record):
+    """Everything versioned that a decision rests on."""
+
+    bundle: str | None
+    index: str | None = None
+    policy: str
+    """Version and digest of the policy file."""
+
+
+class Attempt(_Record):
+    """One release's answer, or its failure to give one."""
+
+    role: Literal["answer", "fallback", "shadow"]
+    release: str | None
+    """Digest of the bundle that was asked."""
+
+    status: Literal["ok", "error", "timeout"]
+    latency_ms: float
+    scores: tuple[PolicyScore, ...] = ()
+    thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Open tiers by policy, as they travelled in the bundle that answered."""
+
+    tier: TierName
+    error: str | None = None
+
+
+class Decision(_Record):
+    """The final answer; replayed bit for bit from `attempts` alone."""
+
+    decision_id: str
+    trace_id: str
+    submission_id: str
+    tier: TierName
+    reason_codes: tuple[str, ...]
+    attempts: tuple[Attempt, ...]
+    arm: Literal["champion", "candidate"]
+    weight: float
+    """Share of traffic that the arm had at that revision."""
+
+    sticky_key: str
+    routing_revision: int
+    audit_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    input_digests: dict[str, str]
+    """SHA-256 of each stored input: `listing` and `image.<index>`."""
+
+    features: tuple[FeatureValue, ...]
+    versions: Versions
+    degraded: tuple[str, ...] = ()
+    """What was missing or fell back on the way; empty when nothing was."""
+
+    submitted_at: AwareDatetime
+    decided_at: AwareDatetime
+    recorded_at: AwareDatetime | None = None
+
+
+Thresholds = Mapping[str, Mapping[str, float]]
+"""Policy -> tier -> smallest probability that opens it; a tier that is not there is closed."""
+
+
+def tier_of(probability: float, thresholds: Mapping[str, float]) -> Tier:
+    """Return the strongest open tier whose threshold `probability` reaches.
+
+    >>> tier_of(0.4, {"review": 0.2, "block": 0.9}).label
+    'review'
+    """
+    if math.isnan(probability):
+        raise ValueError("a probability is a number; a missing score has a status instead")
+    reached = [Tier[name.upper()] for name, limit in thresholds.items() if probability >= limit]
+    return max(reached, default=Tier.ALLOW)
+
+
+def effective_thresholds(thresholds: Thresholds, policies: PolicyFile, now: datetime) -> dict[str, dict[str, float]]:
+    """Return a bundle's thresholds with the manual overrides that hold at `now`."""
+    merged = {policy: dict(thresholds.get(policy, {})) for policy in policies.ids}
+    for override in policies.overrides:
+        if now < override.until:
+            merged[override.policy][override.tier] = override.threshold
+    return merged
+
+
+def judge(scores: Sequence[PolicyScore], thresholds: Thresholds, policies: PolicyFile) -> tuple[Tier, tuple[str, ...]]:
+    """Return the tier and the reason codes of one listing; the strongest tier over all policies wins.
+
+    Args:
+        scores: one entry per policy of the answering release.
+        thresholds: open tiers by policy, overrides included.
+        policies: gives each policy its reason code; reason codes come in the file's order.
+
+    Returns:
+        The tier, and the codes of every policy that reached at least `tag`, strongest first.
+    """
+    by_policy = {score.policy: score.probability for score in scores}
+    reached = [
+        (tier_of(by_policy[policy.id], thresholds.get(policy.id, {})), policy.reason_code)
+        for policy in policies.policies
+        if policy.id in by_policy
+    ]
+    raised = sorted((item for item in reached if item[0] > Tier.ALLOW), key=lambda item: -item[0])
+    return max((tier for tier, _ in reached), default=Tier.ALLOW), tuple(code for _, code in raised)
+
+
+def replay(decision: Decision, policies: PolicyFile) -> tuple[str, tuple[str, ...]]:
+    """Return the tier and reason codes that the recorded signals of `decision` give again, bit for bit.
+
+    The answer attempt's recorded probabilities and thresholds decide; nothing is scored again.
+    """
+    answer = next((attempt for attempt in decision.attempts if attempt.role == "answer"), None)
+    if answer is None or answer.status != "ok":
+        fallback = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
+        return fallback.label, (MODEL_UNAVAILABLE,)
+    tier, codes = judge(answer.scores, answer.thresholds, policies)
+    return tier.label, codes

@@ -1,0 +1,54 @@
+"""Errors of the domain, classified by what the caller should do: retry, or mend and call again."""
+
+
+class TidegateError(Exception):
+    """Anything that Tidegate itself raises; catch one of its subclasses instead."""
+
+
+class TemporaryError(TidegateError):
+    """It may work later; retry after `delay_s` seconds, with a cap."""
+
+    def __init__(self, message: str, *, delay_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.delay_s = delay_s
+
+
+class PermanentError(TidegateError):
+    """Retrying is useless; the input or the set-up must change first."""
+
+
+class SettingsError(PermanentError):
+    """A setting is misspelt, out of range or missing; the message names it."""
+
+
+class PolicyError(PermanentError):
+    """A policy file does not load; the message names the file and the field."""
+
+
+class InvalidListing(PermanentError):
+    """A listing breaks a limit; correct `field` and submit again (HTTP 400)."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+class InvalidSnapshot(PermanentError):
+    """A training table cannot serve its purpose; the message says which rows are missing or wrong."""
+
+
+class BundleRejected(PermanentError):
+    """A bundle is altered, incomplete or of another format; build it again, never repair it in place."""
+
+
+class GateRejected(PermanentError):
+    """The evidence says no; the message lists the gates that blocked."""
+
+
+class ModelNotReady(TemporaryError):
+    """No model can answer yet; retry after `delay_s` (HTTP 503)."""
+
+
+class FeatureStoreUnavailable(TemporaryError):
+    """Behaviour features could not be read; the decision goes on without them and says so."""

@@ -1,0 +1,61 @@
+"""Every setting of a process, typed and documented in one place; read once through `settings()`."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moderation.errors import SettingsError
+
+_PREFIX = "TIDEGATE__"
+
+
+class Settings(BaseSettings):
+    """Settings of one process; the environment variable of `x` is `TIDEGATE__X`."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True)
+
+    home: Path = Path("build/home")
+    """Folder of everything that a laptop keeps: ledger, content store, caches, registry, pipeline runs."""
+
+    policy_file: Path = Path("policies/marketplace.yaml")
+    """The policies that a gateway and a pipeline apply."""
+
+    component_image: str = "tidegate-train-python:dev"
+    """Image of every pipeline step on a cluster; the local runner ignores it."""
+
+    num_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """Threads of one inference session; 1 when the other cores are busy."""
+
+    tracking_url: str | None = None
+    """MLflow tracking and registry server; unset means SQLite and a folder below `home`."""
+
+    study_url: str | None = None
+    """Optuna storage; unset means SQLite below `home`."""
+
+    predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
+    """How long the gateway waits for the predictor before it answers by policy."""
+
+    gateway_tokens: SecretStr = SecretStr("")
+    """Callers as `name:role:token`, comma-separated; roles are submitter, reviewer, admin. Empty admits nobody."""
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        SettingsError: if a variable with our prefix names no setting or holds a bad value.
+    """
+    known = {_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"no such setting: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        raise SettingsError(wrong) from error
