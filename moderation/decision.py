@@ -143,7 +143,9 @@ def tier_of(probability: float, thresholds: Mapping[str, float]) -> Tier:
     return max(reached, default=Tier.ALLOW)
 
 
-def effective_thresholds(thresholds: Thresholds, policies: PolicyFile, now: datetime) -> dict[str, dict[str, float]]:
+def effective_thresholds(
+    thresholds: Thresholds, policies: PolicyFile, now: datetime
+) -> dict[str, dict[str, float]]:
     """Return a bundle's thresholds with the manual overrides that hold at `now`."""
     merged = {policy: dict(thresholds.get(policy, {})) for policy in policies.ids}
     for override in policies.overrides:
@@ -152,7 +154,9 @@ def effective_thresholds(thresholds: Thresholds, policies: PolicyFile, now: date
     return merged
 
 
-def judge(scores: Sequence[PolicyScore], thresholds: Thresholds, policies: PolicyFile) -> tuple[Tier, tuple[str, ...]]:
+def judge(
+    scores: Sequence[PolicyScore], thresholds: Thresholds, policies: PolicyFile
+) -> tuple[Tier, tuple[str, ...]]:
     """Return the tier and the reason codes of one listing; the strongest tier over all policies wins.
 
     Args:

@@ -67,7 +67,9 @@ class Listing(_Record):
     @classmethod
     def _is_a_currency(cls, value: str | None) -> str | None:
         if value is not None and value not in CURRENCIES:
-            raise ValueError(f"{value[:8]!r} is not a currency that is traded here; send an ISO 4217 code such as EUR")
+            raise ValueError(
+                f"{value[:8]!r} is not a currency that is traded here; send an ISO 4217 code such as EUR"
+            )
         return value
 
 

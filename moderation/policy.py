@@ -59,7 +59,12 @@ class TierBounds(_Frozen):
 
     @model_validator(mode="after")
     def _stronger_is_stricter(self) -> "TierBounds":
-        bounds = [self.tag.precision, self.review.precision, self.block.precision, self.suspend.precision]
+        bounds = [
+            self.tag.precision,
+            self.review.precision,
+            self.block.precision,
+            self.suspend.precision,
+        ]
         if bounds != sorted(bounds):
             raise ValueError("a stronger tier needs at least the precision of the weaker one")
         if self.review.max_share is None:
@@ -131,8 +136,13 @@ def load_policies(path: Path) -> PolicyFile:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{path}: a mapping with version, policies, ... is expected")
-    content = {key: value for key, value in content.items() if key != "tiers"}  # only an anchor for the policies
-    content |= {"digest": hashlib.sha256(raw).hexdigest(), "version": str(content.get("version", ""))}
+    content = {
+        key: value for key, value in content.items() if key != "tiers"
+    }  # only an anchor for the policies
+    content |= {
+        "digest": hashlib.sha256(raw).hexdigest(),
+        "version": str(content.get("version", "")),
+    }
     try:
         return PolicyFile.model_validate(content)
     except ValidationError as error:

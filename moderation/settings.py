@@ -51,11 +51,19 @@ def settings() -> Settings:
         SettingsError: if a variable with our prefix names no setting or holds a bad value.
     """
     known = {_PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.upper().startswith(_PREFIX) and name.upper() not in known
+    )
     if unknown:
-        raise SettingsError(f"no such setting: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        raise SettingsError(
+            f"no such setting: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+        )
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(
+            f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()
+        )
         raise SettingsError(wrong) from error
