@@ -1,0 +1,68 @@
+"""Copies of one listing across the split: an image match, or a text match where neither row has an image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+# PDQ's own recommendation: 256-bit hashes at most 31 bits apart show the same image; below quality 50 a hash says
+# nothing (github.com/facebook/ThreatExchange, pdq/README).
+MAX_DISTANCE: Final = 31
+MIN_QUALITY: Final = 50
+
+# Hashes compared at once: 4 words x 8 bytes x 4,096 x 4,096 is half a gigabyte; a quarter of that is enough.
+_BLOCK: Final = 2_048
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What N rows are compared by; images of all rows lie behind each other."""
+
+    image_row_I: npt.NDArray[np.int64]
+    """Row of each hashed image whose quality suffices."""
+
+    image_hash_I4: npt.NDArray[np.uint64]
+    num_images_N: npt.NDArray[np.int64]
+    text_N: Sequence[str]
+
+
+def copies_of(
+    prints: Fingerprints, earlier_N: npt.NDArray[np.bool_], later_N: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Return which of the earlier rows are copies of a later row.
+
+    Args:
+        prints: fingerprints of all N rows.
+        earlier_N: rows that may be dropped (the training side).
+        later_N: rows that stay (the test side).
+
+    Returns:
+        A mask over N, a subset of `earlier_N`.
+    """
+    copies_N = np.zeros(len(prints.text_N), bool)
+    from_earlier, from_later = earlier_N[prints.image_row_I], later_N[prints.image_row_I]
+    matched = _matches(prints.image_hash_I4[from_earlier], prints.image_hash_I4[from_later])
+    copies_N[prints.image_row_I[from_earlier][matched]] = True
+    bare_N = prints.num_images_N == 0
+    texts = {prints.text_N[row] for row in np.flatnonzero(later_N & bare_N).tolist()} - {""}
+    for row in np.flatnonzero(earlier_N & bare_N).tolist():
+        copies_N[row] |= prints.text_N[row] in texts
+    return copies_N
+
+
+def _matches(
+    left_A4: npt.NDArray[np.uint64], right_B4: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Return which left hashes lie within `MAX_DISTANCE` of any right one; exact, in blocks."""
+    matched_A = np.zeros(len(left_A4), bool)
+    right_B4 = np.unique(right_B4, axis=0) if len(right_B4) else right_B4
+    for a in range(0, len(left_A4), _BLOCK):
+        for b in range(0, len(right_B4), _BLOCK):
+            left, right = left_A4[a : a + _BLOCK], right_B4[b : b + _BLOCK]
+            distance = np.zeros((len(left), len(right)), np.uint16)
+            for word in range(4):
+                distance += np.bitwise_count(left[:, None, word] ^ right[None, :, word])
+            matched_A[a : a + _BLOCK] |= (distance <= MAX_DISTANCE).any(axis=1)
+    return matched_A
