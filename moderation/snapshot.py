@@ -121,7 +121,7 @@ class SnapshotWriter:
             self._staging, columns=["submitted_at", "truth", "weight", "attributes", "links"]
         )
         attributes = [json.loads(text) for text in light["attributes"].to_pylist()]
-        group_N = group_rows([json.loads(text) for text in light["links"].to_pylist()])
+        group_N = group_rows(_read_links(light))
         mode, split = _split(light, attributes, group_N)
         copies_N = copies_of(self._fingerprints(), split.role_N != "test", split.role_N == "test")
         keep_N = split.keep_N & ~copies_N
@@ -330,11 +330,15 @@ def _split(
 
 def _seen_values(attributes: Iterable[dict[str, str]], light: pa.Table) -> list[dict[str, str]]:
     """Return each row's attributes with its seller, whose link comes first."""
-    links = [json.loads(text) for text in light["links"].to_pylist()]
     return [
         values | {kind: value for kind, value in pairs[:1] if kind == "seller"}
-        for values, pairs in zip(attributes, links, strict=True)
+        for values, pairs in zip(attributes, _read_links(light), strict=True)
     ]
+
+
+def _read_links(light: pa.Table) -> list[list[tuple[str, str]]]:
+    texts = light["links"].to_pylist()
+    return [[(kind, value) for kind, value in json.loads(text)] for text in texts]
 
 
 def _finished(

@@ -1,0 +1,121 @@
+"""Behaviour features: only what was known before a submission, in windows that decay."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moderation.activity import ActivityState
+from moderation.features import FEATURE_NAMES
+from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def _submission(number: int, hours: float, **fields: Any) -> Submission:
+    listing = {"listing_id": f"l{number}", "seller_id": "s1"} | fields
+    return Submission(
+        submission_id=f"u{number}",
+        listing=Listing(**listing),
+        submitted_at=START + timedelta(hours=hours),
+    )
+
+
+def _features(state: ActivityState, submission: Submission) -> dict[str, float]:
+    values, _ = state.features(submission)
+    return dict(zip(FEATURE_NAMES, values.tolist(), strict=True))
+
+
+def _truth(number: int, hours: float, violates: bool) -> GroundTruth:
+    known = START + timedelta(hours=hours)
+    return GroundTruth(
+        submission_id=f"u{number}",
+        policy="p",
+        violates=violates,
+        source=TruthSource.REVIEW,
+        reviewed_at=known,
+        known_at=known,
+    )
+
+
+def test_new_seller_has_zeros_not_gaps() -> None:
+    found = _features(ActivityState(), _submission(1, 0))
+    assert found["submissions_30d"] == 0
+    assert found["seller_age_days"] == 0
+    assert np.isnan(found["price_log_ratio"])
+
+
+def test_unknown_seller_has_no_behaviour() -> None:
+    values, newest = ActivityState().features(_submission(1, 0, seller_id=None))
+    assert np.isnan(values).all()
+    assert newest is None
+
+
+def test_windows_decay_between_events() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    for hours, last_hour, last_day, last_month in (
+        (0.5, 1, 1, 1),
+        (2, 0, 1, 1),
+        (30, 0, 0, 1),
+        (721, 0, 0, 0),
+    ):
+        found = _features(state, _submission(2, hours))
+        counts = (found["submissions_1h"], found["submissions_24h"], found["submissions_30d"])
+        assert counts == (last_hour, last_day, last_month)
+
+
+def test_truth_counts_from_when_it_was_known() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    before = _features(state, _submission(2, 10))
+    state.observe_truth(_truth(1, 12, violates=True))
+    state.observe_truth(_truth(1, 13, violates=False))
+    after = _features(state, _submission(2, 14))
+    assert (before["violations_90d"], after["violations_90d"], after["cleared_90d"]) == (0, 1, 1)
+
+
+def test_shared_device_counts_other_sellers() -> None:
+    state = ActivityState()
+    for number in range(3):
+        state.observe_submission(
+            _submission(number, number, seller_id=f"s{number}", device_fingerprint="d")
+        )
+    found = _features(state, _submission(9, 5, seller_id="s9", device_fingerprint="d"))
+    assert found["sellers_on_device_30d"] == 4
+    assert np.isnan(found["sellers_on_address_30d"])
+
+
+def test_price_is_compared_with_its_category_median() -> None:
+    state = ActivityState()
+    goods = {"category": "phones", "currency": "EUR"}
+    for number in range(5):
+        state.observe_submission(_submission(number, number, price=100.0, **goods))
+    found = _features(state, _submission(9, 9, price=50.0, **goods))
+    assert found["price_log_ratio"] == pytest.approx(np.log(0.5), abs=1e-6)
+    other = _features(state, _submission(9, 9, price=50.0, category="phones", currency="USD"))
+    assert np.isnan(other["price_log_ratio"])
+
+
+def test_reports_and_appeals_are_counted_once_resolved() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    state.observe_report(
+        Report(report_id="r", submission_id="u1", reported_at=START + timedelta(hours=1))
+    )
+    opened = Appeal(appeal_id="a", submission_id="u1", opened_at=START + timedelta(hours=2))
+    state.observe_appeal(opened)
+    still = _features(state, _submission(2, 3))
+    state.observe_appeal(
+        opened.model_copy(update={"resolved_at": START + timedelta(hours=4), "overturned": True})
+    )
+    found = _features(state, _submission(2, 5))
+    assert (still["reports_30d"], still["appeals_won_90d"], found["appeals_won_90d"]) == (1, 0, 1)
+
+
+def test_resubmission_of_a_listing_is_counted() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    assert _features(state, _submission(1, 1))["resubmissions_24h"] == 1
+    assert _features(state, _submission(2, 1))["resubmissions_24h"] == 0
