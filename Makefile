@@ -38,7 +38,7 @@ format: setup ## format the code
 .PHONY: lint
 lint: setup ## ruff, mypy, layering, YAML
 	$(BIN)/ruff format --check . && $(BIN)/ruff check .
-	$(BIN)/mypy $(PACKAGES) tests benchmarks
+	$(BIN)/mypy $(PACKAGES) scripts tests benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 
