@@ -1,0 +1,149 @@
+"""What every benchmark shares: measured stages, one printed table, one JSON file with the facts of the host."""
+
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from moderation.clock import SystemClock
+
+OUT = Path("build/bench")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A goal and what was measured; missing it is said, not hidden, and does not fail the run."""
+
+    name: str
+    goal: str
+    value: float
+    ok: bool
+
+
+@dataclass
+class Bench:
+    """One benchmark's rows and targets."""
+
+    name: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """Print the tables and write `build/bench/<name>.json`."""
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        console.print(_table(self.name, self.rows))
+        if self.targets:
+            console.print(_table("targets", [asdict(target) for target in self.targets]))
+        for note in self.notes:
+            console.print(f"note: {note}")
+        OUT.mkdir(parents=True, exist_ok=True)
+        content = {
+            "name": self.name,
+            "command": f"make bench NAME={self.name}",
+            "arguments": sys.argv[1:],
+            "commit": _commit(),
+            "host": host_facts(),
+            "rows": self.rows,
+            "targets": [asdict(target) for target in self.targets],
+            "notes": self.notes,
+        }
+        path = OUT / f"{self.name}.json"
+        path.write_text(json.dumps(content, indent=1))
+        console.print(f"written to {path}")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Wall seconds and peak resident memory of a function that ran in a process of its own."""
+
+    seconds: float
+    peak_mb: float
+    result: Any
+
+
+def measure(function: Callable[..., Any], *arguments: Any) -> Measured:
+    """Return what `function(*arguments)` cost in a fresh process; its result must be plain data.
+
+    Raises:
+        RuntimeError: with the traceback, if the function failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        ok, seconds, peak_mb, result = receiver.recv()
+    except EOFError as error:
+        process.join()
+        raise RuntimeError(f"{function.__name__} died with exit code {process.exitcode}") from error
+    process.join()
+    if not ok:
+        raise RuntimeError(result)
+    return Measured(seconds, peak_mb, result)
+
+
+def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    clock = SystemClock()
+    begin = clock.monotonic()
+    try:
+        result, ok = function(*arguments), True
+    except Exception:  # the edge of a process: the parent raises it again with this text
+        import traceback
+
+        result, ok = traceback.format_exc(), False
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sender.send((ok, clock.monotonic() - begin, peak_mb, result))
+
+
+def host_facts() -> dict[str, Any]:
+    """Return what a reader needs to compare figures: processor, cores, memory, versions."""
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(pages / 2**30, 1),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_text(row.get(column)) for column in columns))
+    return table
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
