@@ -1,0 +1,1 @@
+"""Serving: the predictor that scores listings and the gateway that decides about uploads."""

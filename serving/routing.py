@@ -1,0 +1,193 @@
+"""Which release answers an upload: the routing table, its sticky split and the lease that a candidate lives on."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from prometheus_client import Counter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moderation.clock import Clock
+from moderation.errors import ModelNotReady, PermanentError
+from moderation.listing import Digest
+
+_LOG = logging.getLogger(__name__)
+
+REFUSED: Final = Counter(
+    "tidegate_routing_tables_refused_total",
+    "Routing tables that were not applied because they do not load.",
+)
+
+Weight = Annotated[float, Field(ge=0, le=1)]
+Arm = Literal["champion", "candidate"]
+
+
+class Route(BaseModel):
+    """Where one release is served, and the share of traffic it should get."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: Annotated[str, Field(pattern=r"^grpc://[A-Za-z0-9.\-]+:[0-9]{1,5}$")]
+    weight: Weight = 0.0
+    """Share of a candidate; the champion takes what is left, whatever is written here."""
+
+
+class RoutingTable(BaseModel):
+    """Every release that may answer, and how traffic is split between them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    revision: Annotated[int, Field(ge=0)]
+    renewal: Annotated[int, Field(ge=0)] = 0
+    """Grows with every renewal of the candidate's lease."""
+
+    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    champion: Digest
+    releases: dict[Digest, Route]
+    shadow: Digest | None = None
+    salt: str = ""
+    """Changes the split; keep it for the length of a rollout, or sellers change sides."""
+
+    @property
+    def candidate(self) -> str | None:
+        """Digest of the release beside the champion that has weight, if any."""
+        others = (d for d, r in self.releases.items() if d != self.champion and r.weight > 0)
+        return next(others, None)
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "RoutingTable":
+        for role, digest in (("champion", self.champion), ("shadow", self.shadow)):
+            if digest is not None and digest not in self.releases:
+                raise ValueError(f"{role} {digest} is not among the releases")
+        weighted = [d for d, r in self.releases.items() if d != self.champion and r.weight > 0]
+        if len(weighted) > 1:
+            raise ValueError(f"only one candidate may have weight, not {sorted(weighted)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a gateway knows of the candidate's lease; `renewed_at` is on its own monotonic clock."""
+
+    renewal: int | None = None
+    renewed_at: float | None = None
+
+    def observe(self, renewal: int, now: float) -> "Lease":
+        """Return the lease after a look at the table.
+
+        A renewal that was there when the gateway started says nothing about its age, so it only sets the mark.
+        """
+        if self.renewal is None:
+            return Lease(renewal, None)
+        if renewal > self.renewal:
+            return Lease(renewal, now)
+        return self
+
+    def is_live(self, lease_s: float, now: float) -> bool:
+        """Return whether a candidate may get traffic at `now`."""
+        return self.renewed_at is not None and now - self.renewed_at < lease_s
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The release that one upload goes to."""
+
+    release: str
+    url: str
+    arm: Arm
+    weight: float
+    revision: int
+
+
+def choose(table: RoutingTable, sticky_key: str, *, is_lease_live: bool) -> Choice:
+    """Return the release for `sticky_key`; the same key gets the same one while table and lease stand."""
+    candidate = table.candidate if is_lease_live else None
+    share = table.releases[candidate].weight if candidate else 0.0
+    if candidate and _position(table.salt, sticky_key) < share:
+        return Choice(candidate, table.releases[candidate].url, "candidate", share, table.revision)
+    champion = table.releases[table.champion]
+    return Choice(table.champion, champion.url, "champion", 1.0 - share, table.revision)
+
+
+def _position(salt: str, sticky_key: str) -> float:
+    """Return where a key falls in [0, 1)."""
+    digest = hashlib.sha256(f"{salt}\x1f{sticky_key}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def write_table(path: Path, table: RoutingTable) -> None:
+    """Put `table` where gateways read it, all at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".routing-")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(table.model_dump(mode="json"), file, indent=2, sort_keys=True)
+    os.replace(temporary, path)
+
+
+def load_table(path: Path) -> RoutingTable:
+    """Return the checked routing table of a file.
+
+    Raises:
+        PermanentError: naming the file and each wrong field.
+    """
+    try:
+        return RoutingTable.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PermanentError(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise PermanentError(f"{path}: {wrong}") from error
+
+
+class Router:
+    """The gateway's view of a routing table: read again when its file changes, the last good one kept otherwise."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+        self._table: RoutingTable | None = None
+        self._lease = Lease()
+
+    def choose(self, sticky_key: str) -> Choice:
+        """Return the release for one upload.
+
+        Raises:
+            ModelNotReady: if no table has been read yet.
+        """
+        self.refresh()
+        if self._table is None:
+            raise ModelNotReady(f"{self._path}: no routing table yet; release a bundle first")
+        is_live = self._lease.is_live(self._table.lease_s, self._clock.monotonic())
+        return choose(self._table, sticky_key, is_lease_live=is_live)
+
+    @property
+    def table(self) -> RoutingTable | None:
+        """The table in force."""
+        self.refresh()
+        return self._table
+
+    def refresh(self) -> None:
+        """Look at the file; also called on a timer, so that no renewal is counted from a late look."""
+        try:
+            stat = self._path.stat()
+        except OSError:
+            self._seen = None
+            return
+        signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        if signature == self._seen:
+            return
+        self._seen = signature
+        try:
+            self._table = load_table(self._path)
+        except PermanentError as error:
+            REFUSED.inc()
+            _LOG.error("routing table refused", extra={"reason": str(error)})
+            return
+        self._lease = self._lease.observe(self._table.renewal, self._clock.monotonic())
+        _LOG.info("routing table applied", extra={"revision": self._table.revision})
