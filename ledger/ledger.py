@@ -113,6 +113,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def last_sequence(self) -> int:
+        """Return the sequence of the newest event, 0 in an empty ledger."""
+        ...
+
     def get_event(self, event_id: str) -> StoredEvent | None:
         """Return one event, or None."""
         ...
@@ -185,6 +189,12 @@ class SqliteLedger:
                 return
             sequence, occurred = rows[-1][0], rows[-1][5]
             last = (occurred, sequence) if in_time_order else (sequence,)
+
+    def last_sequence(self) -> int:
+        """Return the sequence of the newest event, 0 in an empty ledger."""
+        with _translated(self._path):
+            row = self._connection().execute("SELECT max(sequence) FROM events").fetchone()
+        return int(row[0] or 0)
 
     def get_event(self, event_id: str) -> StoredEvent | None:
         """Return one event, or None."""

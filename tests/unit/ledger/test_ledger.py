@@ -61,6 +61,12 @@ def test_ledger_reads_in_order_when_appended(ledger: SqliteLedger) -> None:
     assert [s.sequence for s in stored] == list(range(1, 2_501))
 
 
+def test_last_sequence_follows_when_appended(ledger: SqliteLedger) -> None:
+    assert ledger.last_sequence() == 0
+    ledger.append([_event(1), _event(2)])
+    assert ledger.last_sequence() == 2
+
+
 def test_ledger_filters_when_asked(ledger: SqliteLedger) -> None:
     ledger.append(_event(n) for n in range(10))
     reports = ledger.read([EventKind.REPORT], after_sequence=4, until=NOON + timedelta(seconds=7))
