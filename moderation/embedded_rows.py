@@ -1,0 +1,132 @@
+"""Embeddings of a snapshot's rows, memory-mapped: written once, read in batches by row index.
+
+N rows, K image slots, B rows of a batch, D embedding width, E stored embeddings, C distinct contents. Equal images
+and equal texts are stored once; view 0 is the content as it was submitted, the others are augmented.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.errors import InvalidSnapshot
+
+ABSENT: Final = -1
+_ARRAYS: Final = (
+    "images_ED",
+    "texts_ED",
+    "image_content_NK",
+    "image_offset_C",
+    "text_content_N",
+    "text_offset_C",
+    "num_views_N",
+)
+
+
+@dataclass(frozen=True)
+class EmbeddedBatch:
+    """Embeddings of B rows; an absent image or text is a row of zeros with a False mask."""
+
+    images_BKD: npt.NDArray[np.float32]
+    image_mask_BK: npt.NDArray[np.bool_]
+    text_BD: npt.NDArray[np.float32]
+    has_text_B: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EmbeddedRows:
+    """The embeddings of a snapshot; only the rows of a batch are read into memory."""
+
+    folder: Path
+    info: dict[str, Any]
+    """Digests of the towers, and counts: `undecodable` images, distinct `images` and `texts`."""
+
+    images_ED: npt.NDArray[np.float32]
+    texts_ED: npt.NDArray[np.float32]
+    image_content_NK: npt.NDArray[np.int32]
+    image_offset_C: npt.NDArray[np.int64]
+    text_content_N: npt.NDArray[np.int32]
+    text_offset_C: npt.NDArray[np.int64]
+    num_views_N: npt.NDArray[np.uint8]
+
+    @classmethod
+    def open(cls, folder: Path) -> "EmbeddedRows":
+        """Return the rows in `folder`, memory-mapped.
+
+        Raises:
+            InvalidSnapshot: if the folder holds no finished embeddings.
+        """
+        try:
+            info = json.loads((folder / "info.json").read_text())
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+        except (OSError, ValueError) as error:
+            raise InvalidSnapshot(
+                f"{folder} holds no finished embeddings: {error}; embed the snapshot again"
+            ) from error
+        return cls(folder=folder, info=info, **arrays)
+
+    @property
+    def num_rows(self) -> int:
+        """N, in the order of the snapshot."""
+        return len(self.text_content_N)
+
+    @property
+    def image_dim(self) -> int:
+        """Width of an image embedding."""
+        return int(self.images_ED.shape[1])
+
+    @property
+    def text_dim(self) -> int:
+        """Width of a text embedding."""
+        return int(self.texts_ED.shape[1])
+
+    @property
+    def num_images_N(self) -> npt.NDArray[np.int64]:
+        """Images per row that could be decoded."""
+        is_there_NK = np.asarray(self.image_content_NK) != ABSENT
+        count_N: npt.NDArray[np.int64] = np.count_nonzero(is_there_NK, axis=1).astype(np.int64)
+        return count_N
+
+    @property
+    def has_text_N(self) -> npt.NDArray[np.bool_]:
+        """Whether a row has any text."""
+        return cast(npt.NDArray[np.bool_], np.asarray(self.text_content_N) != ABSENT)
+
+    def batch(
+        self, index_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64] | None = None
+    ) -> EmbeddedBatch:
+        """Return the embeddings of the rows `index_B`.
+
+        Args:
+            index_B: rows of the snapshot, in any order, repeats allowed.
+            views_B: view of each row, 0 where None; a view that a row lacks falls back to view 0.
+        """
+        if views_B is None:
+            views_B = np.zeros(len(index_B), np.int64)
+        views_B = np.where(views_B < self.num_views_N[index_B], views_B, 0)
+        content_BK = self.image_content_NK[index_B]
+        mask_BK = content_BK != ABSENT
+        images_BKD = np.zeros((*content_BK.shape, self.image_dim), np.float32)
+        if mask_BK.any():
+            view_BK = np.broadcast_to(views_B[:, None], content_BK.shape)
+            images_BKD[mask_BK] = self.images_ED[
+                self.image_offset_C[content_BK[mask_BK]] + view_BK[mask_BK]
+            ]
+        content_B = self.text_content_N[index_B]
+        has_text_B = content_B != ABSENT
+        text_BD = np.zeros((len(index_B), self.text_dim), np.float32)
+        if has_text_B.any():
+            text_BD[has_text_B] = self.texts_ED[
+                self.text_offset_C[content_B[has_text_B]] + views_B[has_text_B]
+            ]
+        return EmbeddedBatch(images_BKD, mask_BK, text_BD, has_text_B)
+
+
+def write_rows(folder: Path, info: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Write the small arrays beside the embeddings, and `info.json` last: it marks a finished folder."""
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "info.json").write_text(json.dumps(info, indent=1, sort_keys=True))

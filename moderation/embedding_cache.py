@@ -1,0 +1,57 @@
+"""The cache of embeddings: keyed by tower, content and view, so that a day costs only its new listings."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.augment import AUGMENT_VERSION
+
+Vector = npt.NDArray[np.float32]
+
+
+class EmbeddingCache:
+    """Embeddings by tower, content and view in one SQLite file; an empty vector marks an image that cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, timeout=60)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS embeddings (tower TEXT, content BLOB, view TEXT, vector BLOB, "
+            "PRIMARY KEY (tower, content, view)) WITHOUT ROWID"
+        )
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, tower: str, content: bytes, view: int) -> Vector | None:
+        """Return a cached vector; None when it was never computed."""
+        found = self._connection.execute(
+            "SELECT vector FROM embeddings WHERE tower=? AND content=? AND view=?",
+            (tower, content, _view_key(view)),
+        ).fetchone()
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        return np.frombuffer(found[0], np.float32)
+
+    def put(self, tower: str, entries: Sequence[tuple[bytes, int, Vector]]) -> None:
+        """Keep vectors by (content, view); all of them or none."""
+        with self._connection:
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?)",
+                [(tower, key, _view_key(view), v.tobytes()) for key, view, v in entries],
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def _view_key(view: int) -> str:
+    """A new augmentation makes augmented views stale, never what was submitted."""
+    return f"{view}:{AUGMENT_VERSION}" if view else "0"
