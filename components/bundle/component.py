@@ -1,0 +1,28 @@
+"""Put one trained model and all it needs into one verified folder."""
+
+from kfp import dsl
+
+from components.base import component
+
+
+@component
+def bundle(
+    table: dsl.Input[dsl.Dataset],
+    towers: dsl.Input[dsl.Model],
+    config: dsl.Input[dsl.Artifact],
+    model: dsl.Input[dsl.Model],
+    calibration: dsl.Input[dsl.Model],
+    profile: str,
+    seed: int,
+    code_digest: str,
+    config_digest: str,
+    release: dsl.Output[dsl.Model],
+) -> str:
+    """Write the manifest, name the bundle by its digest."""
+    from components.bundle import step
+
+    parts = step.BundleParts(table.path, towers.path, model.path, calibration.path)
+    inputs = {"code": code_digest, "config": config_digest, "seed": seed}
+    inputs["prior_study"] = config.metadata.get("prior_study") or None
+    release.metadata["digest"] = step.run(parts, inputs, profile, out=release.path)
+    return str(release.metadata["digest"])

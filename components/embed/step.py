@@ -1,0 +1,51 @@
+"""Snapshot -> embeddings, through towers that are exported once per profile."""
+
+from pathlib import Path
+
+from components.home import Home
+from components.outputs import place_folder
+from components.progress import show_progress
+from ledger.store import ContentStore
+from moderation.embedding import Embedder, embed_snapshot
+from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
+from moderation.profiles import Profile, profile_named
+from moderation.settings import settings
+from moderation.snapshot import Snapshot
+
+# Progress lines of one run: enough to see that it moves, few enough to read.
+_LINES = 20
+
+
+def run(table: str, home: str, profile: str, *, out: str, towers: str) -> dict[str, float]:
+    """Write the embeddings of the snapshot `table` to `out` and the towers to `towers`; return counts."""
+    place, chosen = Home(Path(home)), profile_named(profile)
+    exported = export(chosen, place.towers)
+    embedder = Embedder.open(exported, place.embeddings, settings().num_threads)
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if done * _LINES // max(total, 1) > shown:
+            shown = done * _LINES // total
+            show_progress(done, total, "embeddings")
+
+    rows = embed_snapshot(
+        Snapshot.open(Path(table)),
+        ContentStore(place.content).get,
+        embedder,
+        folder=Path(out),
+        num_views=chosen.num_views,
+        progress=report,
+    )
+    place_folder(exported, Path(towers))
+    return {name: float(rows.info[name]) for name in ("images", "texts", "undecodable")}
+
+
+def export(profile: Profile, towers: Path) -> Path:
+    """Return the folder of the profile's exported towers; only a profile that is new here loads torch."""
+    exported = towers / profile.towers_digest
+    if all((exported / name / "tower.json").is_file() for name in (IMAGE_FOLDER, TEXT_FOLDER)):
+        return exported
+    from moderation.export import export_towers  # torch takes seconds to import
+
+    return export_towers(profile, towers).folder

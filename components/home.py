@@ -1,0 +1,66 @@
+"""The folder that a run keeps its state in: where each part of it lies."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below one home folder; nothing is created by asking."""
+
+    folder: Path
+
+    @property
+    def ledger(self) -> Path:
+        """Events, SQLite."""
+        return self.folder / "ledger.sqlite"
+
+    @property
+    def content(self) -> Path:
+        """Bytes by digest."""
+        return self.folder / "content"
+
+    @property
+    def towers(self) -> Path:
+        """Exported towers by profile digest."""
+        return self.folder / "towers"
+
+    @property
+    def embeddings(self) -> Path:
+        """Embedding cache, SQLite."""
+        return self.folder / "embeddings.sqlite"
+
+    @property
+    def study_url(self) -> str:
+        """Optuna storage of a laptop."""
+        return f"sqlite:///{self.folder / 'studies.sqlite'}"
+
+    @property
+    def tracking_url(self) -> str:
+        """MLflow store of a laptop."""
+        return f"sqlite:///{self.folder / 'mlflow.sqlite'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow artefacts."""
+        return self.folder / "mlruns"
+
+    @property
+    def runs(self) -> Path:
+        """Root of the local pipeline runs and their cache."""
+        return self.folder / "runs"
+
+    @property
+    def bundles(self) -> Path:
+        """Bundles by digest."""
+        return self.folder / "bundles"
+
+    @property
+    def reports(self) -> Path:
+        """Evaluations by bundle digest."""
+        return self.folder / "reports"
+
+    @property
+    def routing(self) -> Path:
+        """Routing table of the gateway."""
+        return self.folder / "routing.json"

@@ -1,0 +1,167 @@
+"""Events of the ledger become rows: behaviour as it was at each submission, truth as it was known at the cut-off.
+
+Two passes keep memory at the size of the truth: the first collects what was established, the second streams the
+submissions and folds what was known before each.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ledger.events import (
+    EventKind,
+    StoredEvent,
+    to_appeal,
+    to_ground_truth,
+    to_report,
+    to_submission,
+)
+from ledger.ledger import Ledger
+from moderation.activity import ActivityState
+from moderation.listing import GroundTruth, Submission, TruthSource, is_mature
+from moderation.snapshot import SnapshotRow
+
+_BATCH_ROWS: Final = 1_024
+_SCHEMA: Final = pa.schema(
+    [
+        ("submission", pa.string()),
+        ("behaviour", pa.list_(pa.float32())),
+        ("truth", pa.string()),
+        ("propensity", pa.float64()),
+    ]
+)
+_HISTORY: Final = (EventKind.SUBMISSION, EventKind.GROUND_TRUTH, EventKind.REPORT, EventKind.APPEAL)
+
+
+@dataclass
+class _Established:
+    """What was found out about one submission by the cut-off."""
+
+    by_policy: dict[str, GroundTruth] = field(default_factory=dict)
+    reviews: dict[tuple[str, datetime], float] = field(default_factory=dict)
+
+    def add(self, truth: GroundTruth) -> None:
+        known = self.by_policy.get(truth.policy)
+        if known is None or _strength(truth) >= _strength(known):
+            self.by_policy[truth.policy] = truth
+        self.reviews[truth.source, truth.reviewed_at] = truth.propensity
+
+    @property
+    def violates(self) -> dict[str, bool]:
+        return {policy: truth.violates for policy, truth in sorted(self.by_policy.items())}
+
+    @property
+    def propensity(self) -> float:
+        """Chance that at least one of the reviews took place; reviews were drawn independently."""
+        missed = 1.0
+        for propensity in self.reviews.values():
+            missed *= 1.0 - propensity
+        return 1.0 - missed
+
+
+def _strength(truth: GroundTruth) -> tuple[bool, bool, datetime]:
+    """Order truths about the same question: a finished appeal, then a second opinion, then the newest."""
+    return truth.source is TruthSource.APPEAL, truth.adjudicated, truth.reviewed_at
+
+
+def read_rows(
+    ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str]
+) -> Iterator[SnapshotRow]:
+    """Yield one row per submission until `cut_off`, in time order; images are not hashed yet."""
+    established = _established(ledger, cut_off, policy_ids)
+    activity = ActivityState()
+    for stored in ledger.read(_HISTORY, until=cut_off, in_time_order=True):
+        if stored.event.kind is not EventKind.SUBMISSION:
+            _observe(stored, activity)
+            continue
+        submission = to_submission(stored.event)
+        behaviour_F, _ = activity.features(submission)
+        activity.observe_submission(submission)
+        known = established.get(submission.submission_id, _Established())
+        yield SnapshotRow(
+            submission=submission,
+            behaviour_F=None if np.isnan(behaviour_F).all() else behaviour_F,
+            truth=known.violates,
+            propensity=known.propensity if known.reviews else 1.0,
+        )
+
+
+def data_version(ledger: Ledger, cut_off: datetime) -> str:
+    """Return a digest of every event that a run with this cut-off can see."""
+    digest = hashlib.sha256(cut_off.isoformat().encode())
+    for stored in ledger.read(_HISTORY, until=cut_off):
+        digest.update(f"{stored.sequence}\x1f{stored.event.event_id}\x1e".encode())
+    return digest.hexdigest()
+
+
+def newest_event(ledger: Ledger) -> datetime | None:
+    """Return the time of the newest event that a run reads; None when there is none."""
+    times = (stored.event.occurred_at for stored in ledger.read(_HISTORY))
+    return max(times, default=None)
+
+
+def _established(
+    ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str]
+) -> dict[str, _Established]:
+    found: defaultdict[str, _Established] = defaultdict(_Established)
+    for stored in ledger.read((EventKind.GROUND_TRUTH,), until=cut_off):
+        truth = to_ground_truth(stored.event)
+        if truth.policy in policy_ids and is_mature(truth, cut_off):
+            found[truth.submission_id].add(truth)
+    return dict(found)
+
+
+def _observe(stored: StoredEvent, activity: ActivityState) -> None:
+    event = stored.event
+    if event.kind is EventKind.GROUND_TRUTH:
+        activity.observe_truth(to_ground_truth(event))
+    elif event.kind is EventKind.REPORT:
+        activity.observe_report(to_report(event))
+    else:
+        activity.observe_appeal(to_appeal(event))
+
+
+def write_rows(rows: Iterable[SnapshotRow], path: Path) -> int:
+    """Write `rows` to a Parquet file as they come; return how many there were."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, pending = 0, list[dict[str, Any]]()
+    with pq.ParquetWriter(path, _SCHEMA) as sink:
+        for row in rows:
+            pending.append(_to_record(row))
+            count += 1
+            if len(pending) == _BATCH_ROWS:
+                sink.write_table(pa.Table.from_pylist(pending, schema=_SCHEMA))
+                pending.clear()
+        sink.write_table(pa.Table.from_pylist(pending, schema=_SCHEMA))
+    return count
+
+
+def open_rows(path: Path) -> Iterator[SnapshotRow]:
+    """Yield the rows that `write_rows` wrote."""
+    for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
+        for record in batch.to_pylist():
+            behaviour = record["behaviour"]
+            yield SnapshotRow(
+                submission=Submission.model_validate_json(record["submission"]),
+                behaviour_F=None if behaviour is None else np.array(behaviour, np.float32),
+                truth=json.loads(record["truth"]),
+                propensity=record["propensity"],
+            )
+
+
+def _to_record(row: SnapshotRow) -> dict[str, Any]:
+    return {
+        "submission": row.submission.model_dump_json(),
+        "behaviour": None if row.behaviour_F is None else row.behaviour_F.tolist(),
+        "truth": json.dumps(dict(row.truth), sort_keys=True),
+        "propensity": row.propensity,
+    }

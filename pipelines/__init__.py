@@ -1,0 +1,1 @@
+"""Wiring of the pipeline steps: what runs, in which order, on which machine."""

@@ -1,0 +1,182 @@
+"""Parameters of one training run, and the digests that make a cached step valid for exactly one state of things."""
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from components.home import Home
+from components.ingest.rows import data_version, newest_event
+from components.policies import cut_off_of, read_policies
+from ledger.ledger import SqliteLedger
+from moderation.errors import PermanentError, SettingsError
+from moderation.profiles import PROFILES
+from moderation.settings import Settings
+
+_PACKAGES: Final = ("moderation", "ledger", "components", "pipelines")
+"""What a pipeline step may import; a change elsewhere leaves cached steps valid."""
+
+_SOURCES: Final = (".py", ".yaml", ".json", ".txt")
+
+# A parameter travels on a command line, where the kernel allows 128 KiB per argument.
+_MAX_POLICY_BYTES: Final = 100_000
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person chooses for a run; the rest follows from the home folder and the code."""
+
+    logical_date: str | None = None
+    """Day of the run: it sees what was known by the start of this day, UTC. None: the day after the newest event."""
+
+    profile: str = "small"
+    seed: int = 17
+    num_trials: int = 12
+    min_positives: int = 30
+    """Violations per policy that must be known to train and to test on."""
+
+    prior_study: str = "auto"
+    """Study to start from; `auto` takes the newest one of an earlier logical date, empty takes none."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The arguments of the training pipeline, by name."""
+
+    logical_date: str
+    data_version: str
+    code_digest: str
+    config_digest: str
+    policies: str
+    profile: str
+    seed: int
+    num_trials: int
+    min_positives: int
+    home: str
+    study_url: str
+    prior_study: str
+    tracking_url: str
+    git_commit: str
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Return the pipeline's arguments."""
+        return asdict(self)
+
+
+def parameters(choices: Choices, settings: Settings) -> Parameters:
+    """Return everything that a run of `choices` on this machine depends on.
+
+    Raises:
+        PermanentError: if the profile or the date is unknown, or the ledger is empty.
+        PolicyError: if the policy file does not load.
+    """
+    if choices.profile not in PROFILES:
+        raise PermanentError(f"no profile {choices.profile!r}; known are {', '.join(PROFILES)}")
+    home = Home(settings.home.resolve())
+    policies = _policy_text(settings.policy_file)
+    ledger = _open_ledger(home)
+    logical_date = choices.logical_date or _day_after_newest(ledger)
+    return Parameters(
+        logical_date=logical_date,
+        data_version=data_version(ledger, cut_off_of(logical_date)),
+        code_digest=code_digest(),
+        config_digest=config_digest(choices, policies, settings.num_threads),
+        policies=policies,
+        profile=choices.profile,
+        seed=choices.seed,
+        num_trials=choices.num_trials,
+        min_positives=choices.min_positives,
+        home=str(home.folder),
+        study_url=settings.study_url or "",
+        prior_study=choices.prior_study,
+        tracking_url=settings.tracking_url or "",
+        git_commit=git_commit(),
+    )
+
+
+def code_digest() -> str:
+    """Return a digest of every source file that a step may import, and of the locked versions."""
+    return _digest_files(_source_files())
+
+
+def config_digest(choices: Choices, policies: str, num_threads: int) -> str:
+    """Return a digest of the profile, the policies and every choice that changes a result."""
+    content = {
+        "profile": PROFILES[choices.profile].model_dump(mode="json"),
+        "policies": hashlib.sha256(policies.encode()).hexdigest(),
+        "seed": choices.seed,
+        "num_trials": choices.num_trials,
+        "num_threads": num_threads,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def git_commit() -> str:
+    """Return the commit of the code; empty where it is no checkout."""
+    root = _package_folder("pipelines").parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:  # a machine without git
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _policy_text(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"policy file {path}: {error}; set TIDEGATE__POLICY_FILE") from error
+    if len(text.encode()) > _MAX_POLICY_BYTES:
+        raise SettingsError(f"policy file {path} is larger than {_MAX_POLICY_BYTES} bytes")
+    read_policies(text)
+    return text
+
+
+def _open_ledger(home: Home) -> SqliteLedger:
+    if not home.ledger.is_file():
+        raise PermanentError(
+            f"{home.folder} holds no ledger; run `tidegate simulate` or `tidegate import` first"
+        )
+    return SqliteLedger(home.ledger)
+
+
+def _day_after_newest(ledger: SqliteLedger) -> str:
+    newest = newest_event(ledger)
+    if newest is None:
+        raise PermanentError("the ledger is empty; run `tidegate simulate` or `tidegate import`")
+    return (newest.date() + timedelta(days=1)).isoformat()
+
+
+def _source_files() -> list[tuple[str, Path]]:
+    files = []
+    for package in _PACKAGES:
+        folder = _package_folder(package)
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in _SOURCES and "__pycache__" not in path.parts:
+                files.append((f"{package}/{path.relative_to(folder).as_posix()}", path))
+    lock = _package_folder("pipelines").parent / "requirements.lock"
+    return [*files, *([("requirements.lock", lock)] if lock.is_file() else [])]
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _digest_files(files: Iterable[tuple[str, Path]]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files:
+        digest.update(f"{name}\x1f{hashlib.sha256(path.read_bytes()).hexdigest()}\x1e".encode())
+    return digest.hexdigest()

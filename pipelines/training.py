@@ -1,0 +1,107 @@
+"""The daily training pipeline: from the ledger to a registered bundle."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.bundle.component import bundle
+from components.calibrate.component import calibrate
+from components.embed.component import embed
+from components.evaluate.component import evaluate
+from components.ingest.component import ingest
+from components.register.component import register
+from components.snapshot.component import snapshot
+from components.train.component import train
+from components.tune.component import tune
+from components.validate.component import validate
+from pipelines.resources import CLUSTER_HOME, STEPS, on_cluster
+
+
+class Outputs(NamedTuple):
+    """What a run of the pipeline gives."""
+
+    digest: str
+    registered_version: str
+
+
+@dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp has no types
+    name="training", description="Train, judge and register one day's bundle."
+)
+def training(  # noqa: PLR0913  # every parameter of a run is one of the pipeline
+    logical_date: str,
+    data_version: str,
+    code_digest: str,
+    config_digest: str,
+    policies: str,
+    profile: str = "small",
+    seed: int = 17,
+    num_trials: int = 12,
+    min_positives: int = 30,
+    num_gpus: int = 0,
+    home: str = CLUSTER_HOME,
+    study_url: str = "",
+    prior_study: str = "auto",
+    tracking_url: str = "",
+    git_commit: str = "",
+) -> Outputs:
+    """Wire the steps; `version` makes a step's cached result valid for one state of data, code and settings."""
+    version = f"{data_version}:{code_digest}:{config_digest}"
+    here = {"home": home, "version": version}
+    judged_by = {"policies": policies, "version": version}
+
+    rows = ingest(logical_date=logical_date, policies=policies, **here)
+    valid = validate(rows=rows.outputs["rows"], policies=policies, **here)
+    frozen = snapshot(
+        rows=rows.outputs["rows"],
+        accepted=valid.outputs["accepted"],
+        logical_date=logical_date,
+        policies=policies,
+        min_positives=min_positives,
+        **here,
+    )
+    table = frozen.outputs["table"]
+    embedded = embed(table=table, profile=profile, **here)
+    inputs = {"table": table, "embeddings": embedded.outputs["embeddings"], "profile": profile}
+    tuned = tune(
+        **inputs,
+        logical_date=logical_date,
+        study_url=study_url,
+        prior_study=prior_study,
+        num_trials=num_trials,
+        seed=seed,
+        **here,
+    )
+    config = tuned.outputs["config"]
+    trained = train(**inputs, config=config, seed=seed, **here)
+    model = trained.outputs["model"]
+    calibrated = calibrate(model=model, seed=seed, **judged_by)
+    bundled = bundle(
+        table=table,
+        towers=embedded.outputs["towers"],
+        config=config,
+        model=model,
+        calibration=calibrated.outputs["calibration"],
+        profile=profile,
+        seed=seed,
+        code_digest=code_digest,
+        config_digest=config_digest,
+    )
+    release = bundled.outputs["release"]
+    judged = evaluate(table=table, model=model, release=release, seed=seed, **judged_by)
+    kept = register(
+        table=table,
+        config=config,
+        release=release,
+        figures=judged.outputs["figures"],
+        report=judged.outputs["report"],
+        home=home,
+        tracking_url=tracking_url,
+        logical_date=logical_date,
+        data_version=data_version,
+        code_digest=code_digest,
+        git_commit=git_commit,
+    )
+    steps = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled, judged, kept)
+    for task, step in zip(steps, STEPS, strict=True):
+        on_cluster(task, step, num_gpus)
+    return Outputs(digest=bundled.outputs["Output"], registered_version=kept.outputs["Output"])
