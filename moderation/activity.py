@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.features import FEATURE_NAMES
-from moderation.listing import Appeal, GroundTruth, Report, Submission
+from moderation.listing import Appeal, GroundTruth, Report, Submission, TruthSource
 
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
@@ -42,8 +42,9 @@ class _Seller:
     first_seen: datetime
     newest: datetime
     uploads: deque[_Upload] = field(default_factory=deque)
-    violations: deque[datetime] = field(default_factory=deque)
-    cleared: deque[datetime] = field(default_factory=deque)
+    verdicts: dict[str, tuple[datetime, bool]] = field(default_factory=dict)
+    """Submission -> when its truth became known, and whether it violates any policy."""
+
     reports: deque[datetime] = field(default_factory=deque)
     appeals_lost: deque[datetime] = field(default_factory=deque)
     appeals_won: deque[datetime] = field(default_factory=deque)
@@ -129,10 +130,17 @@ class ActivityState:
             self._addresses[listing.address_fingerprint][listing.seller_id] = now
 
     def observe_truth(self, truth: GroundTruth) -> None:
-        """Count an established violation, or a review that found none, at the time it became known."""
+        """Count what was established, at the time it became known; truths of one submission count once.
+
+        A submission that violates one policy is a violation, whatever the others say; a finished appeal replaces
+        what a review found under the same policy, so a later truth from an appeal clears it.
+        """
         seller = self._of_submission(truth.submission_id, truth.known_at)
         if seller:
-            (seller.violations if truth.violates else seller.cleared).append(truth.known_at)
+            _, violated = seller.verdicts.get(truth.submission_id, (truth.known_at, False))
+            if truth.source is TruthSource.APPEAL:
+                violated = truth.violates
+            seller.verdicts[truth.submission_id] = (truth.known_at, violated or truth.violates)
 
     def observe_report(self, report: Report) -> None:
         """Count a user's report at its time."""
@@ -183,8 +191,8 @@ def _of_seller(seller: _Seller | None, submission: Submission) -> dict[str, floa
         "categories_30d": len(categories - {None}),
         "devices_30d": len(devices - {None}),
         "addresses_30d": len(addresses - {None}),
-        "violations_90d": _num_since(seller.violations if seller else (), now - _QUARTER),
-        "cleared_90d": _num_since(seller.cleared if seller else (), now - _QUARTER),
+        "violations_90d": _num_verdicts(seller, now - _QUARTER, violates=True),
+        "cleared_90d": _num_verdicts(seller, now - _QUARTER, violates=False),
         "reports_30d": _num_since(seller.reports if seller else (), now - _MONTH),
         "appeals_lost_90d": _num_since(seller.appeals_lost if seller else (), now - _QUARTER),
         "appeals_won_90d": _num_since(seller.appeals_won if seller else (), now - _QUARTER),
@@ -192,6 +200,15 @@ def _of_seller(seller: _Seller | None, submission: Submission) -> dict[str, floa
             u.at >= now - _DAY and u.listing_id == listing.listing_id for u in uploads
         ),
     }
+
+
+def _num_verdicts(seller: _Seller | None, begin: datetime, *, violates: bool) -> int:
+    """Return how many submissions of a seller were found so since `begin`; older verdicts are forgotten."""
+    if seller is None:
+        return 0
+    for submission_id in [key for key, (at, _) in seller.verdicts.items() if at < begin]:
+        del seller.verdicts[submission_id]
+    return sum(found is violates for _, found in seller.verdicts.values())
 
 
 def _num_since(instants: Iterable[datetime], begin: datetime) -> int:

@@ -71,9 +71,29 @@ def test_truth_counts_from_when_it_was_known() -> None:
     state.observe_submission(_submission(1, 0))
     before = _features(state, _submission(2, 10))
     state.observe_truth(_truth(1, 12, violates=True))
-    state.observe_truth(_truth(1, 13, violates=False))
     after = _features(state, _submission(2, 14))
-    assert (before["violations_90d"], after["violations_90d"], after["cleared_90d"]) == (0, 1, 1)
+    assert (before["violations_90d"], after["violations_90d"], after["cleared_90d"]) == (0, 1, 0)
+
+
+def test_truths_of_one_submission_count_once() -> None:
+    state = ActivityState()
+    for number in (1, 2):
+        state.observe_submission(_submission(number, number))
+    for policy, violates in (("a", False), ("b", True), ("c", False)):
+        state.observe_truth(_truth(1, 12, violates).model_copy(update={"policy": policy}))
+        state.observe_truth(_truth(2, 12, violates=False).model_copy(update={"policy": policy}))
+    found = _features(state, _submission(3, 14))
+    assert (found["violations_90d"], found["cleared_90d"]) == (1, 1)
+
+
+def test_won_appeal_clears_the_submission() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    state.observe_truth(_truth(1, 2, violates=True))
+    cleared = _truth(1, 9, violates=False).model_copy(update={"source": TruthSource.APPEAL})
+    state.observe_truth(cleared)
+    found = _features(state, _submission(2, 10))
+    assert (found["violations_90d"], found["cleared_90d"]) == (0, 1)
 
 
 def test_shared_device_counts_other_sellers() -> None:
