@@ -20,6 +20,7 @@ from scipy import special
 
 from moderation.errors import BundleRejected, InvalidSnapshot
 from moderation.policy import Policy, Tier
+from moderation.precision import PrecisionBound, bound_precision, errors_allowed, flags_needed
 
 FORMAT: Final = 1
 Status = Literal["certified", "by_share", "closed"]
@@ -34,20 +35,6 @@ _FEWEST_FLAGS: Final = 20
 
 _WANTED_POWER: Final = 0.8
 _NEAREST_NEGATIVES: Final = 200
-_MAX_NEEDED: Final = 10_000_000
-
-
-@dataclass(frozen=True)
-class PrecisionBound:
-    """What a sample of flagged rows says of their precision."""
-
-    flags: int
-    errors: int
-    precision: float
-    effective_n: float
-    """Independent, equally weighted flags that would be as informative."""
-
-    lower: float
 
 
 @dataclass(frozen=True)
@@ -84,88 +71,6 @@ class SolvedThresholds:
         """Tier -> smallest probability that opens it; closed tiers are not there."""
         limits = {name: evidence.threshold for name, evidence in self.tiers.items()}
         return {name: limit for name, limit in limits.items() if limit is not None}
-
-
-def clopper_pearson_lower(successes: float, trials: float, confidence: float) -> float:
-    """Return the one-sided exact lower bound of a proportion; `trials` may be an effective number.
-
-    >>> round(clopper_pearson_lower(299, 299, 0.95), 5)
-    0.99003
-
-    Source:
-        Clopper and Pearson 1934; for effective numbers Korn and Graubard 1998.
-    """
-    if successes <= 0:
-        return 0.0
-    return float(special.betaincinv(successes, max(trials - successes, 0) + 1, 1 - confidence))
-
-
-def flags_needed(bound: float, confidence: float, *, errors: int = 0) -> int | None:
-    """Return the fewest independent flags with so many errors that certify a precision bound.
-
-    >>> flags_needed(0.99, 0.95), flags_needed(0.95, 0.95), flags_needed(0.99, 0.95, errors=1)
-    (299, 59, 473)
-    """
-    low, high = errors, max(errors, 1)
-    while clopper_pearson_lower(high - errors, high, confidence) < bound:
-        low, high = high, high * 2
-        if high > _MAX_NEEDED:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        reached = clopper_pearson_lower(middle - errors, middle, confidence) >= bound
-        low, high = (low, middle) if reached else (middle, high)
-    return high
-
-
-def bound_precision(
-    truth_R: npt.NDArray[np.int8],
-    weight_R: Floats,
-    group_R: Integers,
-    *,
-    confidence: float,
-    error_weight: float,
-) -> PrecisionBound:
-    """Return the precision of flagged rows with a lower bound that groups and weights do not fool.
-
-    The variance is that of a ratio over groups. One invented group, wholly wrong and of the usual
-    size, keeps it honest while few errors were seen: without it a sample of 30 campaigns of 20
-    without error would count as 600 flags. `error_weight` is what one more false flag would weigh:
-    negatives that were thinned out stand for many.
-
-    Args:
-        truth_R: 1 or 0 of each flagged row; at least one row.
-        weight_R: inverse inclusion probabilities.
-        group_R: seller and campaign.
-        confidence: one-sided.
-        error_weight: typical weight of a negative row near the threshold.
-
-    Source:
-        Korn and Graubard 1998, "Confidence intervals for proportions with small expected number
-        of positive counts estimated from survey data" (exact bound at the effective number); the
-        invented group is ours, see the simulations in its tests.
-    """
-    _, member_R = np.unique(group_R, return_inverse=True)
-    weight_G = np.bincount(member_R, weight_R)
-    right_G = np.bincount(member_R, weight_R * truth_R)
-    total = float(weight_G.sum())
-    rows_per_group = (weight_G**2).sum() / (weight_R**2).sum()  # as the variance counts them
-    invented = error_weight * max(1.0, float(rows_per_group))
-    weight_A, right_A = np.append(weight_G, invented), np.append(right_G, 0.0)
-    ratio = float(right_A.sum() / weight_A.sum())
-    variance = float(((right_A - ratio * weight_A) ** 2).sum()) / (total + invented) ** 2
-    effective = 0.0
-    if variance > 0:  # else every row is wrong
-        effective = ratio * (1 - ratio) / variance * total / (total + invented)
-    effective = min(effective, float(len(truth_R)))
-    precision = float(right_G.sum()) / total
-    return PrecisionBound(
-        flags=len(truth_R),
-        errors=int((truth_R == 0).sum()),
-        precision=precision,
-        effective_n=effective,
-        lower=clopper_pearson_lower(precision * effective, effective, confidence),
-    )
 
 
 def solve_thresholds(
@@ -254,8 +159,8 @@ class _Sample:
 
     def certify(self, bound: float, confidence: float) -> TierEvidence:
         """Return the evidence of the lowest certified threshold, or of the best try where none is."""
-        fewest = flags_needed(bound, confidence) or _MAX_NEEDED
-        grid = self._grid(max(fewest, _FEWEST_FLAGS))
+        fewest = flags_needed(bound, confidence)
+        grid = [] if fewest is None else self._grid(max(fewest, _FEWEST_FLAGS))
         if not grid:
             reason = f"{len(self.truth_K)} rows with known truth; {fewest} flags are the fewest"
             return TierEvidence(
@@ -325,7 +230,7 @@ class _Sample:
         trials = int(everyone_right.effective_n + 1e-6)  # 299 may come out as 298.99...
         right = float(self.weight_K[:num] @ self.probability_K[:num])
         expected = right / (float(self.weight_K[:num].sum()) + self.error_weight)
-        allowed = _errors_allowed(trials, bound, confidence)
+        allowed = errors_allowed(trials, bound, confidence)
         return 0.0 if allowed < 0 else float(special.bdtr(allowed, trials, 1 - expected))
 
     def _closed(self, best: PrecisionBound, bound: float, confidence: float) -> TierEvidence:
@@ -366,16 +271,6 @@ class _Sample:
             needed=needed,
             reason=reason,
         )
-
-
-def _errors_allowed(trials: int, bound: float, confidence: float) -> int:
-    """Return the most errors among `trials` flags that still certify the bound; -1 if not even none."""
-    low, high = -1, trials
-    while low < high:
-        middle = (low + high + 1) // 2
-        reached = clopper_pearson_lower(trials - middle, trials, confidence) >= bound
-        low, high = (middle, high) if reached else (low, middle - 1)
-    return low
 
 
 def save_thresholds(path: Path, solved: Sequence[SolvedThresholds]) -> None:

@@ -10,11 +10,9 @@ from numpy.testing import assert_allclose
 
 from moderation.errors import BundleRejected, InvalidSnapshot
 from moderation.policy import Policy, TierBound, TierBounds
+from moderation.precision import bound_precision, clopper_pearson_lower, flags_needed
 from moderation.thresholds import (
     SolvedThresholds,
-    bound_precision,
-    clopper_pearson_lower,
-    flags_needed,
     load_solved,
     read_thresholds,
     save_thresholds,
