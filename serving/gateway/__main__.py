@@ -1,0 +1,69 @@
+"""Serve the upload gate: `python -m serving.gateway --port 8000`; everything else comes from the settings."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from ledger.activity import LedgerBehaviour
+from ledger.ledger import SqliteLedger
+from ledger.store import ContentStore
+from moderation import telemetry
+from moderation.clock import SystemClock
+from moderation.errors import TidegateError
+from moderation.policy import load_policies
+from moderation.settings import Settings, settings
+from serving.gateway.app import create_app
+from serving.gateway.auth import Callers
+from serving.gateway.gate import UploadGate
+from serving.routing import Router
+
+_LOG = logging.getLogger("serving.gateway")
+
+
+def build_gate(config: Settings, routing: Path) -> UploadGate:
+    """Return the gate that the settings describe."""
+    clock = SystemClock()
+    ledger = SqliteLedger(config.home / "ledger.sqlite")
+    return UploadGate(
+        ledger=ledger,
+        store=ContentStore(config.home / "content", durable=True),
+        behaviour=LedgerBehaviour(ledger),
+        router=Router(routing, clock),
+        policies=load_policies(config.policy_file),
+        clock=clock,
+        predictor_timeout_s=config.predictor_timeout_ms / 1e3,
+    )
+
+
+def main() -> int:
+    """Serve until a signal stops the process; requests in flight are answered first."""
+    parser = argparse.ArgumentParser(prog="serving.gateway", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="port of the HTTP API")
+    parser.add_argument("--routing", type=Path, help="routing table; below `home` if not given")
+    arguments = parser.parse_args()
+    telemetry.configure("gateway")
+    try:
+        config = settings()
+        callers = Callers(config.gateway_tokens.get_secret_value())
+        gate = build_gate(config, arguments.routing or config.home / "routing.json")
+    except TidegateError as error:
+        _LOG.error("cannot serve", extra={"reason": str(error)})
+        return 1
+    uvicorn.run(
+        create_app(gate, callers),
+        host=arguments.host,
+        port=arguments.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,222 @@
+"""The gateway's ASGI app: routes, authentication and errors; what a route does lives beside it."""
+
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
+from starlette.exceptions import HTTPException
+
+from ledger.activity import LedgerBehaviour
+from moderation.errors import TidegateError
+from moderation.listing import Listing
+from serving.errors import BadRequest, NotFound
+from serving.gateway.answers import (
+    DecisionAnswer,
+    ErrorAnswer,
+    TruthAnswer,
+    decision_answer,
+    error_answer,
+)
+from serving.gateway.auth import SEES_EVIDENCE, SUBMITS, Callers, require
+from serving.gateway.docs import docs_page
+from serving.gateway.gate import UploadGate
+from serving.gateway.requests import (
+    MAX_TRUTH_BYTES,
+    MAX_UPLOAD_BYTES,
+    DecisionRequest,
+    TruthRequest,
+    parse_truth,
+    parse_upload,
+    read_body,
+)
+from serving.gateway.truth import record_truth
+
+_LOG = logging.getLogger(__name__)
+
+ERRORS: Final = Counter(
+    "tidegate_gateway_errors_total", "Requests that the gateway refused or failed.", ["error"]
+)
+
+# How often the routing table is looked at when nobody asks: a renewal must not be counted from a late look.
+_POLL_S: Final = 0.5
+_READY_S: Final = 1.0
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def create_app(gate: UploadGate, callers: Callers) -> FastAPI:
+    """Return the app around a gate; it owns the gate and closes it."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if isinstance(gate.behaviour, LedgerBehaviour):
+            await gate.run(gate.behaviour.catch_up, gate.clock.now())
+        poller = asyncio.create_task(_poll(gate))
+        yield
+        poller.cancel()
+        await gate.close()
+
+    app = FastAPI(
+        title="Tidegate gateway",
+        version="1",
+        description="Judges every listing as it is submitted. Send `Authorization: Bearer <token>`.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    _add_decisions(app, gate, callers)
+    _add_truth(app, gate, callers)
+    _add_operations(app, gate)
+    _add_errors(app)
+    return app
+
+
+def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
+    @app.post(
+        "/v1/decisions",
+        response_model=DecisionAnswer,
+        responses=_errors(400, 401, 403, 409, 413, 415, 503),
+        openapi_extra=_body(DecisionRequest, listing=Listing),
+    )
+    async def decide(request: Request) -> JSONResponse:
+        """Judge one upload of a listing. The decision is recorded before it is answered."""
+        caller = callers.authenticate(request.headers.get("authorization"))
+        require(caller, SUBMITS)
+        trace_id = trace_id_of(request.headers.get("traceparent")) or gate.new_id()
+        body = await read_body(request, MAX_UPLOAD_BYTES)
+        upload = await gate.run(parse_upload, body)
+        decision, was_recorded = await gate.decide(upload, trace_id)
+        headers = {"traceparent": f"00-{decision.trace_id}-{secrets.token_hex(8)}-01"}
+        if was_recorded:
+            headers["Idempotent-Replay"] = "true"
+        return JSONResponse(decision_answer(decision, gate.policies, caller), 200, headers)
+
+    @app.get(
+        "/v1/decisions/{trace_id}",
+        response_model=DecisionAnswer,
+        responses=_errors(400, 401, 404, 503),
+    )
+    async def get_decision(trace_id: str, request: Request) -> JSONResponse:
+        """Return a recorded decision by its trace id; evidence needs the role reviewer or admin."""
+        caller = callers.authenticate(request.headers.get("authorization"))
+        if not _TRACE_ID.fullmatch(trace_id):
+            raise BadRequest("trace_id: send 32 hexadecimal digits in lower case")
+        decision = await gate.run(gate.ledger.get_decision, trace_id)
+        if decision is None:
+            raise NotFound(f"no decision has the trace id {trace_id}")
+        return JSONResponse(decision_answer(decision, gate.policies, caller))
+
+
+def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
+    @app.post(
+        "/v1/ground-truth",
+        response_model=TruthAnswer,
+        responses=_errors(400, 401, 403, 404, 409, 413, 415, 503),
+        openapi_extra=_body(TruthRequest),
+    )
+    async def ground_truth(request: Request) -> TruthAnswer:
+        """Record what a reviewer or an appeal established; needs the role reviewer or admin."""
+        caller = callers.authenticate(request.headers.get("authorization"))
+        require(caller, SEES_EVIDENCE)
+        truth = parse_truth(await read_body(request, MAX_TRUTH_BYTES))
+        recorded = await gate.run(record_truth, gate, truth)
+        return TruthAnswer(ground_truth_id=truth.ground_truth_id, recorded=recorded)
+
+
+def _add_operations(app: FastAPI, gate: UploadGate) -> None:
+    @app.get("/healthz", tags=["operations"])
+    async def healthz() -> dict[str, str]:
+        """Say that the process runs."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["operations"], responses={503: {"description": "cannot record"}})
+    async def readyz() -> JSONResponse:
+        """Say whether uploads can be recorded; a missing predictor is told but does not make it unready."""
+        checks = {"ledger": "ok", "predictor": await _predictor_state(gate)}
+        try:
+            await gate.run(gate.ledger.last_sequence)
+        except TidegateError as error:
+            checks["ledger"] = str(error)
+        is_ready = checks["ledger"] == "ok"
+        return JSONResponse({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
+
+    @app.get("/metrics", tags=["operations"], include_in_schema=False)
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_page(app.openapi()))
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(TidegateError)
+    async def tidegate_error(_: Request, error: TidegateError) -> JSONResponse:
+        ERRORS.labels(type(error).__name__).inc()
+        return error_answer(error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        content = ErrorAnswer(error="HTTPException", message=str(error.detail))
+        return JSONResponse(content.model_dump(), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def our_fault(_: Request, error: Exception) -> JSONResponse:
+        ERRORS.labels(type(error).__name__).inc()
+        _LOG.error("request failed", exc_info=error)
+        content = ErrorAnswer(error="InternalError", message="our fault; it is logged, try again")
+        return JSONResponse(content.model_dump(), 500)
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """Return the trace id of a W3C traceparent, or None where there is no valid one."""
+    match = _TRACEPARENT.fullmatch((traceparent or "").strip())
+    if not match or traceparent is None or traceparent.startswith("ff"):
+        return None
+    trace_id, span_id = match[1], match[2]
+    return trace_id if set(trace_id) != {"0"} and set(span_id) != {"0"} else None
+
+
+async def _poll(gate: UploadGate) -> None:
+    while True:
+        gate.router.refresh()
+        await asyncio.sleep(_POLL_S)
+
+
+async def _predictor_state(gate: UploadGate) -> str:
+    table = gate.router.table
+    if table is None:
+        return "no routing table"
+    client = gate.predictors.get(table.releases[table.champion].url)
+    return "ok" if await client.is_ready(timeout_s=_READY_S) else "unavailable"
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ErrorAnswer} for status in statuses}
+
+
+def _body(model: type[Any], **parts: type[Any]) -> dict[str, Any]:
+    """Return the request body for OpenAPI: routes read the body themselves, to stop at its limit."""
+    schema = model.model_json_schema()
+    for name, part in parts.items():
+        schema["properties"][name] = part.model_json_schema()
+    definitions = schema.pop("$defs", {})
+    text = _inline(schema, definitions)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": text}}}}
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    """Return a schema without references, which would point outside of OpenAPI's own components."""
+    if isinstance(node, dict):
+        if "$ref" in node:
+            return _inline(definitions[node["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inline(value, definitions) for key, value in node.items()}
+    return [_inline(item, definitions) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,278 @@
+"""The upload gate itself: what happens to one upload between the HTTP request and its answer."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, ParamSpec, TypeVar
+
+from prometheus_client import Counter
+
+from ledger.activity import BehaviourReader
+from ledger.events import Event, from_decision, from_review_task, from_submission
+from ledger.ledger import Ledger, LedgerConflict, TraceTaken
+from ledger.store import ContentStore
+from moderation.clock import Clock
+from moderation.decision import Attempt, Decision, Versions
+from moderation.errors import TidegateError
+from moderation.listing import Listing, Submission
+from moderation.policy import PolicyFile
+from moderation.telemetry import span
+from serving.client import PredictorPool, Query
+from serving.errors import PredictorTimeout, SubmissionConflict
+from serving.gateway.record import Behaviour, answered, degradations, failed, review_task
+from serving.gateway.requests import Upload
+from serving.routing import Choice, Router
+
+_LOG = logging.getLogger(__name__)
+
+DECISIONS: Final = Counter(
+    "tidegate_decisions_total", "Decisions by what was decided and how.", ["tier", "arm", "status"]
+)
+
+# Threads for SQLite, the store and image checks: none of them may hold up the event loop.
+_NUM_THREADS: Final = 8
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What asking for a model's answer came to."""
+
+    choice: Choice | None
+    attempt: Attempt
+    codes: tuple[str, ...]
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def new_hex_id() -> str:
+    """Return a fresh id of 32 hexadecimal digits, also a valid W3C trace id."""
+    return secrets.token_hex(16)
+
+
+@dataclass
+class UploadGate:
+    """Everything that a decision needs; its parts are shared by all requests of a process."""
+
+    ledger: Ledger
+    store: ContentStore
+    behaviour: BehaviourReader
+    router: Router
+    policies: PolicyFile
+    clock: Clock
+    predictor_timeout_s: float
+    new_id: Callable[[], str] = new_hex_id
+    predictors: PredictorPool = field(default_factory=PredictorPool)
+    executor: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="gate")
+    )
+
+    async def decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
+        """Return the decision about an upload, and whether it was recorded before this call.
+
+        The submission is in the ledger before a model is asked, and the decision before it is answered.
+
+        Raises:
+            SubmissionConflict: if the submission id was used for another content.
+            TemporaryError: if the ledger or the store cannot keep it; nothing is accepted then.
+        """
+        with span("gateway.record_submission", self.clock):
+            digests = await self.run(self._keep_inputs, upload)
+            submission, recorded = await self._submission(upload, digests)
+            if recorded and (before := await self._recorded_decision(submission)):
+                return before, True
+        with span("gateway.behaviour", self.clock):
+            behaviour = await self.run(self._read_behaviour, submission)
+        if not recorded:
+            submission = await self._record(submission)
+        with span("gateway.predictor", self.clock):
+            outcome = await self._ask(upload, submission, behaviour)
+        decision = self._decision(submission, behaviour, outcome, trace_id, digests)
+        with span("gateway.record_decision", self.clock):
+            return await self._record_decision(decision, submission)
+
+    async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return `function(...)`, run off the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.executor, lambda: function(*args, **kwargs))
+
+    async def close(self) -> None:
+        """Close connections and threads."""
+        await self.predictors.close()
+        self.executor.shutdown(wait=False)
+
+    def _keep_inputs(self, upload: Upload) -> dict[str, str]:
+        images = {f"image.{k}": self.store.put(data) for k, data in enumerate(upload.images)}
+        return {"listing": self.store.put(listing_bytes(upload.listing)), **images}
+
+    async def _submission(self, upload: Upload, digests: dict[str, str]) -> tuple[Submission, bool]:
+        """Return the submission of an upload, and whether it is in the ledger already."""
+        submission = Submission(
+            submission_id=upload.submission_id or self.new_id(),
+            listing=upload.listing,
+            image_digests=tuple(digests[f"image.{k}"] for k in range(len(upload.images))),
+            submitted_at=self.clock.now(),
+        )
+        before = None
+        if upload.submission_id:
+            before = await self.run(self.ledger.get_submission, upload.submission_id)
+        return (_same(before, submission), True) if before else (submission, False)
+
+    async def _record(self, submission: Submission) -> Submission:
+        """Append the submission; where another request was faster with the same one, return that."""
+        event = from_submission(submission, recorded_at=self.clock.now())
+        try:
+            await self.run(self.ledger.append, [event])
+        except LedgerConflict:
+            before = await self.run(self.ledger.get_submission, submission.submission_id)
+            return _same(before or submission, submission)
+        return submission
+
+    async def _recorded_decision(self, submission: Submission) -> Decision | None:
+        return await self.run(self.ledger.get_decision_of, submission.submission_id)
+
+    def _read_behaviour(self, submission: Submission) -> Behaviour:
+        try:
+            return Behaviour.measured(*self.behaviour.features(submission))
+        except TidegateError as error:
+            _LOG.error("behaviour could not be read", extra={"reason": str(error)})
+            return Behaviour.failed()
+
+    async def _ask(self, upload: Upload, submission: Submission, behaviour: Behaviour) -> _Outcome:
+        """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
+        begin = self.clock.monotonic()
+        choice: Choice | None = None
+        try:
+            choice = self.router.choose(sticky_key(submission))
+            query = Query(
+                upload.listing.title,
+                upload.listing.description,
+                upload.images,
+                behaviour.values_F,
+                behaviour.status_F,
+            )
+            answer = await self.predictors.get(choice.url).ask(
+                query, bundle=choice.release, timeout_s=self.predictor_timeout_s
+            )
+        except Exception as error:
+            # The edge where nothing may stop an upload: whatever fails here is recorded and answered by policy.
+            if not isinstance(error, TidegateError):
+                _LOG.exception("the predictor's client failed")
+            attempt, codes = failed(
+                f"{type(error).__name__}: {error}",
+                self.policies,
+                release=choice.release if choice else None,
+                is_timeout=isinstance(error, PredictorTimeout),
+                latency_ms=(self.clock.monotonic() - begin) * 1e3,
+            )
+            return _Outcome(choice, attempt, codes)
+        attempt, codes = answered(
+            answer,
+            self.policies,
+            now=self.clock.now(),
+            latency_ms=(self.clock.monotonic() - begin) * 1e3,
+        )
+        return _Outcome(choice, attempt, codes)
+
+    def _decision(
+        self,
+        submission: Submission,
+        behaviour: Behaviour,
+        outcome: _Outcome,
+        trace_id: str,
+        digests: dict[str, str],
+    ) -> Decision:
+        policies, choice, attempt = self.policies, outcome.choice, outcome.attempt
+        no_table = None if choice else "no routing table"
+        return Decision(
+            decision_id=self.new_id(),
+            trace_id=trace_id,
+            submission_id=submission.submission_id,
+            tier=attempt.tier,
+            reason_codes=outcome.codes,
+            attempts=(attempt,),
+            arm=choice.arm if choice else "champion",
+            weight=choice.weight if choice else 1.0,
+            sticky_key=sticky_key(submission),
+            routing_revision=choice.revision if choice else 0,
+            input_digests=digests,
+            features=behaviour.feature_values(),
+            versions=Versions(
+                bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
+            ),
+            degraded=degradations(attempt, behaviour, policies, no_table),
+            submitted_at=submission.submitted_at,
+            decided_at=self.clock.now(),
+        )
+
+    async def _record_decision(
+        self, decision: Decision, submission: Submission
+    ) -> tuple[Decision, bool]:
+        """Append the decision with the review that it opens; another decision of the same submission wins."""
+        while True:
+            decision = decision.model_copy(update={"recorded_at": self.clock.now()})
+            try:
+                await self.run(self.ledger.append, self._events(decision, submission))
+            except TraceTaken:
+                # One trace of a caller may hold many uploads; a decision is found by a trace of its own.
+                decision = decision.model_copy(update={"trace_id": self.new_id()})
+            except LedgerConflict:
+                before = await self._recorded_decision(submission)
+                if before is None:
+                    raise
+                return before, True
+            else:
+                _count(decision, submission)
+                return decision, False
+
+    def _events(self, decision: Decision, submission: Submission) -> list[Event]:
+        at, seller_id = self.clock.now(), submission.listing.seller_id
+        events = [from_decision(decision, recorded_at=at, seller_id=seller_id)]
+        if task := review_task(decision, decision.reason_codes):
+            events.append(from_review_task(task, recorded_at=at, seller_id=seller_id))
+        return events
+
+
+def listing_bytes(listing: Listing) -> bytes:
+    """Return a listing as canonical JSON: what is stored and named by its digest."""
+    content = listing.model_dump(mode="json")
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def sticky_key(submission: Submission) -> str:
+    """Return what keeps an upload on one arm: its seller, or its listing where there is no seller."""
+    return submission.listing.seller_id or submission.listing.listing_id
+
+
+def _same(before: Submission, submission: Submission) -> Submission:
+    """Return the recorded submission if the content is the same."""
+    is_same = (before.listing, before.image_digests) == (
+        submission.listing,
+        submission.image_digests,
+    )
+    if not is_same:
+        raise SubmissionConflict(
+            f"submission_id {submission.submission_id} was used for another content; send a new id"
+        )
+    return before
+
+
+def _count(decision: Decision, submission: Submission) -> None:
+    attempt = decision.attempts[0]
+    DECISIONS.labels(decision.tier, decision.arm, attempt.status).inc()
+    _LOG.info(
+        "decided",
+        extra={
+            "trace_id": decision.trace_id,
+            "listing_id": submission.listing.listing_id,
+            "release": attempt.release,
+            "policy_version": decision.versions.policy,
+            "tier": decision.tier,
+            "latency_ms": round(attempt.latency_ms, 3),
+        },
+    )

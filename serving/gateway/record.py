@@ -1,0 +1,173 @@
+"""From what was measured to the records of a decision: pure functions, no I/O."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from ledger.events import ReviewTask
+from moderation.decision import (
+    MODEL_UNAVAILABLE,
+    STATUS_CODES,
+    Attempt,
+    Decision,
+    FeatureValue,
+    PolicyScore,
+    Signal,
+    SignalStatus,
+    effective_thresholds,
+    judge,
+)
+from moderation.features import FEATURE_NAMES, FEATURES
+from moderation.policy import PolicyFile, Tier
+from serving.client import Answer
+from serving.release import Release
+
+_STATUSES: Final = {code: status for status, code in STATUS_CODES.items()}
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """The behaviour features of one upload, as they go to the predictor and into the Decision."""
+
+    values_F: npt.NDArray[np.float32]
+    status_F: npt.NDArray[np.int8]
+    event_time: datetime | None
+
+    @classmethod
+    def measured(
+        cls, behaviour_F: npt.NDArray[np.float32], event_time: datetime | None
+    ) -> "Behaviour":
+        """Return read features; NaN is missing."""
+        known_F = np.isfinite(behaviour_F)
+        codes = (STATUS_CODES[SignalStatus.OK], STATUS_CODES[SignalStatus.MISSING])
+        status_F = np.where(known_F, *codes).astype(np.int8)
+        values_F = np.where(known_F, behaviour_F, np.float32(0)).astype(np.float32)
+        return cls(values_F, status_F, event_time)
+
+    @classmethod
+    def failed(cls) -> "Behaviour":
+        """Return features that could not be read."""
+        shape, code = len(FEATURES), STATUS_CODES[SignalStatus.ERROR]
+        return cls(np.zeros(shape, np.float32), np.full(shape, code, np.int8), None)
+
+    def feature_values(self) -> tuple[FeatureValue, ...]:
+        """Return the features for the record; a value only where the status is ok."""
+        return tuple(
+            FeatureValue(
+                name=name,
+                value=float(value) if _STATUSES[code] is SignalStatus.OK else None,
+                status=_STATUSES[code],
+                event_time=self.event_time if _STATUSES[code] is SignalStatus.OK else None,
+            )
+            for name, value, code in zip(
+                FEATURE_NAMES, self.values_F.tolist(), self.status_F.tolist(), strict=True
+            )
+        )
+
+
+def answered(
+    answer: Answer, policies: PolicyFile, *, now: datetime, latency_ms: float
+) -> tuple[Attempt, tuple[str, ...]]:
+    """Return the attempt of a predictor that answered, and the reason codes."""
+    scores = policy_scores(answer)
+    thresholds = effective_thresholds(answer.release.thresholds, policies, now)
+    tier, codes = judge(scores, thresholds, policies)
+    attempt = Attempt(
+        role="answer",
+        release=answer.release.bundle,
+        status="ok",
+        latency_ms=latency_ms,
+        scores=scores,
+        thresholds=thresholds,
+        tier=tier.label,
+    )
+    return attempt, codes
+
+
+def failed(
+    reason: str, policies: PolicyFile, *, release: str | None, is_timeout: bool, latency_ms: float
+) -> tuple[Attempt, tuple[str, ...]]:
+    """Return the attempt of a predictor that did not answer, and the reason code of the failure policy."""
+    tier = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
+    attempt = Attempt(
+        role="answer",
+        release=release,
+        status="timeout" if is_timeout else "error",
+        latency_ms=latency_ms,
+        tier=tier.label,
+        error=reason,
+    )
+    return attempt, (MODEL_UNAVAILABLE,)
+
+
+def policy_scores(answer: Answer) -> tuple[PolicyScore, ...]:
+    """Return the scores of one answer, exactly as they came over the wire."""
+    release = answer.release
+    return tuple(
+        PolicyScore(
+            policy=policy,
+            probability=float(answer.probability_P[p]),
+            worst_image=int(answer.worst_image_P[p]) if answer.worst_image_P[p] >= 0 else None,
+            signals=tuple(_signal(answer, p, m, release) for m in range(len(release.members))),
+        )
+        for p, policy in enumerate(release.policies)
+    )
+
+
+def _signal(answer: Answer, p: int, m: int, release: Release) -> Signal:
+    member = release.members[m]
+    status = _STATUSES[int(answer.signal_status_PM[p, m])]
+    value = float(answer.signals_PM[p, m])
+    versions = release.versions
+    return Signal(
+        name=member,
+        policy=release.policies[p],
+        value=value if status is SignalStatus.OK and math.isfinite(value) else None,
+        status=status,
+        version=versions.get(f"heads.{member}") or versions.get(member) or release.bundle,
+    )
+
+
+def degradations(
+    attempt: Attempt, behaviour: Behaviour, policies: PolicyFile, routing: str | None
+) -> tuple[str, ...]:
+    """Return what was missing or fell back on the way, each as `part: what`."""
+    found: list[str] = []
+    if routing:
+        found.append(f"routing: {routing}")
+    if attempt.status != "ok":
+        found.append(f"model: {attempt.status}; answered by on_failure={policies.on_failure}")
+    if (behaviour.status_F == STATUS_CODES[SignalStatus.ERROR]).all():
+        found.append("behaviour: could not be read")
+    scored = {score.policy for score in attempt.scores}
+    if attempt.status == "ok":
+        missing = [policy for policy in policies.ids if policy not in scored]
+        found.extend(f"policy {policy}: the release does not score it" for policy in missing)
+        errors = {
+            signal.name
+            for score in attempt.scores
+            for signal in score.signals
+            if signal.status is SignalStatus.ERROR
+        }
+        found.extend(f"signal {name}: error" for name in sorted(errors))
+    return tuple(found)
+
+
+def review_task(decision: Decision, codes: Sequence[str]) -> ReviewTask | None:
+    """Return the task that a decision opens: always without a model, and where a person must look."""
+    is_unjudged = MODEL_UNAVAILABLE in codes
+    if not is_unjudged and decision.tier != Tier.REVIEW.label:
+        return None
+    return ReviewTask(
+        task_id=decision.decision_id,
+        submission_id=decision.submission_id,
+        trace_id=decision.trace_id,
+        priority="high" if is_unjudged else "normal",
+        reason=codes[0],
+        opened_at=decision.decided_at,
+    )

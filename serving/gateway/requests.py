@@ -1,0 +1,142 @@
+"""From the bytes of a request to a checked upload or truth; what is wrong names its field and the remedy."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar
+
+import orjson
+from fastapi import Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from moderation.errors import InvalidListing
+from moderation.image import decode, strip
+from moderation.listing import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    Identifier,
+    Listing,
+    TruthSource,
+    check_listing,
+)
+from serving.errors import BadRequest, BodyTooLarge, WrongMediaType
+
+_BASE64_CHARS: Final = 4 * -(-MAX_IMAGE_BYTES // 3)
+
+MAX_UPLOAD_BYTES: Final = MAX_IMAGES * _BASE64_CHARS + 2**20
+"""All images in base64, and 1 MiB for the rest."""
+
+MAX_TRUTH_BYTES: Final = 2**16
+
+_ModelT = TypeVar("_ModelT", bound=BaseModel)
+
+
+class DecisionRequest(BaseModel):
+    """One upload attempt of a listing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    submission_id: Identifier | None = None
+    """Your id of this attempt: sent again with the same content, it gets the recorded decision again."""
+
+    listing: dict[str, Any]
+    images: Annotated[tuple[str, ...], Field(max_length=MAX_IMAGES)] = ()
+    """JPEG, PNG, WebP or GIF in base64, at most 10 MiB each."""
+
+
+class TruthRequest(BaseModel):
+    """What a reviewer or an appeal established about a submission."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ground_truth_id: Identifier
+    """Your id of this statement: sent again with the same content, it changes nothing."""
+
+    submission_id: Identifier
+    policy: Identifier
+    violates: bool
+    source: TruthSource = TruthSource.REVIEW
+    reviewed_at: AwareDatetime | None = None
+    """When it was established; now, if absent. It becomes known when it arrives."""
+
+    propensity: Annotated[float, Field(gt=0, le=1)] = 1.0
+    adjudicated: bool = False
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A checked upload: every image decodes, and holds no metadata any more."""
+
+    submission_id: str | None
+    listing: Listing
+    images: tuple[bytes, ...]
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the JSON body, never holding more than `max_bytes`.
+
+    Raises:
+        WrongMediaType: if it is not JSON.
+        BodyTooLarge: as soon as that is certain.
+    """
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
+    if media_type.lower() != "application/json":
+        raise WrongMediaType(f"{media_type[:64]!r} is not understood; send application/json")
+    too_large = BodyTooLarge(f"the body is larger than {max_bytes} bytes; send fewer or smaller")
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    return bytes(body)
+
+
+def parse_upload(body: bytes) -> Upload:
+    """Return the upload that a JSON body describes.
+
+    Raises:
+        BadRequest: if the body is not of the described shape.
+        InvalidListing: naming the field that breaks a limit, or the image that does not decode.
+    """
+    envelope = _parse(body, DecisionRequest)
+    listing = check_listing(envelope.listing)
+    images = tuple(_image(text, f"images[{k}]") for k, text in enumerate(envelope.images))
+    return Upload(envelope.submission_id, listing, images)
+
+
+def parse_truth(body: bytes) -> TruthRequest:
+    """Return the ground truth that a JSON body states.
+
+    Raises:
+        BadRequest: if the body is not of the described shape.
+    """
+    return _parse(body, TruthRequest)
+
+
+def _parse(body: bytes, model: type[_ModelT]) -> _ModelT:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON (UTF-8, no NaN): {error}") from error
+    if not isinstance(content, dict):
+        raise BadRequest("the body must be a JSON object")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part)[:64] for part in first["loc"]) or "body"
+        raise BadRequest(f"{where}: {first['msg']}") from error
+
+
+def _image(text: str, field: str) -> bytes:
+    if len(text) > _BASE64_CHARS:
+        raise InvalidListing(field, f"is larger than {MAX_IMAGE_BYTES} bytes; send a smaller one")
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidListing(field, "is not base64; encode the file's bytes so") from error
+    decode(data, field=field)
+    return strip(data)

@@ -1,0 +1,1 @@
+"""The predictor: a bundle behind KServe's model server, speaking the Open Inference Protocol."""

@@ -1,0 +1,73 @@
+"""Serve one bundle: `python -m serving.predictor --bundle DIR --http_port 8080 --grpc_port 8081`."""
+
+import argparse
+import io
+import logging
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from moderation import telemetry
+from moderation.errors import TidegateError
+from moderation.settings import settings
+
+_LOG = logging.getLogger("serving.predictor")
+
+
+def main() -> int:
+    """Load the bundle, then serve it until a signal comes; a bundle that does not verify ends the process."""
+    arguments = _parse()
+    telemetry.configure("predictor")
+    # KServe reads the command line itself when it is imported, and logs every request unless told otherwise.
+    from kserve import model_server
+
+    model_server.args.configure_logging = False
+    for name in ("kserve", "kserve.trace", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+    from moderation.scoring import Scorer
+    from serving.predictor.model import TidegateModel, release_of, warm_up
+    from serving.predictor.server import PredictorServer
+
+    try:
+        scorer = Scorer.load(arguments.bundle, num_threads=arguments.num_threads)
+        warm_up(scorer, _photo())
+        model = TidegateModel(scorer, release_of(scorer), num_workers=arguments.num_workers)
+        _LOG.info("serving", extra={"bundle": scorer.digest, "http_port": arguments.http_port})
+        PredictorServer(
+            model,
+            host=arguments.host,
+            http_port=arguments.http_port,
+            grpc_port=arguments.grpc_port,
+        ).serve()
+    except TidegateError as error:
+        _LOG.error("cannot serve", extra={"reason": str(error)})
+        return 1
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="serving.predictor", description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True, help="folder of the bundle")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--http_port", type=int, default=8080, help="port of V2 over REST")
+    parser.add_argument("--grpc_port", type=int, default=8081, help="port of V2 over gRPC")
+    parser.add_argument(
+        "--num_threads",
+        type=int,
+        default=settings().num_threads,
+        help="threads of one inference session",
+    )
+    parser.add_argument("--num_workers", type=int, default=2, help="requests scored at once")
+    return parser.parse_args()
+
+
+def _photo() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

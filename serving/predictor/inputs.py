@@ -1,0 +1,219 @@
+"""From the tensors of a V2 request to items to score; whatever is wrong names its tensor and the remedy."""
+
+import base64
+import binascii
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from kserve import InferInput, InferRequest
+from kserve.errors import InvalidInput
+
+from moderation.decision import STATUS_CODES, SignalStatus
+from moderation.listing import (
+    MAX_DESCRIPTION_CHARS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGES,
+    MAX_TITLE_CHARS,
+)
+from moderation.scoring import ScoringItem
+
+MAX_ITEMS: Final = 64
+"""Listings of one request; more would hold a worker too long for the uploads behind it."""
+
+_TYPES: Final = {
+    "title": "BYTES",
+    "description": "BYTES",
+    "images": "BYTES",
+    "image_count": "INT32",
+    "behaviour": "FP32",
+    "behaviour_status": "INT8",
+}
+INPUTS: Final = tuple(_TYPES)
+_KINDS: Final[dict[str, type[np.generic]]] = {
+    "INT32": np.int32,
+    "INT8": np.int8,
+    "FP32": np.float32,
+}
+_OK: Final = STATUS_CODES[SignalStatus.OK]
+_MISSING: Final = STATUS_CODES[SignalStatus.MISSING]
+
+
+def parse_items(request: InferRequest, features: Sequence[str]) -> list[ScoringItem]:
+    """Return the N listings of a request.
+
+    `title` is required and says how many there are; the others may be absent, which means missing. Over gRPC images
+    are raw bytes, in JSON they are base64.
+
+    Raises:
+        InvalidInput: naming the tensor and what to send instead.
+    """
+    tensors = _tensors(request)
+    if "title" not in tensors:
+        raise InvalidInput('input "title" is missing; send BYTES[N], an empty string for no title')
+    titles = _texts(tensors["title"], MAX_TITLE_CHARS)
+    num_items = len(titles)
+    if not 1 <= num_items <= MAX_ITEMS:
+        raise InvalidInput(f'input "title" has {num_items} items; send 1 to {MAX_ITEMS} a request')
+    descriptions = [""] * num_items
+    if "description" in tensors:
+        descriptions = _texts(tensors["description"], MAX_DESCRIPTION_CHARS)
+        _expect("description", len(descriptions) == num_items, f"shape [{num_items}], as title has")
+    images = _images(tensors, num_items, is_base64=not request.from_grpc)
+    behaviour_NF, status_NF = _behaviour(tensors, num_items, features)
+    return [
+        ScoringItem(
+            title=titles[n],
+            description=descriptions[n],
+            images=images[n],
+            behaviour=behaviour_NF[n],
+            behaviour_status=status_NF[n],
+        )
+        for n in range(num_items)
+    ]
+
+
+def _expect(name: str, holds: bool, remedy: str) -> None:
+    if not holds:
+        raise InvalidInput(f'input "{name}": send {remedy}')
+
+
+def _tensors(request: InferRequest) -> dict[str, InferInput]:
+    tensors: dict[str, InferInput] = {}
+    for tensor in request.inputs:
+        if tensor.name not in _TYPES:
+            raise InvalidInput(f'input "{tensor.name}" is unknown; known are {", ".join(INPUTS)}')
+        if tensor.name in tensors:
+            raise InvalidInput(f'input "{tensor.name}" is there twice; send it once')
+        expected = _TYPES[tensor.name]
+        _expect(tensor.name, tensor.datatype == expected, f"{expected}, not {tensor.datatype}")
+        tensors[tensor.name] = tensor
+    return tensors
+
+
+def _texts(tensor: InferInput, max_chars: int) -> list[str]:
+    texts = []
+    for n, element in enumerate(_elements(tensor)):
+        try:
+            text = element.decode("utf-8") if isinstance(element, bytes) else element
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f'input "{tensor.name}"[{n}] is not UTF-8; encode it so') from error
+        if len(text) > max_chars:
+            raise InvalidInput(
+                f'input "{tensor.name}"[{n}] has {len(text)} characters; send at most {max_chars}'
+            )
+        texts.append(text)
+    return texts
+
+
+def _images(
+    tensors: dict[str, InferInput], num_items: int, *, is_base64: bool
+) -> list[tuple[bytes, ...]]:
+    elements = _elements(tensors["images"]) if "images" in tensors else []
+    if "image_count" not in tensors:
+        _expect("image_count", not elements, f"INT32[{num_items}] beside images: 0 to {MAX_IMAGES}")
+        return [()] * num_items
+    counts = _numbers(tensors["image_count"], (num_items,))
+    inside = bool(((counts >= 0) & (counts <= MAX_IMAGES)).all())
+    _expect("image_count", inside, f"0 to {MAX_IMAGES} for each listing, not {counts.tolist()}")
+    total = int(counts.sum())
+    _expect("images", len(elements) == total, f"shape [{total}], the sum of image_count")
+    blobs = [_image(element, k, is_base64=is_base64) for k, element in enumerate(elements)]
+    ends = np.cumsum(counts).tolist()
+    return [tuple(blobs[end - int(count) : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def _image(element: bytes | str, k: int, *, is_base64: bool) -> bytes:
+    try:
+        data = base64.b64decode(element, validate=True) if is_base64 else element
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f'input "images"[{k}] is not base64; JSON carries it so') from error
+    if not isinstance(data, bytes) or not 0 < len(data) <= MAX_IMAGE_BYTES:
+        raise InvalidInput(
+            f'input "images"[{k}] has {len(data)} bytes; send 1 to {MAX_IMAGE_BYTES}'
+        )
+    return data
+
+
+def _behaviour(
+    tensors: dict[str, InferInput], num_items: int, features: Sequence[str]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int8]]:
+    """Return behaviour_NF and its status; absent altogether means missing."""
+    shape = (num_items, len(features))
+    if "behaviour" not in tensors and "behaviour_status" not in tensors:
+        return np.zeros(shape, np.float32), np.full(shape, _MISSING, np.int8)
+    for name in ("behaviour", "behaviour_status"):
+        _expect(name, name in tensors, f"it beside the other; features are {', '.join(features)}")
+    behaviour_NF = _numbers(tensors["behaviour"], shape).astype(np.float32)
+    status_NF = _numbers(tensors["behaviour_status"], shape).astype(np.int8)
+    known = bool(np.isin(status_NF, list(STATUS_CODES.values())).all())
+    _expect("behaviour_status", known, "0 (ok), 1 (missing) or 2 (error)")
+    bad = np.argwhere(~np.isfinite(behaviour_NF))
+    if len(bad):
+        n, f = bad[0].tolist()
+        raise InvalidInput(
+            f'input "behaviour"[{n},{f}] ({features[f]}) is not finite; send 0 there and 1 in behaviour_status'
+        )
+    return np.where(status_NF == _OK, behaviour_NF, np.float32(0)), status_NF
+
+
+def _elements(tensor: InferInput) -> list[Any]:
+    """Return the elements of a BYTES tensor of one axis: bytes, or strings where JSON carried them."""
+    raw = _raw(tensor, lambda data: data)
+    elements = _split(raw, tensor.name) if isinstance(raw, bytes) else raw
+    fits = len(tensor.shape) == 1 and tensor.shape[0] == len(elements)
+    _expect(tensor.name, fits, f"one axis of as many as its elements, {len(elements)}")
+    _expect(tensor.name, all(isinstance(e, bytes | str) for e in elements), "strings only")
+    return elements
+
+
+def _numbers(tensor: InferInput, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return a numeric tensor that has `shape`; integers are checked to be whole and to fit."""
+    _expect(tensor.name, tuple(tensor.shape) == shape, f"shape {list(shape)}, not {tensor.shape}")
+    kind = _KINDS[tensor.datatype]
+    values = _raw(tensor, lambda data: np.frombuffer(data, kind))
+    if isinstance(values, list):
+        of_type = int if issubclass(kind, np.integer) else (int, float)
+        sound = all(isinstance(v, of_type) and not isinstance(v, bool) for v in values)
+        _expect(tensor.name, sound, f"{tensor.datatype} numbers only")
+    try:
+        array = np.asarray(values, kind).astype(np.float64)
+    except (OverflowError, ValueError) as error:
+        raise InvalidInput(f'input "{tensor.name}": a value does not fit its type') from error
+    expected = int(np.prod(shape))
+    _expect(tensor.name, array.size == expected, f"{expected} values, not {array.size}")
+    return array.reshape(shape)
+
+
+def _raw(tensor: InferInput, read: Callable[[bytes], Any]) -> Any:
+    """Return the tensor's raw bytes through `read`, or its JSON or typed contents as one flat list."""
+    if tensor._raw_data is not None:
+        try:
+            return read(tensor._raw_data)
+        except ValueError as error:
+            raise InvalidInput(
+                f'input "{tensor.name}": its raw bytes are no {tensor.datatype} tensor'
+            ) from error
+    return list(_flat(tensor.data or []))
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    """Return nested lists as one; V2 allows both, one level is all that these inputs have."""
+    flat: list[Any] = []
+    for value in values:
+        flat.extend(value if isinstance(value, list) else [value])
+    return flat
+
+
+def _split(raw: bytes, name: str) -> list[bytes]:
+    elements, begin = [], 0
+    while begin < len(raw):
+        end = begin + 4
+        length = struct.unpack_from("<I", raw, begin)[0] if end <= len(raw) else len(raw)
+        if end + length > len(raw):
+            raise InvalidInput(f'input "{name}": an element is longer than the raw bytes sent')
+        elements.append(raw[end : end + length])
+        begin = end + length
+    return elements

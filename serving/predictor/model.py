@@ -1,0 +1,180 @@
+"""The KServe model: V2 tensors in, scores out; the scoring runs on its own threads, never on the event loop."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from kserve import InferOutput, InferRequest, InferResponse, Model
+from kserve.errors import InvalidInput
+from prometheus_client import Counter
+
+from moderation.errors import InvalidListing
+from moderation.features import FEATURE_NAMES
+from moderation.scoring import Scorer, Scores, ScoringItem
+from moderation.telemetry import span
+from serving.openinference import MODEL_NAME
+from serving.predictor.inputs import parse_items
+from serving.release import Release
+
+REQUESTS: Final = Counter(
+    "tidegate_predictor_requests_total", "Requests to the predictor by their end.", ["status"]
+)
+
+_ALWAYS: Final = ("probability", "signals", "signal_status", "worst_image")
+_ON_REQUEST: Final = ("embedding_image", "embedding_text")
+_DATATYPES: Final = {
+    "probability": "FP64",
+    "signals": "FP64",
+    "signal_status": "INT8",
+    "worst_image": "INT32",
+    "embedding_image": "FP32",
+    "embedding_text": "FP32",
+}
+_NUMPY: Final = {"FP64": np.float64, "FP32": np.float32, "INT32": np.int32, "INT8": np.int8}
+
+
+class Scoring(Protocol):
+    """What turns listings into scores; a loaded bundle does."""
+
+    def score(self, items: Sequence[ScoringItem], *, with_embeddings: bool = False) -> Scores:
+        """Return the scores of `items`."""
+        ...
+
+
+class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
+    """One loaded bundle as a V2 model.
+
+    Args:
+        scorer: the loaded bundle.
+        release: what the bundle is, for the metadata.
+        num_workers: requests that are scored at once; the others wait.
+    """
+
+    def __init__(self, scorer: Scoring, release: Release, *, num_workers: int = 2) -> None:
+        super().__init__(MODEL_NAME)
+        self.release = release
+        self._scorer = scorer
+        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="score")
+        self.ready = True
+
+    async def predict(
+        self, payload: InferRequest, headers: dict[str, str] | None = None
+    ) -> InferResponse:
+        """Return the scores of one V2 request.
+
+        Raises:
+            InvalidInput: if the request is not what the metadata describes (400, INVALID_ARGUMENT).
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            response = await loop.run_in_executor(self._executor, self._answer, payload)
+        except InvalidListing as error:
+            REQUESTS.labels("invalid").inc()
+            raise InvalidInput(str(error)) from error
+        except InvalidInput:
+            REQUESTS.labels("invalid").inc()
+            raise
+        except Exception:
+            REQUESTS.labels("error").inc()
+            raise
+        REQUESTS.labels("ok").inc()
+        return response
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Return the V2 description of the inputs; -1 is an axis of any length."""
+        num_features = len(self.release.features)
+        shapes = {
+            "title": ("BYTES", [-1]),
+            "description": ("BYTES", [-1]),
+            "images": ("BYTES", [-1]),
+            "image_count": ("INT32", [-1]),
+            "behaviour": ("FP32", [-1, num_features]),
+            "behaviour_status": ("INT8", [-1, num_features]),
+        }
+        return [{"name": n, "datatype": t, "shape": s} for n, (t, s) in shapes.items()]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Return the V2 description of the outputs; the embeddings come on request only."""
+        num_policies, num_members = len(self.release.policies), len(self.release.members)
+        shapes = {
+            "probability": [-1, num_policies],
+            "signals": [-1, num_policies, num_members],
+            "signal_status": [-1, num_policies, num_members],
+            "worst_image": [-1, num_policies],
+            "embedding_image": [-1, -1],
+            "embedding_text": [-1, -1],
+        }
+        return [{"name": n, "datatype": _DATATYPES[n], "shape": s} for n, s in shapes.items()]
+
+    def _answer(self, request: InferRequest) -> InferResponse:
+        with span("predictor.decode"):
+            names = _requested(request)
+            items = parse_items(request, self.release.features)
+        with span("predictor.score"):
+            with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
+            scores = self._scorer.score(items, with_embeddings=with_embeddings)
+        return InferResponse(
+            response_id=request.id or uuid.uuid4().hex,
+            model_name=self.name,
+            model_version=self.release.bundle,
+            infer_outputs=[_output(name, scores) for name in names],
+            use_binary_outputs=request.use_binary_outputs,
+        )
+
+
+def release_of(scorer: Scorer) -> Release:
+    """Return what the loaded bundle is, for the model's metadata."""
+    manifest = scorer.bundle.manifest
+    return Release(
+        bundle=scorer.digest,
+        policies=manifest.policies,
+        members=manifest.members,
+        features=manifest.features,
+        thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
+        versions=scorer.bundle.versions,
+    )
+
+
+def warm_up(scorer: Scoring, image: bytes) -> None:
+    """Score one listing with every modality, so that the first caller does not pay for lazy set-up."""
+    num_features = len(FEATURE_NAMES)
+    zeros = np.zeros(num_features, np.float32)
+    item = ScoringItem("warm up", "", (image,), zeros, np.zeros(num_features, np.int8))
+    scorer.score([item])
+
+
+def _requested(request: InferRequest) -> Sequence[str]:
+    """Return the outputs that a request asks for by name; the embeddings only so."""
+    if not request.request_outputs:
+        return _ALWAYS
+    names = [output.name for output in request.request_outputs]
+    strangers = [name for name in names if name not in _DATATYPES]
+    if strangers:
+        raise InvalidInput(
+            f'output "{strangers[0]}" is unknown; known are {", ".join((*_ALWAYS, *_ON_REQUEST))}'
+        )
+    return names
+
+
+def _output(name: str, scores: Scores) -> InferOutput:
+    array = _array(name, scores)
+    return InferOutput(name=name, shape=list(array.shape), datatype=_DATATYPES[name], data=array)
+
+
+def _array(name: str, scores: Scores) -> npt.NDArray[Any]:
+    """Return one output tensor; JSON has no NaN, so what was not measured is 0 beside its status."""
+    value = {
+        "probability": scores.probability_NP,
+        "signals": np.where(scores.signal_status_NPM == 0, scores.signals_NPM, 0.0),
+        "signal_status": scores.signal_status_NPM,
+        "worst_image": scores.worst_image_NP,
+        "embedding_image": scores.embedding_image_ND,
+        "embedding_text": scores.embedding_text_ND,
+    }[name]
+    if value is None:
+        raise InvalidInput(f'output "{name}": this bundle has no such tower; do not ask for it')
+    return np.ascontiguousarray(value, _NUMPY[_DATATYPES[name]])

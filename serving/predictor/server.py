@@ -1,0 +1,133 @@
+"""KServe's model server with what it lacks: the release in the metadata, a chosen address, no stolen ports."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import kserve.model_server as kserve_server
+from grpc import aio
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
+from kserve.protocol.grpc.servicer import InferenceServicer
+from kserve.protocol.rest.server import RESTServer
+
+from moderation.errors import PermanentError
+from serving.openinference import MAX_MESSAGE_BYTES, RELEASE_METADATA_KEY, messages
+from serving.predictor.model import TidegateModel
+
+# Seconds that a stopping server gives the requests in flight.
+_GRACE_S: Final = 30
+
+
+class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServe ships no types
+    """Serve one model over REST and gRPC on one address.
+
+    KServe's own server binds every interface, lets a second process share its gRPC port without a word, takes
+    messages up to 8 MiB, and drops what the metadata says beyond its five fields.
+
+    Args:
+        model: the loaded model.
+        host: address to listen on.
+        http_port: port of the REST side.
+        grpc_port: port of the gRPC side.
+    """
+
+    def __init__(self, model: TidegateModel, *, host: str, http_port: int, grpc_port: int) -> None:
+        super().__init__(
+            http_port=http_port,
+            grpc_port=grpc_port,
+            workers=1,
+            enable_latency_logging=False,
+            grace_period=_GRACE_S,
+        )
+        self._model = model
+        self._host = host
+
+    def serve(self) -> None:
+        """Serve until a signal stops the process; requests in flight are answered first."""
+        self._register_and_check_atleast_one_model_is_ready([self._model])
+        _describe_over_rest(self._model)
+        self._rest_server = RESTServer(
+            kserve_server.FASTAPI_APP_IMPORT_STRING,
+            self.dataplane,
+            self.model_repository_extension,
+            self.http_port,
+            grace_period=self.grace_period,
+        )
+        self._rest_server.config.host = self._host
+        self._grpc_server = _GrpcServer(
+            _Servicer(self.dataplane, self.model_repository_extension, self._model),
+            f"{self._host}:{self.grpc_port}",
+            self.grace_period,
+        )
+        self.servers = [self._rest_server.start(), self._grpc_server.start()]
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self.setup_event_loop()
+        self.register_signal_handler()
+        await self._serve()
+
+
+class _GrpcServer:
+    def __init__(self, servicer: InferenceServicer, address: str, grace_s: float) -> None:
+        self._servicer = servicer
+        self._address = address
+        self._grace_s = grace_s
+        self._server: Any = None
+
+    async def start(self) -> None:
+        self._server = aio.server(
+            ThreadPoolExecutor(1),
+            interceptors=(ExceptionToStatusInterceptor(),),
+            options=[
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        services.add_GRPCInferenceServiceServicer_to_server(self._servicer, self._server)
+        try:
+            self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise PermanentError(f"{self._address}: cannot be bound: {error}") from error
+        await self._server.start()
+        await self._server.wait_for_termination()
+
+    async def stop(self, sig: int | None = None) -> None:
+        await self._server.stop(grace=self._grace_s)
+
+
+class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no types
+    def __init__(self, data_plane: Any, repository: Any, model: TidegateModel) -> None:
+        super().__init__(data_plane, repository)
+        self._model = model
+
+    async def ModelMetadata(self, request: Any, context: Any) -> Any:  # the protocol's name
+        """Return the protocol's metadata; the release comes as a trailer, the message has no field for it."""
+        described = await self._data_plane.model_metadata(model_name=request.name)
+        context.set_trailing_metadata(((RELEASE_METADATA_KEY, self._model.release.to_bytes()),))
+        return messages.ModelMetadataResponse(
+            name=described["name"],
+            versions=[self._model.release.bundle],
+            platform="tidegate_bundle",
+            inputs=described["inputs"],
+            outputs=described["outputs"],
+        )
+
+
+def _describe_over_rest(model: TidegateModel) -> None:
+    """Put our metadata route before KServe's; `parameters` is what its response model would drop."""
+    app = kserve_server.app
+
+    async def describe() -> dict[str, Any]:
+        return {
+            "name": model.name,
+            "versions": [model.release.bundle],
+            "platform": "tidegate_bundle",
+            "inputs": model.get_input_types(),
+            "outputs": model.get_output_types(),
+            "parameters": model.release.model_dump(mode="json"),
+        }
+
+    app.add_api_route(f"/v2/models/{model.name}", describe, methods=["GET"], tags=["V2"])

@@ -1,0 +1,43 @@
+import inspect
+
+import pytest
+
+import moderation.errors
+import serving.errors
+from ledger.ledger import LedgerConflict, LedgerUnavailable
+from moderation.errors import (
+    BundleRejected,
+    InvalidListing,
+    ModelNotReady,
+    PermanentError,
+    TidegateError,
+)
+from serving.errors import STATUS, PredictorTimeout, status_of
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidListing("title", "is bad"), 400),
+        (ModelNotReady("wait"), 503),
+        (LedgerUnavailable("locked"), 503),
+        (PredictorTimeout("late"), 503),
+        (LedgerConflict("x"), 409),
+        (BundleRejected("altered"), 500),
+        (ValueError("a bug"), 500),
+    ],
+)
+def test_status_follows_the_kind_of_error(error: Exception, status: int) -> None:
+    assert status_of(error) == status
+
+
+@pytest.mark.parametrize("module", [moderation.errors, serving.errors])
+def test_every_error_has_a_status(module: object) -> None:
+    kinds = [
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, TidegateError) and kind is not TidegateError
+    ]
+    assert kinds
+    assert all(set(kind.__mro__) & set(STATUS) for kind in kinds)
+    assert STATUS[PermanentError] == 500, "a permanent error that nobody mapped is our own fault"
