@@ -64,3 +64,18 @@ class Home:
     def routing(self) -> Path:
         """Routing table of the gateway."""
         return self.folder / "routing.json"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of the serving processes."""
+        return self.folder / "logs"
+
+    @property
+    def tokens(self) -> Path:
+        """The laptop's own caller of the gateway."""
+        return self.folder / "gateway.tokens"
+
+    @property
+    def gateway(self) -> Path:
+        """Where the gateway of this home listens while it runs."""
+        return self.folder / "gateway.json"

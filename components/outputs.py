@@ -40,9 +40,10 @@ def log_metrics(metrics: MetricsArtifact, values: Mapping[str, float]) -> None:
 
     Without a file the local runner's cache takes the artefact for a lost one and runs the step again.
     """
-    for name, value in values.items():
-        metrics.log_metric(name, float(value))
-    _write_json(metrics.path, dict(values))
+    plain = {name: float(value) for name, value in values.items()}
+    for name, value in plain.items():
+        metrics.log_metric(name, value)
+    _write_json(metrics.path, plain)
 
 
 def log_record(artifact: Artifact, values: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TextIO
 from moderation.clock import Clock, SystemClock
 from moderation.errors import PermanentError, TemporaryError
 from pipelines.parameters import Parameters
+from pipelines.steps import OnStep, StepEvent
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _STARTED: Final = re.compile(r"- INFO - Executing task '([\w-]+)'")
@@ -45,18 +46,6 @@ class PipelineFailed(PermanentError):
 
 
 @dataclass(frozen=True)
-class StepEvent:
-    """What happened to one step of a run."""
-
-    step: str
-    what: Literal["started", "progress", "finished", "cached", "failed"]
-    seconds: float = 0.0
-    done: int = 0
-    total: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class RunResult:
     """What a finished run gave."""
 
@@ -64,9 +53,6 @@ class RunResult:
     log: Path
     seconds: dict[str, float]
     """Seconds by step; 0 where a cached result served."""
-
-
-OnStep = Callable[[StepEvent], None]
 
 
 def run_training(parameters: Parameters, *, on_step: OnStep) -> RunResult:

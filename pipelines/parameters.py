@@ -15,7 +15,7 @@ from components.ingest.rows import data_version, newest_event
 from components.policies import cut_off_of, read_policies
 from ledger.ledger import SqliteLedger
 from moderation.errors import PermanentError, SettingsError
-from moderation.profiles import PROFILES
+from moderation.profiles import profile_named
 from moderation.settings import Settings
 
 _PACKAGES: Final = ("moderation", "ledger", "components", "pipelines")
@@ -75,8 +75,6 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
         PermanentError: if the profile or the date is unknown, or the ledger is empty.
         PolicyError: if the policy file does not load.
     """
-    if choices.profile not in PROFILES:
-        raise PermanentError(f"no profile {choices.profile!r}; known are {', '.join(PROFILES)}")
     home = Home(settings.home.resolve())
     policies = _policy_text(settings.policy_file)
     ledger = _open_ledger(home)
@@ -84,18 +82,26 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     return Parameters(
         logical_date=logical_date,
         data_version=data_version(ledger, cut_off_of(logical_date)),
-        code_digest=code_digest(),
         config_digest=config_digest(choices, policies, settings.num_threads),
-        policies=policies,
-        profile=choices.profile,
-        seed=choices.seed,
-        num_trials=choices.num_trials,
-        min_positives=choices.min_positives,
         home=str(home.folder),
-        study_url=settings.study_url or "",
-        prior_study=choices.prior_study,
-        tracking_url=settings.tracking_url or "",
-        git_commit=git_commit(),
+        **_chosen(choices, policies, settings),
+    )
+
+
+def for_submission(choices: Choices, settings: Settings) -> Parameters:
+    """Return the parameters of a run elsewhere: home and data version are the cluster's own.
+
+    Raises:
+        PermanentError: if the profile is unknown.
+        PolicyError: if the policy file does not load.
+    """
+    policies = _policy_text(settings.policy_file)
+    return Parameters(
+        logical_date=choices.logical_date or "",
+        data_version="",
+        config_digest=config_digest(choices, policies, settings.num_threads),
+        home="",
+        **_chosen(choices, policies, settings),
     )
 
 
@@ -107,7 +113,7 @@ def code_digest() -> str:
 def config_digest(choices: Choices, policies: str, num_threads: int) -> str:
     """Return a digest of the profile, the policies and every choice that changes a result."""
     content = {
-        "profile": PROFILES[choices.profile].model_dump(mode="json"),
+        "profile": profile_named(choices.profile).model_dump(mode="json"),
         "policies": hashlib.sha256(policies.encode()).hexdigest(),
         "seed": choices.seed,
         "num_trials": choices.num_trials,
@@ -129,6 +135,21 @@ def git_commit() -> str:
     except OSError:  # a machine without git
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _chosen(choices: Choices, policies: str, settings: Settings) -> dict[str, Any]:
+    return {
+        "code_digest": code_digest(),
+        "policies": policies,
+        "profile": choices.profile,
+        "seed": choices.seed,
+        "num_trials": choices.num_trials,
+        "min_positives": choices.min_positives,
+        "study_url": settings.study_url or "",
+        "prior_study": choices.prior_study,
+        "tracking_url": settings.tracking_url or "",
+        "git_commit": git_commit(),
+    }
 
 
 def _policy_text(path: Path) -> str:

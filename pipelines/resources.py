@@ -19,7 +19,7 @@ class Resources:
 
 # Requests equal limits, so that a step is never evicted for another's burst. Timeouts are about five times what the
 # step takes on 100,000 listings: they end a hung pod, they do not police a slow day.
-STEPS: Final = {
+RESOURCES: Final = {
     "ingest": Resources("1", "2Gi", 3_600, num_retries=3),
     "validate": Resources("1", "2Gi", 1_800),
     "snapshot": Resources("2", "6Gi", 3_600),
@@ -41,7 +41,7 @@ CLUSTER_HOME: Final = "/var/lib/tidegate"
 
 def on_cluster(task: dsl.PipelineTask, step: str, num_gpus: int) -> dsl.PipelineTask:
     """Give `task` the limits of `step`, its volume and its retries; return the task."""
-    limits = STEPS[step]
+    limits = RESOURCES[step]
     task.set_display_name(step)
     task.set_cpu_request(limits.cpu).set_cpu_limit(limits.cpu)
     task.set_memory_request(limits.memory).set_memory_limit(limits.memory)

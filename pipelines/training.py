@@ -14,7 +14,8 @@ from components.snapshot.component import snapshot
 from components.train.component import train
 from components.tune.component import tune
 from components.validate.component import validate
-from pipelines.resources import CLUSTER_HOME, STEPS, on_cluster
+from pipelines.resources import CLUSTER_HOME, on_cluster
+from pipelines.steps import STEP_NAMES
 
 
 class Outputs(NamedTuple):
@@ -85,6 +86,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         seed=seed,
         code_digest=code_digest,
         config_digest=config_digest,
+        version=version,
     )
     release = bundled.outputs["release"]
     judged = evaluate(table=table, model=model, release=release, seed=seed, **judged_by)
@@ -100,8 +102,9 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         data_version=data_version,
         code_digest=code_digest,
         git_commit=git_commit,
+        version=version,
     )
     steps = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled, judged, kept)
-    for task, step in zip(steps, STEPS, strict=True):
+    for task, step in zip(steps, STEP_NAMES, strict=True):
         on_cluster(task, step, num_gpus)
     return Outputs(digest=bundled.outputs["Output"], registered_version=kept.outputs["Output"])

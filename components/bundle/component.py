@@ -16,13 +16,15 @@ def bundle(
     seed: int,
     code_digest: str,
     config_digest: str,
+    version: str,
     release: dsl.Output[dsl.Model],
 ) -> str:
-    """Write the manifest, name the bundle by its digest."""
+    """Write the manifest and name the bundle by its digest."""
     from components.bundle import step
 
     parts = step.BundleParts(table.path, towers.path, model.path, calibration.path)
     inputs = {"code": code_digest, "config": config_digest, "seed": seed}
     inputs["prior_study"] = config.metadata.get("prior_study") or None
     release.metadata["digest"] = step.run(parts, inputs, profile, out=release.path)
+    release.metadata["version"] = version
     return str(release.metadata["digest"])

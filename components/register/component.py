@@ -18,6 +18,7 @@ def register(
     data_version: str,
     code_digest: str,
     git_commit: str,
+    version: str,
     registered: dsl.Output[dsl.Artifact],
 ) -> str:
     """Make the bundle a candidate; the first one, with nothing to compare with, becomes champion."""
@@ -28,5 +29,5 @@ def register(
     lineage |= {"git_commit": git_commit, "study": config.metadata["study"]}
     lineage |= {"snapshot": table.metadata["digest"]}
     done = step.run(release.path, figures.path, report.path, lineage, home, tracking_url)
-    log_record(registered, done)
+    log_record(registered, done | {"run": version})
     return str(done["version"])

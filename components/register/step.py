@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from components.home import Home
@@ -13,7 +14,7 @@ def run(
     release: str,
     figures: str,
     report: str,
-    lineage: dict[str, str | None],
+    lineage: Mapping[str, str | None],
     home: str,
     tracking_url: str,
 ) -> dict[str, str]:

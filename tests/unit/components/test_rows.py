@@ -1,0 +1,182 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.ingest.rows import data_version, newest_event, open_rows, read_rows, write_rows
+from ledger.events import Event, from_appeal, from_ground_truth, from_report, from_submission
+from ledger.ledger import SqliteLedger
+from moderation.features import FEATURE_NAMES
+from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+
+DAY = timedelta(days=1)
+START = datetime(2026, 3, 2, 12, tzinfo=UTC)
+CUT_OFF = START + 10 * DAY
+POLICIES = ("weapons", "spam")
+
+
+def _submission(number: int, at: datetime, seller: str | None = "s1") -> Event:
+    listing = Listing(listing_id=f"l{number}", seller_id=seller, title=f"title {number}")
+    submission = Submission(submission_id=f"u{number}", listing=listing, submitted_at=at)
+    return from_submission(submission, recorded_at=at)
+
+
+def _truth(
+    number: int,
+    *,
+    known: datetime,
+    violates: bool = True,
+    policy: str = "weapons",
+    source: TruthSource = TruthSource.REVIEW,
+    propensity: float = 1.0,
+) -> Event:
+    truth = GroundTruth(
+        submission_id=f"u{number}",
+        policy=policy,
+        violates=violates,
+        source=source,
+        reviewed_at=known - timedelta(hours=1),
+        known_at=known,
+        propensity=propensity,
+    )
+    return from_ground_truth(truth, recorded_at=known)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> SqliteLedger:
+    return SqliteLedger(tmp_path / "ledger.sqlite")
+
+
+def _feature(row_behaviour: object, name: str) -> float:
+    assert isinstance(row_behaviour, np.ndarray)
+    return float(row_behaviour[FEATURE_NAMES.index(name)])
+
+
+def test_rows_hold_truth_known_by_the_cut_off(ledger: SqliteLedger) -> None:
+    ledger.append(
+        [
+            _submission(1, START),
+            _submission(2, START + DAY),
+            _truth(1, known=START + 2 * DAY),
+            _truth(2, known=CUT_OFF + timedelta(microseconds=1)),
+            _submission(3, CUT_OFF + DAY),
+        ]
+    )
+    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    assert [row.submission.submission_id for row in rows] == ["u1", "u2"]
+    assert [dict(row.truth) for row in rows] == [{"weapons": True}, {}]
+
+
+def test_rows_come_in_time_order_when_recorded_late(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START + DAY), _submission(2, START)])
+    rows = read_rows(ledger, CUT_OFF, POLICIES)
+    assert [row.submission.submission_id for row in rows] == ["u2", "u1"]
+
+
+def test_rows_see_only_what_was_known_at_submission(ledger: SqliteLedger) -> None:
+    events = [
+        _submission(1, START),
+        _submission(2, START + DAY),
+        _truth(1, known=START + 2 * DAY),
+        _submission(3, START + 3 * DAY),
+    ]
+    # The order of recording does not matter: a truth that arrived later never reaches an earlier row.
+    ledger.append([events[2], events[0], events[3], events[1]])
+    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    counts = [_feature(row.behaviour_F, "violations_90d") for row in rows]
+    assert counts == [0, 0, 1]
+
+
+def test_rows_fold_reports_and_appeals(ledger: SqliteLedger) -> None:
+    report = Report(report_id="r1", submission_id="u1", reported_at=START + DAY)
+    appeal = Appeal(
+        appeal_id="a1",
+        submission_id="u1",
+        opened_at=START + DAY,
+        resolved_at=START + 2 * DAY,
+        overturned=True,
+    )
+    ledger.append(
+        [
+            _submission(1, START),
+            from_report(report, recorded_at=report.reported_at),
+            from_appeal(appeal, recorded_at=START + 2 * DAY),
+            _submission(2, START + 3 * DAY),
+        ]
+    )
+    behaviour = list(read_rows(ledger, CUT_OFF, POLICIES))[1].behaviour_F
+    assert _feature(behaviour, "reports_30d") == 1
+    assert _feature(behaviour, "appeals_won_90d") == 1
+
+
+def test_rows_prefer_an_appeal_to_a_review(ledger: SqliteLedger) -> None:
+    ledger.append(
+        [
+            _submission(1, START),
+            _truth(1, known=START + DAY, violates=False, source=TruthSource.APPEAL),
+            _truth(1, known=START + 2 * DAY, violates=True),
+        ]
+    )
+    row = next(read_rows(ledger, CUT_OFF, POLICIES))
+    assert dict(row.truth) == {"weapons": False}
+
+
+def test_rows_weigh_by_the_chance_of_any_review(ledger: SqliteLedger) -> None:
+    ledger.append(
+        [
+            _submission(1, START),
+            _truth(1, known=START + DAY, source=TruthSource.AUDIT, propensity=0.5),
+            _truth(1, known=START + DAY, source=TruthSource.AUDIT, propensity=0.5, policy="spam"),
+            _truth(1, known=START + 2 * DAY, source=TruthSource.REPORT, propensity=0.2),
+        ]
+    )
+    row = next(read_rows(ledger, CUT_OFF, POLICIES))
+    assert row.propensity == pytest.approx(1 - 0.5 * 0.8)
+
+
+def test_rows_ignore_truth_of_unknown_policies(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START), _truth(1, known=START + DAY, policy="dairy")])
+    assert dict(next(read_rows(ledger, CUT_OFF, POLICIES)).truth) == {}
+
+
+def test_rows_have_no_behaviour_when_there_is_no_seller(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START, seller=None)])
+    assert next(read_rows(ledger, CUT_OFF, POLICIES)).behaviour_F is None
+
+
+def test_rows_survive_the_file(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger.append(
+        [
+            _submission(1, START),
+            _submission(2, START, seller=None),
+            _truth(1, known=START + DAY, propensity=0.25),
+        ]
+    )
+    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    assert write_rows(iter(rows), tmp_path / "rows") == 2
+    again = list(open_rows(tmp_path / "rows"))
+    assert [row.submission for row in again] == [row.submission for row in rows]
+    assert [dict(row.truth) for row in again] == [{"weapons": True}, {}]
+    assert [row.propensity for row in again] == [0.25, 1.0]
+    assert again[1].behaviour_F is None
+    first, expected = again[0].behaviour_F, rows[0].behaviour_F
+    assert first is not None
+    assert expected is not None
+    np.testing.assert_array_equal(first, expected)
+
+
+def test_data_version_changes_with_what_is_visible(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START)])
+    before = data_version(ledger, CUT_OFF)
+    ledger.append([_submission(2, CUT_OFF + DAY)])
+    assert data_version(ledger, CUT_OFF) == before
+    assert data_version(ledger, CUT_OFF + 2 * DAY) != before
+    ledger.append([_truth(1, known=START + DAY)])
+    assert data_version(ledger, CUT_OFF) != before
+
+
+def test_newest_event_is_none_when_the_ledger_is_empty(ledger: SqliteLedger) -> None:
+    assert newest_event(ledger) is None
+    ledger.append([_submission(1, START)])
+    assert newest_event(ledger) == START

@@ -1,0 +1,1 @@
+"""The `tidegate` command, on top of everything."""

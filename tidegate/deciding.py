@@ -1,0 +1,246 @@
+"""Sending listings to a running gateway and showing what it decided."""
+
+import base64
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from rich.markup import escape
+from rich.table import Table
+
+from components.home import Home
+from moderation.clock import Clock, SystemClock
+from moderation.decision import SIGNALS
+from moderation.errors import PermanentError, TemporaryError
+from moderation.settings import settings
+from tidegate.console import console
+from tidegate.serving import admin_token, own_tokens
+
+_TIMEOUT_S: Final = 30.0
+_TITLE_CHARS: Final = 34
+_COLOURS: Final = {
+    "allow": "green",
+    "tag": "cyan",
+    "review": "yellow",
+    "block": "red",
+    "suspend": "bold red",
+}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A listing to send, and what is known of it where something is."""
+
+    listing: Mapping[str, Any]
+    images: Sequence[bytes] = ()
+    truth: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A decision as the gateway gave it, with the time that the caller waited."""
+
+    content: Mapping[str, Any]
+    latency_ms: float
+
+    @property
+    def scores(self) -> list[Mapping[str, Any]]:
+        """Scores of the release that answered; empty for callers who may not see evidence."""
+        attempts = (self.content.get("evidence") or {}).get("attempts", [])
+        answer = next((a for a in attempts if a["role"] == "answer"), None)
+        return list(answer["scores"]) if answer else []
+
+
+class GatewayCaller:
+    """A caller of one gateway."""
+
+    def __init__(self, url: str, token: str, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._client = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT_S,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> "GatewayCaller":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def decide(self, listed: Listed) -> Answered:
+        """Return the decision about one upload.
+
+        Raises:
+            PermanentError: if the gateway refuses the listing, saying what is wrong with it.
+            TemporaryError: if it cannot be reached or answer now.
+        """
+        body = {
+            "submission_id": f"cli-{uuid.uuid4().hex}",
+            "listing": dict(listed.listing),
+            "images": [base64.b64encode(data).decode() for data in listed.images],
+        }
+        began = self._clock.monotonic()
+        try:
+            response = self._client.post("/v1/decisions", json=body)
+        except httpx.HTTPError as error:
+            raise TemporaryError(
+                f"the gateway at {self._client.base_url} does not answer: {error}; start it with `tidegate serve`"
+            ) from error
+        latency_ms = (self._clock.monotonic() - began) * 1e3
+        if response.status_code != httpx.codes.OK:
+            raise _refusal(response)
+        return Answered(response.json(), latency_ms)
+
+
+def _refusal(response: httpx.Response) -> PermanentError | TemporaryError:
+    try:
+        message = response.json()["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:200]
+    text = f"the gateway answered {response.status_code}: {message}"
+    if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return TemporaryError(text)
+    return PermanentError(text)
+
+
+def decide_one(
+    file: Path | None,
+    *,
+    title: str,
+    description: str,
+    images: Sequence[Path],
+    url: str | None,
+) -> None:
+    """Send one listing and show its decision with the evidence."""
+    listed = _read(file, title=title, description=description, images=images)
+    home = Home(settings().home)
+    tokens = settings().gateway_tokens.get_secret_value() or own_tokens(home)
+    with GatewayCaller(url or running_gateway(home), admin_token(tokens)) as caller:
+        answered = caller.decide(listed)
+    show_decisions([(listed, answered)], with_truth=False)
+    for reason in answered.content["reasons"]:
+        console.print(f"{reason['code']}: {reason['message']}", markup=False)
+    show_signals(answered)
+    console.print(f"trace {answered.content['trace_id']}: tidegate replay shows it again")
+
+
+def running_gateway(home: Home) -> str:
+    """Return the address of the gateway that serves this home.
+
+    Raises:
+        TemporaryError: if none is running.
+    """
+    try:
+        return str(json.loads(home.gateway.read_text(encoding="utf-8"))["url"])
+    except (OSError, ValueError, KeyError) as error:
+        raise TemporaryError(
+            "no gateway is running here; start one with `tidegate serve` or name it with --url"
+        ) from error
+
+
+def _read(file: Path | None, *, title: str, description: str, images: Sequence[Path]) -> Listed:
+    content: dict[str, Any] = {}
+    folder = Path()
+    if file is not None:
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PermanentError(f"{file}: cannot be read as JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise PermanentError(f"{file}: an object with `listing` and `images` is expected")
+        folder = file.parent
+    listing = dict(content.get("listing", {}))
+    listing.setdefault("listing_id", f"cli-{uuid.uuid4().hex[:12]}")
+    listing |= {k: v for k, v in (("title", title), ("description", description)) if v}
+    paths = [folder / name for name in content.get("images", [])] + list(images)
+    if not paths and not listing.get("title") and not listing.get("description"):
+        raise PermanentError("nothing to judge: give a file, --title or --image")
+    return Listed(listing, [_read_image(path) for path in paths])
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PermanentError(f"image {path}: {error}") from error
+
+
+def show_decisions(rows: Sequence[tuple[Listed, Answered]], *, with_truth: bool = True) -> None:
+    """Print one line per decision: what, why, and how long it took."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("listing", max_width=_TITLE_CHARS, no_wrap=True)
+    if with_truth:
+        table.add_column("truth")
+    for name in ("tier", "reasons", "worst image", "strongest signals"):
+        table.add_column(name)
+    table.add_column("ms", justify="right")
+    for listed, answered in rows:
+        table.add_row(*_cells(listed, answered, with_truth))
+    console.print(table)
+
+
+def _cells(listed: Listed, answered: Answered, with_truth: bool) -> list[str]:
+    content = answered.content
+    tier = content["tier"]
+    score = max(answered.scores, key=lambda s: float(s["probability"]), default=None)
+    title = str(listed.listing.get("title") or "(no title)")
+    cells = [escape(title)]
+    if with_truth:
+        cells.append(_truth(listed.truth))
+    cells += [
+        f"[{_COLOURS.get(tier, 'white')}]{tier}[/]",
+        ", ".join(reason["code"] for reason in content["reasons"]) or "-",
+        _worst_image(score, len(listed.images)),
+        _strongest(score),
+        f"{answered.latency_ms:.0f}",
+    ]
+    return cells
+
+
+def _truth(truth: Mapping[str, bool]) -> str:
+    if not truth:
+        return "?"
+    return ", ".join(policy for policy, violates in truth.items() if violates) or "clean"
+
+
+def _worst_image(score: Mapping[str, Any] | None, num_images: int) -> str:
+    if score is None or score["worst_image"] is None:
+        return "no image"
+    return f"{score['worst_image'] + 1} of {num_images}"
+
+
+def _strongest(score: Mapping[str, Any] | None, count: int = 2) -> str:
+    """Return the policy in question with its probability, and the members that say most."""
+    if score is None:
+        return "-"
+    known = [s for s in score["signals"] if s["value"] is not None]
+    known.sort(key=lambda s: -float(s["value"]))
+    members = ", ".join(f"{s['name']} {float(s['value']):+.1f}" for s in known[:count])
+    return f"{score['policy']} {float(score['probability']):.3f} ({members})"
+
+
+def show_signals(answered: Answered) -> None:
+    """Print every member's logit under every policy."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("policy", "probability", *SIGNALS):
+        table.add_column(name, justify="left" if name == "policy" else "right")
+    for score in answered.scores:
+        values = {s["name"]: s for s in score["signals"]}
+        table.add_row(
+            score["policy"],
+            f"{float(score['probability']):.4f}",
+            *(_value(values.get(name)) for name in SIGNALS),
+        )
+    console.print(table)
+
+
+def _value(signal: Mapping[str, Any] | None) -> str:
+    if signal is None:
+        return "-"
+    return f"{float(signal['value']):+.2f}" if signal["value"] is not None else signal["status"]
