@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from moderation.errors import TemporaryError
-from pipelines.local import PipelineFailed, RunResult, StepEvent, run_pipeline
+from pipelines.local import PipelineFailed, RunResult, run_pipeline
+from pipelines.steps import StepEvent
 
 PIPELINE = "tests.unit.pipelines.two_steps:two_steps"
 
