@@ -1,0 +1,190 @@
+"""Listing images: safe decoding, removal of metadata, perceptual hash and tensor; one way for training and serving."""
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pdqhash
+from PIL import Image
+
+from moderation.containers import Container, take_apart
+from moderation.errors import InvalidListing
+from moderation.listing import MAX_IMAGE_BYTES
+
+MAX_PIXELS: Final = 40_000_000
+"""Pixels of one image: 120 MB as RGB, so that one upload cannot exhaust a worker."""
+
+WORKING_SIDE: Final = 768
+"""A JPEG whose sides are both at least twice this is decoded at a fraction of its size; no tower sees more."""
+
+HASH_SIDE: Final = 512
+"""An image is reduced to this longer side before it is hashed, as PDQ's authors advise."""
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+
+# What Pillow and its decoders raise on bytes that lie about themselves.
+_BROKEN: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+_UPRIGHT: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# A bomb that Pillow sees before we do is refused there, rather than announced on standard error.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def decode(data: bytes, *, field: str = "image") -> Image.Image:
+    """Return the pixels of an encoded image, upright, on white, as RGB without metadata.
+
+    A JPEG with both sides of at least 2 x `WORKING_SIDE` comes reduced by 2, 4 or 8; everything else
+    keeps its size. Of an animation or a multi-picture file only the first picture is decoded;
+    `image.info["frames"]` says how many frames an animation has.
+
+    Args:
+        data: the file's bytes.
+        field: name of the image in errors, such as `images[2]`.
+
+    Raises:
+        InvalidListing: naming `field`, when the bytes are empty, too many, of another format,
+            truncated, corrupt or would unfold to more than `MAX_PIXELS`.
+    """
+    container = _open(data, field)
+    _check_size(container.canvas, field)
+    try:
+        with Image.open(io.BytesIO(container.pixels), formats=(container.format,)) as opened:
+            _check_size(opened.size, field)
+            opened.draft(None, (WORKING_SIDE, WORKING_SIDE))
+            opened.load()
+            _check_size(opened.size, field)
+            image = _to_rgb(opened)
+    except _BROKEN as error:
+        reason = f"is a {container.format} that cannot be decoded; it is truncated or corrupt"
+        raise InvalidListing(field, reason) from error
+    turn = _UPRIGHT.get(container.orientation)
+    upright = image.transpose(turn) if turn is not None else image
+    upright.info = {"frames": container.frames}
+    return upright
+
+
+def strip(data: bytes, *, field: str = "image") -> bytes:
+    """Return the file without its metadata (EXIF, XMP, comments, embedded pictures), pixels untouched.
+
+    Only the orientation stays, as the one remaining tag: the stripped file decodes to exactly the
+    pixels of the original. A file without metadata is returned as it is, bit for bit. A GIF too: it
+    has no place for EXIF.
+
+    Raises:
+        InvalidListing: naming `field`, when the bytes are empty, too many or of another format.
+    """
+    return _open(data, field).public
+
+
+def pdq(image: Image.Image) -> tuple[npt.NDArray[np.uint64], int]:
+    """Return the PDQ hash of an image, four words of 64 bits, and its quality from 0 to 100.
+
+    A quality below 50 says that the image holds too little detail for its hash to mean much; it is told, never hidden.
+
+    Source:
+        PDQ, https://github.com/facebook/ThreatExchange/tree/main/pdq.
+    """
+    longest = max(image.size)
+    if longest > HASH_SIDE:
+        scale = HASH_SIDE / longest
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BOX)
+    bits, quality = pdqhash.compute(np.asarray(image.convert("RGB")))
+    words = np.packbits(bits.astype(np.uint8)).view(">u8").astype(np.uint64)
+    return words, int(quality)
+
+
+def hamming(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return the number of bits in which hashes differ, from 0 to 256; leading axes broadcast.
+
+    >>> int(hamming(np.zeros(4, np.uint64), np.array([1, 3, 0, 0], np.uint64)))
+    3
+    """
+    distance: npt.NDArray[np.int64] = np.bitwise_count(first ^ second).sum(axis=-1, dtype=np.int64)
+    return distance
+
+
+def to_tensor(
+    image: Image.Image,
+    size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    crop: float = 1.0,
+) -> npt.NDArray[np.float32]:
+    """Return an image as the input of a tower: float32[3, size, size].
+
+    The central square that holds the share `crop` of the shorter side is resized bicubically; then
+    (x / 255 - mean) / std. This stands for resizing the shorter side to size / crop and cropping the
+    centre, without ever building the long side of a narrow image.
+
+    Raises:
+        ValueError: if `crop` is not in (0, 1].
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be in (0, 1], not {crop}")
+    width, height = image.size
+    side = min(width, height) * crop
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    scale = 1 / (255 * np.asarray(std, np.float32))
+    shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
+    pixels_HWC = np.asarray(square, np.float32) * scale.astype(np.float32) - shift
+    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+
+
+def _open(data: bytes, field: str) -> Container:
+    """Return the container of an image file whose size in bytes is in bounds."""
+    if not data:
+        raise InvalidListing(field, "is empty; send the bytes of an image")
+    if len(data) > MAX_IMAGE_BYTES:
+        reason = f"has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are allowed"
+        raise InvalidListing(field, reason)
+    container = take_apart(data)
+    if container is None:
+        raise InvalidListing(field, f"is not an image of a known format; send {', '.join(FORMATS)}")
+    return container
+
+
+def _check_size(size: tuple[int, int] | None, field: str) -> None:
+    if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
+        reason = f"has {size[0]} x {size[1]} pixels; from 1 to {MAX_PIXELS:,} are allowed"
+        raise InvalidListing(field, reason)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Return any decoded image as RGB: 16 bits scaled to 8, transparency laid on white."""
+    if image.mode.startswith("I;16"):
+        # Pillow would clip at 255 instead of scaling.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8), "L").convert("RGB")
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
