@@ -1,0 +1,197 @@
+"""Statements about a bundle: verdicts of gates, metrics, the sets they were taken on. Appended, never changed.
+
+They lie in `attestations/` beside the bundle's files and outside its digest. Each is bound to one bundle by digest and
+carries the SHA-256 of its own content, so that none can be edited or carried over to another bundle unnoticed.
+"""
+
+import os
+import tempfile
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from moderation import bundle_files as files
+from moderation.bundle import ATTESTATIONS, Bundle
+from moderation.clock import Clock
+from moderation.errors import BundleRejected, PermanentError
+
+FORMAT: Final = "tidegate.attestation/1"
+_MAX_BYTES: Final = 4 * 2**20
+_UNFINISHED: Final = ".writing-"
+_REMEDY: Final = "evaluate the bundle again; an attestation is never edited or copied"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Verdict(_Frozen):
+    """What one gate said."""
+
+    gate: str
+    verdict: Literal["pass", "fail", "inconclusive", "no_data", "not_certified"]
+    reason: str
+    blocking: bool = True
+    """Whether anything but `pass` keeps the bundle from being released."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether this verdict keeps the bundle back."""
+        return self.blocking and self.verdict != "pass"
+
+
+class Statement(_Frozen):
+    """What is attested; the bundle and the time are added when it is appended."""
+
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    """What was done: `evaluation`, `gates`, ..."""
+
+    contract: Sha256
+    """Digest of the contract that says which gates there are, with their limits."""
+
+    sets: dict[str, Sha256]
+    """Name -> digest of each set that was looked at."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    metrics: dict[str, Finite | None] = Field(default_factory=dict)
+    """None where a metric could not be taken; JSON has no NaN."""
+
+    notes: tuple[str, ...] = ()
+    """What a reader must know: no champion to compare with, what is not certified, ..."""
+
+
+class Attestation(Statement):
+    """A statement about one bundle at one time."""
+
+    format: Literal["tidegate.attestation/1"] = FORMAT
+    bundle: Sha256
+    created_at: AwareDatetime
+    tool: str
+    """Program and version that made the statement."""
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether there are verdicts and none of them blocks; nothing checked is not passed."""
+        return bool(self.verdicts) and not any(verdict.blocks for verdict in self.verdicts)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the content."""
+        return files.digest_of(self.model_dump(mode="json"))
+
+
+def append(
+    bundle: Bundle, statement: Statement, *, clock: Clock, tool: str, folder: Path | None = None
+) -> Attestation:
+    """Return the attestation of `statement` about `bundle`, written as a file of its own.
+
+    Args:
+        bundle: what it is about.
+        statement: what is said.
+        clock: gives the time of the statement.
+        tool: program and version that says it.
+        folder: where attestations are kept; None means beside the bundle's files.
+
+    Raises:
+        BundleRejected: if an earlier attestation there is damaged: a history with holes proves nothing.
+        PermanentError: if the clock stands before an attestation that is there already, or the folder cannot be
+            written: name another `folder`, as for a bundle on a read-only volume.
+    """
+    target = folder or bundle.folder / ATTESTATIONS
+    history = read(bundle, folder=target)
+    attestation = Attestation(
+        **dict(statement), bundle=bundle.digest, created_at=clock.now(), tool=tool
+    )
+    if history and history[-1].created_at > attestation.created_at:
+        raise PermanentError(
+            f"the clock says {attestation.created_at}, but an attestation of {history[-1].created_at} is there: "
+            "set the clock"
+        )
+    _write(target, attestation)
+    return attestation
+
+
+def read(bundle: Bundle, *, folder: Path | None = None) -> list[Attestation]:
+    """Return every attestation about `bundle`, oldest first.
+
+    Raises:
+        BundleRejected: naming the file that is altered, foreign, or about another bundle.
+    """
+    target = folder or bundle.folder / ATTESTATIONS
+    if not target.is_dir():
+        return []
+    unfinished = frozenset(path.name for path in target.glob(f"{_UNFINISHED}*"))
+    listed = files.list_files(target, skip=unfinished)
+    found = {name: _parse(path, name, bundle) for name, path in listed.items()}
+    return [found[name] for name in sorted(found, key=lambda name: (found[name].created_at, name))]
+
+
+def latest_passing(
+    bundle: Bundle, *, contract: str | None = None, folder: Path | None = None
+) -> Attestation | None:
+    """Return the newest attestation with verdicts if it passes; None if it does not, or there is none.
+
+    The newest decides: a bundle that passed once and failed since is not passing.
+
+    Args:
+        bundle: the bundle in question.
+        contract: only statements under the contract of this digest count; None takes all.
+        folder: where attestations are kept; None means beside the bundle's files.
+
+    Raises:
+        BundleRejected: as `read`.
+    """
+    judged = [
+        said
+        for said in read(bundle, folder=folder)
+        if said.verdicts and contract in (None, said.contract)
+    ]
+    return judged[-1] if judged and judged[-1].is_passing else None
+
+
+def _write(folder: Path, attestation: Attestation) -> None:
+    stamp = attestation.created_at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    content = {
+        "attestation": attestation.model_dump(mode="json"),
+        "sha256": attestation.digest,
+    }
+    name = f"{stamp}-{attestation.kind}-{attestation.digest[:12]}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, scratch = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(files.canonical_json(content) + b"\n")
+        os.chmod(scratch, 0o644)
+        try:
+            os.link(scratch, folder / name)  # unlike a rename, it never replaces what is there
+        finally:
+            os.unlink(scratch)
+    except FileExistsError:
+        return  # the very same statement at the very same time
+    except OSError as error:
+        raise PermanentError(
+            f"{folder}: cannot be written ({error.strerror}); name another folder for attestations"
+        ) from error
+
+
+def _parse(path: Path, name: str, bundle: Bundle) -> Attestation:
+    shown = f"{ATTESTATIONS}/{name}"
+    content: Any = files.read_json(path, shown, max_bytes=_MAX_BYTES)
+    if not isinstance(content, dict) or set(content) != {"attestation", "sha256"}:
+        files.reject(shown, "is not an attestation", _REMEDY)
+    if files.digest_of(content["attestation"]) != content["sha256"]:
+        files.reject(shown, "was altered: its SHA-256 is not that of its content", _REMEDY)
+    try:
+        said = Attestation.model_validate(content["attestation"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BundleRejected(f"{shown}: {field}: {first['msg']}; {_REMEDY}") from error
+    if said.bundle != bundle.digest:
+        files.reject(shown, f"is about bundle {said.bundle[:12]}, not this one", _REMEDY)
+    return said
