@@ -139,4 +139,4 @@ def _image(text: str, field: str) -> bytes:
     except (binascii.Error, ValueError) as error:
         raise InvalidListing(field, "is not base64; encode the file's bytes so") from error
     decode(data, field=field)
-    return strip(data)
+    return strip(data, field=field)

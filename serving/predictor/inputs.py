@@ -115,14 +115,15 @@ def _images(
     if "image_count" not in tensors:
         _expect("image_count", not elements, f"INT32[{num_items}] beside images: 0 to {MAX_IMAGES}")
         return [()] * num_items
-    counts = _numbers(tensors["image_count"], (num_items,))
+    counts = _numbers(tensors["image_count"], (num_items,)).astype(np.int64)
     inside = bool(((counts >= 0) & (counts <= MAX_IMAGES)).all())
     _expect("image_count", inside, f"0 to {MAX_IMAGES} for each listing, not {counts.tolist()}")
     total = int(counts.sum())
     _expect("images", len(elements) == total, f"shape [{total}], the sum of image_count")
     blobs = [_image(element, k, is_base64=is_base64) for k, element in enumerate(elements)]
     ends = np.cumsum(counts).tolist()
-    return [tuple(blobs[end - int(count) : end]) for end, count in zip(ends, counts, strict=True)]
+    sizes = counts.tolist()
+    return [tuple(blobs[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
 def _image(element: bytes | str, k: int, *, is_base64: bool) -> bytes:
@@ -179,7 +180,10 @@ def _numbers(tensor: InferInput, shape: tuple[int, ...]) -> npt.NDArray[np.float
         sound = all(isinstance(v, of_type) and not isinstance(v, bool) for v in values)
         _expect(tensor.name, sound, f"{tensor.datatype} numbers only")
     try:
-        array = np.asarray(values, kind).astype(np.float64)
+        with np.errstate(
+            over="ignore"
+        ):  # what overflows is infinite, which is refused by its place
+            array = np.asarray(values, kind).astype(np.float64)
     except (OverflowError, ValueError) as error:
         raise InvalidInput(f'input "{tensor.name}": a value does not fit its type') from error
     expected = int(np.prod(shape))
