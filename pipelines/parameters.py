@@ -75,6 +75,7 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
         PermanentError: if the profile or the date is unknown, or the ledger is empty.
         PolicyError: if the policy file does not load.
     """
+    profile_named(choices.profile)
     home = Home(settings.home.resolve())
     policies = _policy_text(settings.policy_file)
     ledger = _open_ledger(home)

@@ -1,0 +1,63 @@
+"""Signals of rows that no member was fitted on -> ensemble and thresholds."""
+
+from pathlib import Path
+
+from components.policies import read_policies
+from moderation.calibration import fit_ensemble, solve_all
+from moderation.signals import SignalTable
+from moderation.thresholds import SolvedThresholds, TierEvidence, save_thresholds
+
+
+def run(model: str, policies: str, seed: int, *, out: str, tiers: str) -> dict[str, float]:
+    """Write `ensemble.json` and `thresholds.json` to `out` and the table of tiers to `tiers`.
+
+    Returns:
+        For each policy and tier: 1 if it is open, and the share of traffic that it takes.
+    """
+    file = read_policies(policies)
+    signals = SignalTable.load(Path(model) / "signals.npz")
+    ensemble = fit_ensemble(signals, file, seed)
+    solved = solve_all(signals, ensemble, file, seed)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    ensemble.save(folder / "ensemble.json")
+    save_thresholds(folder / "thresholds.json", solved)
+    Path(tiers).parent.mkdir(parents=True, exist_ok=True)
+    Path(tiers).write_text(markdown(solved), encoding="utf-8")
+    return _metrics(solved)
+
+
+def markdown(solved: tuple[SolvedThresholds, ...]) -> str:
+    """Return the tiers of every policy as a table for a person."""
+    lines = [
+        "# Tiers",
+        "",
+        "A tier opens where a one-sided lower confidence bound shows its precision.",
+        "",
+        "| policy | tier | state | from | share of traffic | flags | lower bound | wanted | needed |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for policy in solved:
+        lines += [_line(policy.policy, tier, found) for tier, found in policy.tiers.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(policy: str, tier: str, found: TierEvidence) -> str:
+    threshold = "-" if found.threshold is None else f"{found.threshold:.4g}"
+    needed = "-" if found.needed is None else f"{found.needed:,}"
+    return (
+        f"| {policy} | {tier} | {found.status} | {threshold} | {found.share:.4%} | {found.flags:,} "
+        f"| {found.lower_bound:.3f} | {found.bound:.3f} | {needed} |"
+    )
+
+
+def _metrics(solved: tuple[SolvedThresholds, ...]) -> dict[str, float]:
+    return {
+        f"{policy.policy}_{tier}_{name}": value
+        for policy in solved
+        for tier, found in policy.tiers.items()
+        for name, value in (
+            ("open", float(found.threshold is not None)),
+            ("share", float(found.share)),
+        )
+    }
