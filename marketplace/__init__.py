@@ -1,0 +1,1 @@
+"""The simulated marketplace: seeded, streaming, stepped; it answers decisions as people would."""
