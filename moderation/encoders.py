@@ -72,14 +72,19 @@ class _Encoder:
         return embeddings_ND
 
 
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
+
+
 class ImageEncoder(_Encoder):
     """The image tower of a bundle or of a training run."""
 
     def __init__(self, folder: Path, num_threads: int = 1) -> None:
         super().__init__(folder, num_threads)
         self._size: int = self.facts["image_size"]
-        self._mean: tuple[float, ...] = tuple(self.facts["mean"])
-        self._std: tuple[float, ...] = tuple(self.facts["std"])
+        self._mean = _three(self.facts["mean"])
+        self._std = _three(self.facts["std"])
 
     def encode(self, images: Sequence[Image.Image]) -> Embedding:
         """Return one embedding per decoded image, float32[n, D]."""

@@ -43,18 +43,18 @@ class TowerSpec(_Frozen):
 class HeadsConfig(_Frozen):
     """How the heads are shaped and fitted: what tuning searches."""
 
-    head: Literal["linear", "mlp"] = "linear"
+    head: Literal["linear", "mlp"] = "mlp"
     """Image and text heads: one linear layer, or one hidden layer."""
 
     fusion: Literal["concat", "gated", "cross_attention"] = "concat"
     hidden: Annotated[int, Field(ge=4, le=4_096)] = 64
     """Width of every hidden layer, and of the projections that fusion works on."""
 
-    dropout: Share = 0.3
-    epochs: Annotated[int, Field(ge=1, le=1_000)] = 20
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 64
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.1
+    dropout: Share = 0.4
+    epochs: Annotated[int, Field(ge=1, le=1_000)] = 24
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.3
     view_mix: Share = 0.5
     """Chance that a row is read through an augmented view instead of as it was submitted."""
 

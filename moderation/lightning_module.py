@@ -1,0 +1,179 @@
+"""The heads as a Lightning module and their embeddings as a data module; the same on one process and on many.
+
+B rows of a batch, P policies. Every process draws the same epoch and takes its share of each batch, so that the
+gradient of a step does not depend on how many processes work on it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from moderation.embedded_rows import EmbeddedRows
+from moderation.network import ListingHeads
+from moderation.profiles import HeadsConfig
+from moderation.sampling import EpochPlan
+
+_WARM_UP: Final = 0.1
+
+Step = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What heads are fitted to."""
+
+    rows: EmbeddedRows
+    truth_NP: npt.NDArray[np.int8]
+    plan: EpochPlan
+    config: HeadsConfig
+    seed: int
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of a whole fit."""
+        per_epoch = -(-self.plan.num_draws // self.config.batch_size)
+        return max(1, per_epoch * self.config.epochs)
+
+
+class StepSampler(Sampler[Step]):
+    """Yields (rows, views) of each step of an epoch; `rank` of `num_ranks` takes its share."""
+
+    def __init__(self, task: Task, rank: int = 0, num_ranks: int = 1) -> None:
+        self._task, self._rank, self._num_ranks = task, rank, num_ranks
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next pass draws."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Step]:
+        task = self._task
+        index = task.plan.draw(task.seed, self._epoch)
+        rng = np.random.default_rng([task.seed, self._epoch, 1])
+        num_views = task.rows.num_views_N[index].astype(np.int64)
+        augmented = 1 + np.floor(rng.random(len(index)) * (num_views - 1)).astype(np.int64)
+        is_augmented = (rng.random(len(index)) < task.config.view_mix) & (num_views > 1)
+        views = np.where(is_augmented, augmented, 0)
+        for begin in range(0, len(index), task.config.batch_size):
+            end = begin + task.config.batch_size
+            # The last batch may be smaller than the number of processes; then all of them take it whole.
+            share = slice(begin + self._rank, end, self._num_ranks)
+            if len(index) - begin < self._num_ranks:
+                share = slice(begin, end)
+            yield index[share], views[share]
+
+    def __len__(self) -> int:
+        return -(-self._task.plan.num_draws // self._task.config.batch_size)
+
+
+class _Steps(Dataset[Batch]):
+    """Embeddings and truth of one step; memory holds one batch."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __getitem__(self, step: Step) -> Batch:
+        index_B, views_B = step
+        return to_tensors(self._task, index_B, views_B)
+
+
+def to_tensors(
+    task: Task, index_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64] | None = None
+) -> Batch:
+    """Return the inputs of the heads by name, and `truth_BP`."""
+    arrays: dict[str, Any] = dict(vars(task.rows.batch(index_B, views_B)))
+    arrays["truth_BP"] = task.truth_NP[index_B]
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+class RowsModule(pl.LightningDataModule):
+    """Serves each process its share of every step."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._task = task
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Return the steps of this process."""
+        trainer = self.trainer
+        rank, num_ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        sampler = StepSampler(self._task, rank, num_ranks)
+        return DataLoader(_Steps(self._task), sampler=sampler, batch_size=None)
+
+
+class HeadsModule(pl.LightningModule):
+    """Fits every head side by side; they share batches, not parameters."""
+
+    def __init__(self, heads: ListingHeads, config: HeadsConfig, num_steps: int) -> None:
+        super().__init__()
+        self.heads, self._config, self._num_steps = heads, config, num_steps
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of one step."""
+        return heads_loss(self.heads, batch, self._config)
+
+    def configure_optimizers(self) -> Any:
+        """Return AdamW with one cycle of the learning rate."""
+        optimizer, scheduler = build_optimizer(self.heads, self._config, self._num_steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def build_optimizer(
+    heads: nn.Module, config: HeadsConfig, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return the optimiser and schedule of a fit: weights decay, biases and vectors of absence do not."""
+    parameters = [p for p in heads.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=num_steps + 1, pct_start=_WARM_UP
+    )
+    return optimizer, scheduler
+
+
+def heads_loss(heads: ListingHeads, batch: Batch, config: HeadsConfig) -> Tensor:
+    """Return the summed loss of the three heads; fusion is shown some rows with one modality withheld.
+
+    Unknown truth, and a head whose modality is absent, count nothing.
+    """
+    mask_BK, has_text_B = batch["image_mask_BK"], batch["has_text_B"]
+    truth_BP = batch["truth_BP"]
+    chance_B = torch.rand(len(has_text_B), device=has_text_B.device)
+    has_both_B = mask_BK.any(1) & has_text_B
+    drops_image_B = has_both_B & (chance_B < config.modality_dropout)
+    drops_text_B = has_both_B & (chance_B > 1 - config.modality_dropout)
+    images_BKD, text_BD = heads.prepare(batch["images_BKD"], batch["text_BD"])
+    image_BP, _ = heads.image_logits(images_BKD, mask_BK)
+    text_BP = heads.text_logits(text_BD)
+    fusion_BP = heads.fusion_logits(
+        images_BKD, mask_BK & ~drops_image_B[:, None], text_BD, has_text_B & ~drops_text_B
+    )
+    has_image_B = mask_BK.any(1)
+    return (
+        _masked_loss(image_BP, truth_BP, has_image_B)
+        + _masked_loss(text_BP, truth_BP, has_text_B)
+        + _masked_loss(fusion_BP, truth_BP, has_image_B | has_text_B)
+    )
+
+
+def _masked_loss(logits_BP: Tensor, truth_BP: Tensor, is_seen_B: Tensor) -> Tensor:
+    """Return the mean cross-entropy over known truth of the rows that a head sees."""
+    counts_BP = ((truth_BP >= 0) & is_seen_B[:, None]).to(logits_BP.dtype)
+    loss_BP = nn.functional.binary_cross_entropy_with_logits(
+        logits_BP, truth_BP.clamp(min=0).to(logits_BP.dtype), reduction="none"
+    )
+    return (loss_BP * counts_BP).sum() / counts_BP.sum().clamp(min=1)
