@@ -34,7 +34,8 @@ _FEWEST_FLAGS: Final = 20
 """A tier never rests on fewer flags, whatever its bound."""
 
 _WANTED_POWER: Final = 0.8
-_NEAREST_NEGATIVES: Final = 200
+_HOPELESS_POWER: Final = 0.01
+_NEAREST_NEGATIVES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class _Sample:
             )
         powers = [self._power(num, bound, confidence) for num in grid]
         likely = [index for index, power in enumerate(powers) if power >= _WANTED_POWER]
-        start = likely[0] if likely else int(np.argmax(powers))
+        hopeless = max(powers) < _HOPELESS_POWER
+        start = likely[0] if likely else 0 if hopeless else int(np.argmax(powers))
         best = self._bound(grid[start], confidence)
         if best.lower < bound:
             return self._closed(best, bound, confidence)
