@@ -25,6 +25,7 @@ def main() -> int:
     model_server.args.configure_logging = False
     for name in ("kserve", "kserve.trace", "uvicorn.access"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("kserve").addFilter(_is_ours)
 
     from moderation.scoring import Scorer
     from serving.predictor.model import TidegateModel, release_of, warm_up
@@ -45,6 +46,12 @@ def main() -> int:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
     return 0
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out the stack trace of each bad request: it is answered, counted, and the caller's to mend."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "InvalidInput"
 
 
 def _parse() -> argparse.Namespace:

@@ -121,7 +121,9 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
             response_id=request.id or uuid.uuid4().hex,
             model_name=self.name,
             model_version=self.release.bundle,
-            infer_outputs=[_output(name, scores) for name in names],
+            infer_outputs=[
+                _output(name, scores, is_raw=request.use_binary_outputs) for name in names
+            ],
             use_binary_outputs=request.use_binary_outputs,
         )
 
@@ -160,9 +162,12 @@ def _requested(request: InferRequest) -> Sequence[str]:
     return names
 
 
-def _output(name: str, scores: Scores) -> InferOutput:
+def _output(name: str, scores: Scores, *, is_raw: bool) -> InferOutput:
     array = _array(name, scores)
-    return InferOutput(name=name, shape=list(array.shape), datatype=_DATATYPES[name], data=array)
+    output = InferOutput(name=name, shape=list(array.shape), datatype=_DATATYPES[name])
+    # Set here: KServe's own conversion takes the truth value of an array and fails.
+    output.set_data_from_numpy(array, binary_data=is_raw)
+    return output
 
 
 def _array(name: str, scores: Scores) -> npt.NDArray[Any]:

@@ -237,7 +237,7 @@ def model(scorer: FakeScorer) -> TidegateModel:
 
 
 def _outputs(response: InferResponse) -> dict[str, Any]:
-    return {output.name: output.data for output in response.outputs}
+    return {output.name: output.as_numpy() for output in response.outputs}
 
 
 async def test_model_answers_when_asked(model: TidegateModel) -> None:
