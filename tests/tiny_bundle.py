@@ -131,6 +131,7 @@ def _solved(policy: str) -> SolvedThresholds:
 
 def _train_heads(rows: EmbeddedRows, truth_NP: npt.NDArray[np.int8], folder: Path) -> None:
     import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits
 
     from moderation.network import ListingHeads, export_heads
     from moderation.profiles import PROFILES
@@ -145,12 +146,10 @@ def _train_heads(rows: EmbeddedRows, truth_NP: npt.NDArray[np.int8], folder: Pat
     truth_BP = torch.from_numpy(truth_NP).float()
     optimiser = torch.optim.AdamW(heads.parameters(), lr=0.02)
     for _ in range(_NUM_STEPS):
-        logits = heads(*inputs)[:3]
-        loss = sum(
-            torch.nn.functional.binary_cross_entropy_with_logits(z, truth_BP) for z in logits
-        )
+        logits_3BP = torch.stack(heads(*inputs)[:3])
+        loss = binary_cross_entropy_with_logits(logits_3BP, truth_BP.expand_as(logits_3BP))
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
     export_heads(heads.eval(), config, folder)
 

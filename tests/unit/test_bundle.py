@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from moderation import bundle_files as files
-from moderation.bundle import Bundle, Part, build, store, upgrade, versions
+from moderation.bundle import Bundle, Part, Parts, build, store, upgrade, versions
 from moderation.errors import BundleRejected, PermanentError
 from moderation.manifest import FITTED_ON, FORMAT
 from tests.tiny_bundle import TinyRun
@@ -200,7 +200,7 @@ def test_build_is_refused_when_fitted_on_others(tiny: TinyRun, tmp_path: Path) -
     known = versions(tiny.parts)
     assert known == tiny.bundle.versions
     needed = {name: known[name] for name in FITTED_ON["ensemble"]} | {"behaviour": "0" * 16}
-    parts = {**tiny.parts, "ensemble": Part(tiny.parts["ensemble"], needed)}
+    parts: Parts = {**tiny.parts, "ensemble": Part(tiny.parts["ensemble"], needed)}
     with pytest.raises(BundleRejected, match="ensemble: was fitted on behaviour 0000"):
         build(tmp_path / "b", parts, tiny.description)
 

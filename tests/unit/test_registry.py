@@ -39,9 +39,9 @@ def _other(tiny: TinyRun, folder: Path, seed: int = 12) -> Bundle:
     return build(folder, tiny.parts, description)
 
 
-def _register(registry: Registry, bundle: Bundle, **more: object) -> ModelVersion:
+def _register(registry: Registry, bundle: Bundle, *reports: Path) -> ModelVersion:
     return registry.register(
-        bundle, metrics={"weapons/ap": 0.5, "gone": None}, lineage=LINEAGE, **more
+        bundle, metrics={"weapons/ap": 0.5, "gone": None}, lineage=LINEAGE, reports=reports
     )
 
 
@@ -78,7 +78,7 @@ def test_lineage_metrics_and_report_are_kept(
     report = tmp_path / "report.html"
     report.write_text("<p>fine</p>")
     _register(registry, tiny.bundle)
-    done = _register(registry, _other(tiny, tmp_path / "b"), reports=[report])
+    done = _register(registry, _other(tiny, tmp_path / "b"), report)
     with registry._client() as client:
         run = client.get_run(done.run_id)
         names = [entry.path for entry in client.list_artifacts(done.run_id, "bundle")]

@@ -1,0 +1,1 @@
+"""Tests, and the worlds and bundles that they share."""
