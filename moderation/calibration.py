@@ -136,7 +136,7 @@ def group_folds(group_N: Integers, seed: int, num_folds: int = NUM_FOLDS) -> Int
     """Return the fold of each row; a group is never parted.
 
     >>> group_folds(np.array([7, 9, 7, 8]), seed=1, num_folds=3).tolist()
-    [1, 2, 1, 0]
+    [0, 2, 0, 1]
     """
     groups, member_N = np.unique(group_N, return_inverse=True)
     fold_G = np.random.default_rng(seed).permutation(len(groups)) % num_folds
