@@ -1,10 +1,13 @@
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kserve import InferRequest, InferResponse
 from kserve.errors import InvalidInput
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
@@ -285,3 +288,25 @@ def test_metadata_describes_every_tensor(model: TidegateModel) -> None:
     outputs = {tensor["name"]: tensor for tensor in model.get_output_types()}
     assert outputs["signals"] == {"name": "signals", "datatype": "FP64", "shape": [-1, P, M]}
     assert {"embedding_image", "embedding_text"} < set(outputs)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    place=st.integers(0, 5),
+    raw=st.binary(max_size=80),
+    shape=st.lists(st.integers(-(2**40), 2**40), max_size=3),
+    reshape=st.booleans(),
+)
+def test_request_never_crashes_when_a_tensor_is_random(
+    place: int, raw: bytes, shape: list[int], reshape: bool
+) -> None:
+    def change(request: Any) -> None:
+        request.raw_input_contents[place] = raw
+        if reshape:
+            del request.inputs[place].shape[:]
+            request.inputs[place].shape.extend(shape)
+
+    num_items = 2
+    with contextlib.suppress(InvalidInput):
+        num_items = len(parse_items(_broken(change), FEATURE_NAMES))
+    assert num_items == 2, "what is taken is taken whole"
