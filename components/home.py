@@ -79,3 +79,18 @@ class Home:
     def gateway(self) -> Path:
         """Where the gateway of this home listens while it runs."""
         return self.folder / "gateway.json"
+
+    @property
+    def world(self) -> Path:
+        """Which simulated world the ledger holds."""
+        return self.folder / "world.json"
+
+    @property
+    def unseen(self) -> Path:
+        """Listings of that world that were kept aside."""
+        return self.folder / "unseen.jsonl"
+
+    @property
+    def imported(self) -> Path:
+        """What the last import missed or refused, row by row."""
+        return self.folder / "import.jsonl"

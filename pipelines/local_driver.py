@@ -10,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from kfp import local
+from kfp import dsl, local
 
 
 def main(request: Path) -> None:
@@ -30,7 +30,10 @@ def main(request: Path) -> None:
     for task in pipeline.pipeline_spec.root.dag.tasks.values():
         task.ClearField("retry_policy")
     done = pipeline(**asked["arguments"])
-    outputs = {name: str(value) for name, value in done.outputs.items()}
+    outputs = {
+        name: value.path if isinstance(value, dsl.Artifact) else str(value)
+        for name, value in done.outputs.items()
+    }
     Path(asked["result"]).write_text(json.dumps(outputs), encoding="utf-8")
 
 

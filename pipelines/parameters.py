@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from components.home import Home
-from components.ingest.rows import data_version, newest_event
+from components.ingest.rows import data_version, newest_truth
 from components.policies import cut_off_of, read_policies
 from ledger.ledger import SqliteLedger
 from moderation.errors import PermanentError, SettingsError
@@ -32,7 +32,7 @@ class Choices:
     """What a person chooses for a run; the rest follows from the home folder and the code."""
 
     logical_date: str | None = None
-    """Day of the run: it sees what was known by the start of this day, UTC. None: the day after the newest event."""
+    """Day of the run: it sees what was known by the start of this day, UTC. None: the day after the newest truth."""
 
     profile: str = "small"
     seed: int = 17
@@ -79,7 +79,7 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     home = Home(settings.home.resolve())
     policies = _policy_text(settings.policy_file)
     ledger = _open_ledger(home)
-    logical_date = choices.logical_date or _day_after_newest(ledger)
+    logical_date = choices.logical_date or _day_after_newest_truth(ledger)
     return Parameters(
         logical_date=logical_date,
         data_version=data_version(ledger, cut_off_of(logical_date)),
@@ -172,10 +172,12 @@ def _open_ledger(home: Home) -> SqliteLedger:
     return SqliteLedger(home.ledger)
 
 
-def _day_after_newest(ledger: SqliteLedger) -> str:
-    newest = newest_event(ledger)
+def _day_after_newest_truth(ledger: SqliteLedger) -> str:
+    newest = newest_truth(ledger)
     if newest is None:
-        raise PermanentError("the ledger is empty; run `tidegate simulate` or `tidegate import`")
+        raise PermanentError(
+            "the ledger holds no truth; run `tidegate simulate` or `tidegate import`"
+        )
     return (newest.date() + timedelta(days=1)).isoformat()
 
 

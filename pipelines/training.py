@@ -23,6 +23,7 @@ class Outputs(NamedTuple):
 
     digest: str
     registered_version: str
+    table: dsl.Dataset
 
 
 @dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp has no types
@@ -62,18 +63,19 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     )
     table = frozen.outputs["table"]
     embedded = embed(table=table, profile=profile, **here)
-    inputs = {"table": table, "embeddings": embedded.outputs["embeddings"], "profile": profile}
+    inputs = {"table": table, "embeddings": embedded.outputs["embeddings"], "version": version}
     tuned = tune(
         **inputs,
+        home=home,
+        profile=profile,
         logical_date=logical_date,
         study_url=study_url,
         prior_study=prior_study,
         num_trials=num_trials,
         seed=seed,
-        **here,
     )
     config = tuned.outputs["config"]
-    trained = train(**inputs, config=config, seed=seed, **here)
+    trained = train(**inputs, config=config, seed=seed)
     model = trained.outputs["model"]
     calibrated = calibrate(model=model, seed=seed, **judged_by)
     bundled = bundle(
@@ -107,4 +109,6 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     steps = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled, judged, kept)
     for task, step in zip(steps, STEP_NAMES, strict=True):
         on_cluster(task, step, num_gpus)
-    return Outputs(digest=bundled.outputs["Output"], registered_version=kept.outputs["Output"])
+    return Outputs(
+        digest=bundled.outputs["Output"], registered_version=kept.outputs["Output"], table=table
+    )

@@ -79,16 +79,16 @@ def import_data(
 
     Example: [cyan]tidegate import listings.parquet --mapping mapping.yaml --policies policies.yaml[/]
     """
-    from tidegate.importing import import_listings
+    from tidegate.importing import import_data as run
 
-    import_listings(data, mapping=mapping, policies=policies)
+    run(data, mapping=mapping, policies=policies)
 
 
 @app.command()
 def train(
     date: Annotated[
         str | None,
-        typer.Option(help="Logical date; the day after the newest event if absent."),
+        typer.Option(help="Logical date; the day after the newest truth if absent."),
     ] = None,
     profile: Profile = "small",
     policies: Policies = None,

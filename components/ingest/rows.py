@@ -103,9 +103,9 @@ def data_version(ledger: Ledger, cut_off: datetime) -> str:
     return digest.hexdigest()
 
 
-def newest_event(ledger: Ledger) -> datetime | None:
-    """Return the time of the newest event that a run reads; None when there is none."""
-    times = (stored.event.occurred_at for stored in ledger.read(_HISTORY))
+def newest_truth(ledger: Ledger) -> datetime | None:
+    """Return when the newest truth became known; None when there is none."""
+    times = (stored.event.occurred_at for stored in ledger.read((EventKind.GROUND_TRUTH,)))
     return max(times, default=None)
 
 

@@ -10,8 +10,6 @@ def train(
     table: dsl.Input[dsl.Dataset],
     embeddings: dsl.Input[dsl.Dataset],
     config: dsl.Input[dsl.Artifact],
-    home: str,
-    profile: str,
     seed: int,
     version: str,
     model: dsl.Output[dsl.Model],
@@ -21,6 +19,6 @@ def train(
     from components.outputs import log_metrics
     from components.train import step
 
-    inputs = step.TrainInputs(table.path, embeddings.path, config.path, home, profile, seed)
-    log_metrics(metrics, step.run(inputs, out=model.path))
+    inputs = step.TrainInputs(table.path, embeddings.path, config.path)
+    log_metrics(metrics, step.run(inputs, seed, out=model.path))
     model.metadata["version"] = version
