@@ -100,6 +100,16 @@ def script(letter: str) -> str:
     return _STRETCHES[bisect_right(_STARTS, ord(letter)) - 1][1]
 
 
+class _Scripts(dict[str, str]):
+    """Script of each letter, empty for what is no letter; filled on first use."""
+
+    def __missing__(self, letter: str) -> str:
+        self[letter] = script(letter) if letter.isalpha() else ""
+        return self[letter]
+
+
+SCRIPTS: Final = _Scripts()
+
 STRICT: Final[dict[str, str]] = {
     foreign: latin for pairs in _STRICT.values() for foreign, latin in _both_cases(pairs).items()
 }
@@ -112,8 +122,8 @@ BACK: Final[dict[str, dict[str, str]]] = {
         "a c e o p x y k A B C E H K M O P T X Y", "а с е о р х у к А В С Е Н К М О Р Т Х У"
     ),
     "greek": _pairs(
-        "a e i k o p t u v x A B E H I K M N O P T X Y Z",
-        "α ε ι κ ο ρ τ υ ν χ Α Β Ε Η Ι Κ Μ Ν Ο Ρ Τ Χ Υ Ζ",
+        "a e i k o p t u v x A B E H I K M N O P T U V X Y Z",
+        "α ε ι κ ο ρ τ υ ν χ Α Β Ε Η Ι Κ Μ Ν Ο Ρ Τ Υ Ν Χ Υ Ζ",
     ),
 }
 """Latin letters that pass for one of the script, for words of that script with a Latin letter slipped in."""
@@ -132,9 +142,10 @@ STYLED: Final[dict[str, str]] = (
 )
 """Stylised Latin that NFKC leaves alone and that no language is written with."""
 
-PUNCTUATION: Final[dict[str, str]] = (
+UNIFIED: Final[dict[str, str]] = (
     dict.fromkeys("‐‑‒–—―−﹘⁃", "-") | dict.fromkeys("‘’‛`´ʼ", "'") | dict.fromkeys("“”„‟«»", '"')
-) | {"⁄": "/", "∕": "/", "∶": ":", "‚": ",", "⁎": "*", "∗": "*"}
+) | {"⁄": "/", "∕": "/", "∶": ":", "‚": ",", "⁎": "*", "∗": "*", "İ": "I"}
+"""Marks of one meaning and several shapes; the dotted capital I, which case folding would split in two."""
 
 PLAIN: Final[dict[str, str]] = dict(zip("øłđıðħŋəɛɔƒɓɗƙ", "oldidhneeofbdk", strict=True)) | {
     "æ": "ae",

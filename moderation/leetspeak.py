@@ -19,7 +19,7 @@ _LAST_ZERO: Final = re.compile(rf"(?<=[{_ALPHABET}]{{3}})0(?![^\W_])")
 
 # Product names in which the digit is a digit: "ps4pro", "mp3player", "m4a1", "a4paper".
 _MODEL: Final = re.compile(
-    r"(?:mp[34]|ps[1-5]|a[0-9]|co2|usb3|web3|gta[345]|[a-z]\d[a-z]\d|\w*\d(?:pro|max|ultra|plus|mini|lite|ti|gb|tb|mm|cm|kg|ml)\b)"
+    r"(?:mp[34]|ps[1-5]|a[0-9]|co2|usb3|web3|gta[345]|[a-z]\d[a-z]\d(?!\w)|\w*\d(?:pro|max|ultra|plus|mini|lite|ti|gb|tb|mm|cm|kg|ml)\b)"
 )
 _ADDRESS: Final = re.compile(r"@[^@]*\.|\.[a-z]")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from moderation.confusables import PUNCTUATION, STYLED, plain
+from moderation.confusables import STYLED, UNIFIED, plain
 from moderation.leetspeak import resolve
 from moderation.listing import MAX_DESCRIPTION_CHARS, MAX_TITLE_CHARS
 from moderation.spoofing import unspoof
@@ -89,7 +89,7 @@ class _Visible(dict[int, str | None]):
         elif kind[0] == "C" or kind == "Me" or character in _BLANK or _SELECTOR.match(character):
             verdict = None
         else:
-            verdict = STYLED.get(character) or PUNCTUATION.get(character) or character
+            verdict = STYLED.get(character) or UNIFIED.get(character) or character
         self[code] = verdict
         return verdict
 
@@ -163,7 +163,11 @@ def _show(raw: str) -> tuple[str, int]:
     if raw.isascii():
         return " ".join(_CONTROL.sub("", raw).casefold().split()), 0
     text, num_folded = unspoof(_compose(raw))
-    text = _compose(text.casefold())
+    cased = _compose(text.casefold())
+    if len(cased) != len(text):
+        # Folding case may have spelled one letter out as two that look alike.
+        cased = unspoof(cased)[0].casefold()
+    text = cased
     return " ".join(text.split()), num_folded
 
 
@@ -191,7 +195,8 @@ def _mark_runs() -> re.Pattern[str]:
 @cache
 def _stray_marks() -> re.Pattern[str]:
     # Marks of Thai, Arabic, ... on nothing, or on a letter of an alphabet that has none of them.
-    return re.compile(f"(?:^|(?<=[\\x00-\u058f\u1d00-\u2bff]))[{_mark_class()}]+")
+    unmarked = "\\x00-\u058f\u13a0-\u13ff\u1d00-\u2dff\ua4d0-\ua4ff\ua640-\ua7ff\uab30-\uabbf"
+    return re.compile(f"(?:^|(?<=[{unmarked}]))[{_mark_class()}]+")
 
 
 def _unflag(match: re.Match[str]) -> str:
