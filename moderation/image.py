@@ -39,9 +39,8 @@ _BROKEN: Final = (
     MemoryError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
 )
+_BOMB: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _UPRIGHT: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -80,6 +79,9 @@ def decode(data: bytes, *, field: str = "image") -> Image.Image:
             opened.load()
             _check_size(opened.size, field)
             image = _to_rgb(opened)
+    except _BOMB as error:
+        reason = f"unfolds to more than the {MAX_PIXELS:,} pixels that are allowed"
+        raise InvalidListing(field, reason) from error
     except _BROKEN as error:
         reason = f"is a {container.format} that cannot be decoded; it is truncated or corrupt"
         raise InvalidListing(field, reason) from error
