@@ -15,8 +15,10 @@ _TIFF_HEADERS: Final = {b"II*\x00": "<", b"MM\x00*": ">"}
 _ORIENTATION_TAG: Final = 0x0112
 _MAX_TAGS: Final = 512
 
-# Segments that a decoder needs: everything but application data and comments, which are kept case by case.
+# What ends a scan: a marker that is neither a stuffed zero nor a restart.
 _JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Markers without a length, which no header has: a decoder that skips them would see what we did not.
+_BARE_MARKERS: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _PNG_PIXELS: Final = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
 _PNG_PRIVATE: Final = frozenset({b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"})
 _WEBP_PRIVATE: Final = frozenset({b"EXIF", b"XMP "})
@@ -50,7 +52,7 @@ class Container:
 def take_apart(data: bytes) -> Container | None:
     """Return the parts of an image file, or None when it is none of the four formats.
 
-    A file that breaks off or contradicts itself is passed on as it is: the decoder will refuse it.
+    A file that contradicts itself ends where it does so, and the decoder will refuse it.
     """
     if data.startswith(_JPEG):
         return _take_apart_jpeg(data)
@@ -91,11 +93,13 @@ def _write_orientation(orientation: int) -> bytes:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield (marker, bytes) of each segment; scans keep their entropy-coded data, and nothing follows the end."""
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
+    while at + 2 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:
             at += 1
             continue
+        if marker in _BARE_MARKERS:
+            return
         if marker == 0xD9:
             yield marker, data[at : at + 2]
             return
@@ -105,7 +109,6 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             end = following.start() if following else len(data)
         yield marker, data[at:end]
         at = end
-    yield 0xD9, data[at : at + 2]
 
 
 def _take_apart_jpeg(data: bytes) -> Container:
