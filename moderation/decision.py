@@ -92,7 +92,7 @@ class Attempt(_Record):
     latency_ms: float
     scores: tuple[PolicyScore, ...] = ()
     thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Open tiers by policy, as they travelled in the bundle that answered."""
+    """Open tiers by policy as they were applied: those of the bundle that answered, overrides included."""
 
     tier: TierName
     error: str | None = None

@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-_COMPONENT = '''"""Pipeline step: {words}."""
+_COMPONENT = '''"""{Words}."""
 
 from kfp import dsl
 
@@ -14,9 +14,21 @@ from components.base import component
 @component
 def {name}(table: dsl.Input[dsl.Dataset], metrics: dsl.Output[dsl.Metrics]) -> None:
     """{Words} (say what it reads, what it writes, and when it fails)."""
-    from components.rows import count_rows
+    from components.{name} import step
+    from components.outputs import log_metrics
 
-    metrics.log_metric("rows", float(count_rows(table.path)))
+    log_metrics(metrics, step.run(table.path))
+'''
+_STEP = '''"""Snapshot -> how many rows it has; say here what the step really turns into what."""
+
+from pathlib import Path
+
+from moderation.snapshot import Snapshot
+
+
+def run(table: str) -> dict[str, float]:
+    """Return the number of rows of the snapshot in the folder `table`."""
+    return {{"rows": float(Snapshot.open(Path(table)).num_rows)}}
 '''
 _ADR = "# {number:04d}. {title}\n\n## Status\n\nProposed.\n\n## Context\n\n## Decision\n\n## Consequences\n"
 
@@ -28,7 +40,8 @@ def scaffold_component(name: str, root: Path) -> Path:
     folder = root / "components" / name
     folder.mkdir()
     words = name.replace("_", " ")
-    (folder / "__init__.py").write_text(f'"""The step `{name}`."""\n')
+    (folder / "__init__.py").write_text(f'"""The pipeline step `{name}`."""\n')
+    (folder / "step.py").write_text(_STEP.format())
     (folder / "README.md").write_text(
         f"# {name}\n\nWhat it reads, what it writes, when it fails.\n"
     )

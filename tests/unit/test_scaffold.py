@@ -15,6 +15,7 @@ def test_component_scaffold_is_valid_python(tmp_path: Path) -> None:
     assert [node.name for node in tree.body if isinstance(node, ast.FunctionDef)] == [
         "detect_drift"
     ]
+    assert "def run(" in (path.parent / "step.py").read_text()
     with pytest.raises(FileExistsError):
         scaffold_component("detect_drift", tmp_path)
 
