@@ -45,7 +45,7 @@ def _facts(folder: Path, policies: tuple[str, ...]) -> Iterator[tuple[str, str, 
     for modality in ("image", "text"):
         width = shapes.get(f"mean_{modality}_D")
         dim = _get(folder, f"{modality}_tower/tower.json", "dim")
-        yield HEADS_TENSORS, f"width of a {modality} embedding", width, (dim,)
+        yield HEADS_TENSORS, f"width of {modality} embeddings", width, (dim,)
     yield HEADS_TENSORS, "shift of policies", shapes.get("shift_3P"), (3, len(policies))
     intercept = _get(folder, "ngram/ngram.json", "intercept")
     yield "ngram/ngram.json", "number of policies", _length(intercept), len(policies)

@@ -16,7 +16,9 @@ from moderation import bundle_files as files
 from moderation.bundle import Bundle, Part, Parts, build, store, upgrade, versions
 from moderation.errors import BundleRejected, PermanentError
 from moderation.manifest import FITTED_ON, FORMAT
+from moderation.scoring import Scorer, ScoringItem
 from tests.tiny_bundle import TinyRun
+from tests.toy import toy_image
 
 
 def test_bundle_keeps_digest_when_built_again(tiny: TinyRun, tmp_path: Path) -> None:
@@ -273,3 +275,61 @@ def test_unknown_component_is_refused(tiny: TinyRun, tmp_path: Path) -> None:
     parts = {**tiny.parts, "video": tiny.parts["ngram"]}
     with pytest.raises(BundleRejected, match="'video': is no component"):
         build(tmp_path / "b", parts, tiny.description)
+
+
+def _trained_heads(tiny: TinyRun, folder: Path, changed: str) -> Path:
+    """Export heads of which one was trained anew: its first layer is another."""
+    import torch
+
+    from moderation.network import export_heads, load_heads
+    from moderation.profiles import PROFILES
+
+    heads = load_heads(tiny.parts["heads"])
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, tensor in heads.state_dict().items():
+            if name.startswith(changed):
+                tensor.add_(torch.randn(tensor.shape, generator=generator))
+    export_heads(heads, PROFILES["tiny"].heads, folder)
+    return folder
+
+
+def _refitted(tiny: TinyRun, heads: Path, *replaced: str) -> Parts:
+    """Return the parts of an upgrade of some heads, everything above them fitted again."""
+    known = tiny.bundle.versions | {n: versions({"heads": heads})[n] for n in replaced}
+    return {
+        **{name: Part(heads, {t: known[t] for t in FITTED_ON[name]}) for name in replaced},
+        "ensemble": Part(tiny.parts["ensemble"], {n: known[n] for n in FITTED_ON["ensemble"]}),
+        "thresholds": Part(tiny.parts["thresholds"], {"ensemble": known["ensemble"]}),
+    }
+
+
+def test_upgraded_head_leaves_others_answering_alike(tiny: TinyRun, tmp_path: Path) -> None:
+    heads = _trained_heads(tiny, tmp_path / "heads", "image_head.")
+    parts = _refitted(tiny, heads, "heads.image")
+    upgraded = upgrade(tiny.bundle, parts, tiny.description.inputs, tmp_path / "upgraded")
+    items = [ScoringItem("blue pistol", "cash", behaviour=np.ones(16, np.float32))]
+    before, after = (Scorer(bundle).score(items) for bundle in (tiny.bundle, upgraded))
+    assert after.probability_NP == pytest.approx(before.probability_NP, abs=1e-6)
+    items = [ScoringItem(images=[toy_image(np.random.default_rng(1), (200, 30, 30))])]
+    before, after = (Scorer(bundle).score(items) for bundle in (tiny.bundle, upgraded))
+    assert np.abs(after.probability_NP - before.probability_NP).max() > 1e-3
+
+
+def test_upgrade_is_refused_when_graph_of_kept_head_differs(tiny: TinyRun, tmp_path: Path) -> None:
+    """The tensors say that the text head is kept; the graph, which is what runs, says otherwise."""
+    heads = _trained_heads(tiny, tmp_path / "heads", "text_head.")
+    tensors = load_file(tiny.parts["heads"] / "heads.safetensors")
+    tensors = {n: t + n.startswith("image_head.") for n, t in tensors.items()}
+    save_file({n: t.astype(np.float32) for n, t in tensors.items()}, heads / "heads.safetensors")
+    parts = _refitted(tiny, heads, "heads.image")
+    with pytest.raises(BundleRejected, match=r"answers otherwise for heads\.text"):
+        upgrade(tiny.bundle, parts, tiny.description.inputs, tmp_path / "upgraded")
+
+
+def test_build_is_refused_when_widths_differ(tiny: TinyRun, tmp_path: Path) -> None:
+    tower = Path(shutil.copytree(tiny.parts["image_tower"], tmp_path / "tower"))
+    facts = json.loads((tower / "tower.json").read_text())
+    (tower / "tower.json").write_text(json.dumps(facts | {"dim": 7}))
+    with pytest.raises(BundleRejected, match="width of image embeddings"):
+        build(tmp_path / "b", {**tiny.parts, "image_tower": tower}, tiny.description)
