@@ -10,11 +10,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
 
 from moderation.decision import SIGNALS
 from moderation.ensemble import MAX_LOGIT, Ensemble, PatternFit
 from moderation.errors import InvalidSnapshot
+from moderation.logistic import Restraint, fit_logistic
 from moderation.policy import PolicyFile
 from moderation.precision import flags_needed
 from moderation.signals import PATTERNS, SignalTable, members_of, pattern_name
@@ -32,7 +32,6 @@ _STACK_ROLES: Final = ("train", "meta")
 _RIDGE_WEIGHTS: Final = 5.0
 _RIDGE_SLOPE: Final = 2.0
 _MIN_SLOPE: Final = 0.05
-_MAX_SLOPE: Final = 20.0
 
 _MIN_META_POSITIVES: Final = 30
 """Below it calibration also reads train rows: a slope from fewer positives is mostly noise."""
@@ -152,22 +151,12 @@ def fit_platt(score_R: Floats, truth_R: Truth, weight_R: Floats) -> tuple[float,
     Source:
         Platt 1999, "Probabilistic outputs for support vector machines".
     """
-    scale = _normalised(truth_R, weight_R)
-    sign_R = np.where(truth_R == 1, 1.0, -1.0)
-
-    def loss(x: Floats) -> tuple[float, Floats]:
-        margin_R = sign_R * (x[0] * score_R + x[1])
-        pull_R = -sign_R * scale * _sigmoid(-margin_R)
-        away = x[0] - 1.0
-        value = (scale * np.logaddexp(0, -margin_R)).sum() + 0.5 * _RIDGE_SLOPE * away**2
-        gradient = float((pull_R * score_R).sum()) + _RIDGE_SLOPE * away
-        return float(value), np.array([gradient, pull_R.sum()])
-
-    bounds = [(_MIN_SLOPE, _MAX_SLOPE), (None, None)]
-    found = optimize.minimize(
-        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds
+    design_RD = np.stack([score_R, np.ones_like(score_R)], axis=1)
+    restraint = Restraint(
+        np.array([1.0, 0.0]), np.array([_RIDGE_SLOPE, 0.0]), np.array([_MIN_SLOPE, -np.inf])
     )
-    return float(found.x[0]), float(found.x[1])
+    slope, offset = fit_logistic(design_RD, truth_R, _normalised(truth_R, weight_R), restraint)
+    return float(slope), float(offset)
 
 
 def _fit(table: SignalTable, seed: int) -> Ensemble:
@@ -228,23 +217,16 @@ def _fit_pattern(stack: _Stack, bits: int) -> PatternFit:
 
 def _fit_stack(stack: _Stack) -> tuple[Floats, float]:
     """Return non-negative weights, one per answering member, and the intercept."""
-    num_members = stack.logits_RM.shape[1]
-    average = np.full(num_members, 1.0 / num_members)
-    scale = _normalised(stack.truth_R, stack.weight_R)
-    sign_R = np.where(stack.truth_R == 1, 1.0, -1.0)
-
-    def loss(x: Floats) -> tuple[float, Floats]:
-        margin_R = sign_R * (_weighed(stack.logits_RM, x[:-1]) + x[-1])
-        pull_R = -sign_R * scale * _sigmoid(-margin_R)
-        away = x[:-1] - average
-        value = (scale * np.logaddexp(0, -margin_R)).sum() + 0.5 * _RIDGE_WEIGHTS * (away**2).sum()
-        gradient_M = np.einsum("rm,r->m", stack.logits_RM, pull_R) + _RIDGE_WEIGHTS * away
-        return float(value), np.append(gradient_M, pull_R.sum())
-
-    bounds = [(0.0, None)] * num_members + [(None, None)]
-    start = np.append(average, 0.0)
-    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return found.x[:-1], float(found.x[-1])
+    num_rows, num_members = stack.logits_RM.shape
+    restraint = Restraint(
+        centre_D=np.append(np.full(num_members, 1.0 / num_members), 0.0),
+        ridge_D=np.append(np.full(num_members, _RIDGE_WEIGHTS), 0.0),
+        lowest_D=np.append(np.zeros(num_members), -np.inf),
+    )
+    design_RD = np.concatenate([stack.logits_RM, np.ones((num_rows, 1))], axis=1)
+    weight_R = _normalised(stack.truth_R, stack.weight_R)
+    found = fit_logistic(design_RD, stack.truth_R, weight_R, restraint)
+    return found[:-1], float(found[-1])
 
 
 def _cross_fitted_scores(stack: _Stack) -> Floats:
@@ -254,7 +236,7 @@ def _cross_fitted_scores(stack: _Stack) -> Floats:
         outside = stack.fold_R == fold
         inside = stack.take(~outside)
         weights_M, intercept = _fit_stack(inside if inside.can_teach else stack)
-        score_R[outside] = _weighed(stack.logits_RM[outside], weights_M) + intercept
+        score_R[outside] = np.einsum("rm,m->r", stack.logits_RM[outside], weights_M) + intercept
     return score_R
 
 
@@ -294,12 +276,6 @@ def _fallback(
     return PatternFit((0.0,) * len(SIGNALS), log_odds, 1.0, 0.0, "prior", 0, 0)
 
 
-def _weighed(logits_RM: Floats, weights_M: Floats) -> Floats:
-    """Return the weighted sum of each row, without BLAS: its threads cost more than five columns do."""
-    score_R: Floats = np.einsum("rm,m->r", logits_RM, weights_M)
-    return score_R
-
-
 def _normalised(truth_R: Truth, weight_R: Floats) -> Floats:
     """Return weights under which the rarer class counts as many rows as it informs by.
 
@@ -318,7 +294,3 @@ def _base_rate(truth_R: Truth, weight_R: Floats) -> float:
     half = 0.5 * float(weight_R.mean())
     positive = float(weight_R[truth_R == 1].sum())
     return (positive + half) / (float(weight_R.sum()) + 2 * half)
-
-
-def _sigmoid(values: Floats) -> Floats:
-    return 1.0 / (1.0 + np.exp(-np.clip(values, -500, 500)))

@@ -245,7 +245,7 @@ class _Sample:
         reason = (
             f"precision {best.precision:.4f} of the {best.flags} highest scores is below the bound"
             if needed is None
-            else f"{best.effective_n:.0f} effective flags, {needed} are needed"
+            else f"{best.flags} flags, worth {best.effective_n:.0f} independent ones; {needed} are needed"
         )
         evidence = self._evidence("closed", threshold, bound, best, needed=needed, reason=reason)
         return replace(evidence, threshold=None)

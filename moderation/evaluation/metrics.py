@@ -4,16 +4,16 @@ Axes: N rows; truth is 1 or 0 (unknown rows are left out beforehand), weights ar
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from moderation.logistic import Restraint, fit_logistic
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Truth = npt.NDArray[np.int8]
-
-_NEWTON_STEPS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -146,32 +146,12 @@ def calibration_line(log_odds_N: Floats, truth_N: Truth, weight_N: Floats) -> Ca
         return CalibrationLine(float("nan"), float("nan"), float("nan"))
     # Far scores carry no information about the line and would only overflow.
     clipped_N = np.clip(log_odds_N, -30, 30)
-    ones_N = np.ones_like(clipped_N)
-    slope, intercept = _newton(
-        np.stack([clipped_N, ones_N]), np.zeros_like(clipped_N), truth_N, weight_N
-    )
-    (shift,) = _newton(ones_N[None], clipped_N, truth_N, weight_N)
-    return CalibrationLine(slope, intercept, shift)
-
-
-def _newton(
-    design_DN: Floats, fixed_N: Floats, truth_N: Truth, weight_N: Floats
-) -> tuple[float, ...]:
-    """Return the coefficients of a logistic regression with a fixed part, by damped Newton steps."""
+    ones_N1 = np.ones((len(clipped_N), 1))
+    design_N2 = np.concatenate([clipped_N[:, None], ones_N1], axis=1)
     scale_N = weight_N / weight_N.mean()
-    x = np.zeros(len(design_DN))
-    for _ in range(_NEWTON_STEPS):
-        chance_N = 1 / (
-            1 + np.exp(-np.clip(np.einsum("d,dn->n", x, design_DN) + fixed_N, -500, 500))
-        )
-        gradient = np.einsum("dn,n->d", design_DN, scale_N * (truth_N - chance_N))
-        curvature_N = scale_N * chance_N * (1 - chance_N) + 1e-12
-        information = np.einsum("dn,n,en->de", design_DN, curvature_N, design_DN)
-        step = np.linalg.solve(information, gradient)
-        x = x + np.clip(step, -3.0, 3.0)
-        if np.abs(step).max() < 1e-9:
-            break
-    return tuple(float(value) for value in x)
+    slope, intercept = fit_logistic(design_N2, truth_N, scale_N, Restraint.none(2))
+    (shift,) = fit_logistic(ones_N1, truth_N, scale_N, Restraint.none(1), offset_R=clipped_N)
+    return CalibrationLine(float(slope), float(intercept), float(shift))
 
 
 def reliability_bins(

@@ -20,7 +20,7 @@ h3{font-size:15px;margin:22px 0 4px}p{margin:4px 0 10px;max-width:76ch}.soft{col
 border:1px solid var(--line);border-radius:8px;padding:12px 14px}.tile b{display:block;font-size:24px;
 line-height:1.25}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{padding:5px 10px 5px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:middle}
-th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
 tr.own td{font-weight:600}.chip{border:1px solid currentColor;border-radius:10px;padding:0 8px;
 font-size:12px;white-space:nowrap}.good{color:var(--good)}.warn{color:var(--warn)}.bad{color:var(--bad)}
 .mute{color:var(--soft)}.pair{display:flex;flex-wrap:wrap;gap:28px;align-items:flex-start}

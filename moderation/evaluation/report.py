@@ -145,7 +145,8 @@ def _details(policy: str, found: Record) -> str:
             _slice_table(found),
             "<h3>Tiers: what may be decided alone</h3>"
             "<p class=soft>A tier opens where a lower bound shows its precision on other listings than "
-            "these; one that cannot be shown stays closed. The last columns are what it did here.</p>",
+            "these; one that cannot be shown stays closed. Flags of one seller, or under negatives that stand "
+            "for many, are worth less. The last columns are what the tier did here.</p>",
             _tier_table(found),
             '<div class="pair"><div><h3>Are the probabilities true?</h3>',
             _calibration_text(found["calibration"]),
@@ -227,6 +228,7 @@ def _tier_table(found: Record) -> str:
             [
                 page.escape(tier),
                 page.chip(word, kind),
+                "" if evidence["threshold"] is None else page.number(evidence["threshold"], 4),
                 page.escape(shown),
                 page.escape(evidence["reason"])
                 or f"{evidence['errors']:,} errors in {evidence['flags']:,} flags",
@@ -238,6 +240,7 @@ def _tier_table(found: Record) -> str:
     heads = [
         "tier",
         "state",
+        "#from",
         "#shown of wanted",
         "why",
         "#precision here",
