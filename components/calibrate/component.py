@@ -7,6 +7,8 @@ from components.base import component
 
 @component
 def calibrate(
+    table: dsl.Input[dsl.Dataset],
+    embeddings: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     policies: str,
     seed: int,
@@ -19,6 +21,7 @@ def calibrate(
     from components.calibrate import step
     from components.outputs import log_metrics
 
-    done = step.run(model.path, policies, seed, out=calibration.path, tiers=tiers.path)
+    inputs = step.CalibrateInputs(table.path, embeddings.path, model.path)
+    done = step.run(inputs, policies, seed, out=calibration.path, tiers=tiers.path)
     log_metrics(metrics, done)
     calibration.metadata["version"] = version

@@ -1,27 +1,45 @@
 """Signals of rows that no member was fitted on -> ensemble and thresholds."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from components.calibrate.reference import write_reference
 from components.policies import read_policies
 from moderation.calibration import fit_ensemble, solve_all
+from moderation.embedded_rows import EmbeddedRows
 from moderation.signals import SignalTable
+from moderation.snapshot import Snapshot
 from moderation.thresholds import SolvedThresholds, TierEvidence, save_thresholds
 
 
-def run(model: str, policies: str, seed: int, *, out: str, tiers: str) -> dict[str, float]:
-    """Write `ensemble.json` and `thresholds.json` to `out` and the table of tiers to `tiers`.
+@dataclass(frozen=True)
+class CalibrateInputs:
+    """Where the inputs of a calibration lie."""
+
+    table: str
+    embeddings: str
+    model: str
+
+
+def run(
+    inputs: CalibrateInputs, policies: str, seed: int, *, out: str, tiers: str
+) -> dict[str, float]:
+    """Write ensemble, thresholds and reference profile to `out` and the table of tiers to `tiers`.
 
     Returns:
         For each policy and tier: 1 if it is open, and the share of traffic that it takes.
     """
     file = read_policies(policies)
-    signals = SignalTable.load(Path(model) / "signals.npz")
+    signals = SignalTable.load(Path(inputs.model) / "signals.npz")
     ensemble = fit_ensemble(signals, file, seed)
     solved = solve_all(signals, ensemble, file, seed)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     ensemble.save(folder / "ensemble.json")
     save_thresholds(folder / "thresholds.json", solved)
+    snapshot = Snapshot.open(Path(inputs.table))
+    embedded = EmbeddedRows.open(Path(inputs.embeddings))
+    write_reference(folder / "reference.json", snapshot, embedded, signals, (ensemble, solved))
     Path(tiers).parent.mkdir(parents=True, exist_ok=True)
     Path(tiers).write_text(markdown(solved), encoding="utf-8")
     return _metrics(solved)

@@ -10,6 +10,7 @@ def evaluate(
     table: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     release: dsl.Input[dsl.Model],
+    home: str,
     policies: str,
     seed: int,
     version: str,
@@ -23,8 +24,8 @@ def evaluate(
     from components.evaluate import step
     from components.outputs import log_confusion, log_metrics, log_roc
 
-    paths = (table.path, model.path, release.path)
-    done = step.run(*paths, policies, seed, report=report.path, figures=figures.path)
+    inputs = step.EvaluateInputs(table.path, model.path, release.path, home)
+    done = step.run(inputs, policies, seed, report=report.path, figures=figures.path)
     log_metrics(metrics, done.metrics)
     log_roc(roc, done.roc)
     log_confusion(confusion, done.categories, done.confusion)
