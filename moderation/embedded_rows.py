@@ -25,12 +25,24 @@ _ARRAYS: Final = (
     "num_views_N",
 )
 
+Indices = npt.NDArray[np.int64]
+
 
 @dataclass(frozen=True)
 class EmbeddedBatch:
     """Embeddings of B rows; an absent image or text is a row of zeros with a False mask."""
 
     images_BKD: npt.NDArray[np.float32]
+    image_mask_BK: npt.NDArray[np.bool_]
+    text_BD: npt.NDArray[np.float32]
+    has_text_B: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Embeddings of B rows with I images in all, in the order of the True slots of the mask."""
+
+    images_ID: npt.NDArray[np.float32]
     image_mask_BK: npt.NDArray[np.bool_]
     text_BD: npt.NDArray[np.float32]
     has_text_B: npt.NDArray[np.bool_]
@@ -95,34 +107,35 @@ class EmbeddedRows:
         """Whether a row has any text."""
         return cast(npt.NDArray[np.bool_], np.asarray(self.text_content_N) != ABSENT)
 
-    def batch(
-        self, index_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64] | None = None
-    ) -> EmbeddedBatch:
+    def batch(self, index_B: Indices, views_B: Indices | None = None) -> EmbeddedBatch:
         """Return the embeddings of the rows `index_B`.
 
         Args:
             index_B: rows of the snapshot, in any order, repeats allowed.
             views_B: view of each row, 0 where None; a view that a row lacks falls back to view 0.
         """
+        packed = self.packed(index_B, views_B)
+        mask_BK = packed.image_mask_BK
+        images_BKD = np.zeros((*mask_BK.shape, self.image_dim), np.float32)
+        images_BKD[mask_BK] = packed.images_ID
+        return EmbeddedBatch(images_BKD, mask_BK, packed.text_BD, packed.has_text_B)
+
+    def packed(self, index_B: Indices, views_B: Indices | None = None) -> PackedBatch:
+        """Return the embeddings of the rows `index_B` without empty image slots; see `batch`."""
         if views_B is None:
             views_B = np.zeros(len(index_B), np.int64)
         views_B = np.where(views_B < self.num_views_N[index_B], views_B, 0)
         content_BK = self.image_content_NK[index_B]
         mask_BK = content_BK != ABSENT
-        images_BKD = np.zeros((*content_BK.shape, self.image_dim), np.float32)
-        if mask_BK.any():
-            view_BK = np.broadcast_to(views_B[:, None], content_BK.shape)
-            images_BKD[mask_BK] = self.images_ED[
-                self.image_offset_C[content_BK[mask_BK]] + view_BK[mask_BK]
-            ]
+        view_I = np.broadcast_to(views_B[:, None], content_BK.shape)[mask_BK]
+        images_ID = self.images_ED[self.image_offset_C[content_BK[mask_BK]] + view_I]
         content_B = self.text_content_N[index_B]
         has_text_B = content_B != ABSENT
         text_BD = np.zeros((len(index_B), self.text_dim), np.float32)
-        if has_text_B.any():
-            text_BD[has_text_B] = self.texts_ED[
-                self.text_offset_C[content_B[has_text_B]] + views_B[has_text_B]
-            ]
-        return EmbeddedBatch(images_BKD, mask_BK, text_BD, has_text_B)
+        text_BD[has_text_B] = self.texts_ED[
+            self.text_offset_C[content_B[has_text_B]] + views_B[has_text_B]
+        ]
+        return PackedBatch(np.asarray(images_ID), mask_BK, text_BD, has_text_B)
 
 
 def write_rows(folder: Path, info: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:

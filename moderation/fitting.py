@@ -142,9 +142,9 @@ def build_heads(task: Task) -> ListingHeads:
     heads = ListingHeads(rows.image_dim, rows.text_dim, task.truth_NP.shape[1], task.config)
     sample = np.sort(task.plan.rows_R)
     sample = sample[:: max(1, -(-len(sample) // _STANDARDISE_ROWS))]
-    batch = rows.batch(sample)
+    batch = rows.packed(sample)
     heads.standardise(
-        torch.from_numpy(batch.images_BKD[batch.image_mask_BK]),
+        torch.from_numpy(batch.images_ID),
         torch.from_numpy(batch.text_BD[batch.has_text_B]),
     )
     return heads

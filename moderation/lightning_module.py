@@ -88,9 +88,9 @@ class _Steps(Dataset[Batch]):
 def to_tensors(
     task: Task, index_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64] | None = None
 ) -> Batch:
-    """Return the inputs of the heads by name, and `truth_BP`."""
-    arrays: dict[str, Any] = dict(vars(task.rows.batch(index_B, views_B)))
-    arrays["truth_BP"] = task.truth_NP[index_B]
+    """Return images_ID without empty slots, the masks, text_BD and truth_BP."""
+    packed = task.rows.packed(index_B, views_B)
+    arrays: dict[str, Any] = {**vars(packed), "truth_BP": task.truth_NP[index_B]}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
@@ -106,7 +106,10 @@ class RowsModule(pl.LightningDataModule):
         trainer = self.trainer
         rank, num_ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         sampler = StepSampler(self._task, rank, num_ranks)
-        return DataLoader(_Steps(self._task), sampler=sampler, batch_size=None)
+        # A generator of its own: the loader would draw from torch's, and change what dropout draws.
+        generator = torch.Generator().manual_seed(self._task.seed)
+        steps = _Steps(self._task)
+        return DataLoader(steps, sampler=sampler, batch_size=None, generator=generator)
 
 
 class HeadsModule(pl.LightningModule):
@@ -138,7 +141,7 @@ def build_optimizer(
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=num_steps + 1, pct_start=_WARM_UP
     )
@@ -156,12 +159,11 @@ def heads_loss(heads: ListingHeads, batch: Batch, config: HeadsConfig) -> Tensor
     has_both_B = mask_BK.any(1) & has_text_B
     drops_image_B = has_both_B & (chance_B < config.modality_dropout)
     drops_text_B = has_both_B & (chance_B > 1 - config.modality_dropout)
-    images_BKD, text_BD = heads.prepare(batch["images_BKD"], batch["text_BD"])
-    image_BP, _ = heads.image_logits(images_BKD, mask_BK)
+    images_ID, text_BD = heads.prepare(batch["images_ID"], batch["text_BD"])
+    image_BP, _ = heads.image_logits(images_ID, mask_BK)
     text_BP = heads.text_logits(text_BD)
-    fusion_BP = heads.fusion_logits(
-        images_BKD, mask_BK & ~drops_image_B[:, None], text_BD, has_text_B & ~drops_text_B
-    )
+    shown = (mask_BK & ~drops_image_B[:, None], has_text_B & ~drops_text_B)
+    fusion_BP = heads.fusion_logits(images_ID, mask_BK, text_BD, shown)
     has_image_B = mask_BK.any(1)
     return (
         _masked_loss(image_BP, truth_BP, has_image_B)
