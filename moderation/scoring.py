@@ -203,9 +203,8 @@ class Scorer:
     def _embed(self, items: Sequence[ScoringItem], latency: dict[str, float]) -> list[_Embedded]:
         with self._stage("image_tower", latency):
             flat = [(row, k) for row, item in enumerate(items) for k in range(len(item.images))]
-            vectors = self._image_encoder.each(
-                self._embed_image, [items[row].images[k] for row, k in flat]
-            )
+            images = [items[row].images[k] for row, k in flat]
+            vectors = list(self._image_encoder.each(self._embed_image, images))
         with self._stage("text_tower", latency):
             texts = [model_text(item.title, item.description).strip() for item in items]
             rows = [row for row, text in enumerate(texts) if text]
