@@ -45,15 +45,22 @@ class Listing(_Record):
     device_fingerprint: Word | None = None
     address_fingerprint: Word | None = None
 
-    @field_validator("title", "description")
+    # Before the type's own check, which would refuse a surrogate without saying what to do.
+    @field_validator("title", "description", mode="before")
     @classmethod
-    def _is_text(cls, value: str) -> str:
-        if "\x00" in value:
-            raise ValueError("holds a NUL character; remove it")
+    def _is_unicode(cls, value: object) -> object:
         try:
-            value.encode("utf-8")
+            if isinstance(value, str):
+                value.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError("is not valid Unicode (a lone surrogate); send UTF-8") from error
+        return value
+
+    @field_validator("title", "description")
+    @classmethod
+    def _has_no_nul(cls, value: str) -> str:
+        if "\x00" in value:
+            raise ValueError("holds a NUL character; remove it")
         return value
 
     @field_validator("price")
