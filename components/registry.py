@@ -227,8 +227,9 @@ class Registry:
     @contextmanager
     def _client(self) -> Iterator[Any]:
         """Give MLflow's client, without its warnings, its chatter and its telemetry."""
-        # MLflow reports to its makers from its import on unless this is set before.
-        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # noqa: TID251
+        # MLflow reports to its makers from its import on unless told not to before, and prints URLs of runs.
+        for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
+            os.environ[name] = "true"  # noqa: TID251
         with warnings.catch_warnings():
             # MLflow warns about how it uses SQLAlchemy, which is not ours to mend.
             warnings.simplefilter("ignore")
@@ -241,10 +242,10 @@ class Registry:
                 self._opened = self._opened or MlflowClient(self._url, self._url)
                 yield self._opened
             except MlflowException as error:
-                message = f"the registry at {self._url} refused: {error.message}"
+                where = f"the registry at {self._url}"
                 if error.error_code in _RETRY:
-                    raise TemporaryError(message, delay_s=5) from error
-                raise PermanentError(message) from error
+                    raise TemporaryError(f"{where} failed: {error.message}", delay_s=5) from error
+                raise PermanentError(f"{where} refused: {error.message}") from error
 
 
 def _check_lineage(bundle: Bundle, lineage: Mapping[str, str | None]) -> None:

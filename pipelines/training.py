@@ -49,7 +49,6 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     """Wire the steps; `version` makes a step's cached result valid for one state of data, code and settings."""
     version = f"{data_version}:{code_digest}:{config_digest}"
     here = {"home": home, "version": version}
-    judged_by = {"policies": policies, "version": version}
 
     rows = ingest(logical_date=logical_date, policies=policies, **here)
     valid = validate(rows=rows.outputs["rows"], policies=policies, **here)
@@ -77,7 +76,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     config = tuned.outputs["config"]
     trained = train(**inputs, config=config, seed=seed)
     model = trained.outputs["model"]
-    calibrated = calibrate(model=model, seed=seed, **judged_by)
+    calibrated = calibrate(**inputs, model=model, policies=policies, seed=seed)
     bundled = bundle(
         table=table,
         towers=embedded.outputs["towers"],
@@ -91,7 +90,9 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         version=version,
     )
     release = bundled.outputs["release"]
-    judged = evaluate(table=table, model=model, release=release, seed=seed, **judged_by)
+    judged = evaluate(
+        table=table, model=model, release=release, policies=policies, seed=seed, **here
+    )
     kept = register(
         table=table,
         config=config,

@@ -24,7 +24,7 @@ def bundle(
 
     parts = step.BundleParts(table.path, towers.path, model.path, calibration.path)
     inputs = {"code": code_digest, "config": config_digest, "seed": seed}
-    inputs["prior_study"] = config.metadata.get("prior_study") or None
+    inputs["prior_study"] = config.metadata.get("prior_digest") or None
     release.metadata["digest"] = step.run(parts, inputs, profile, out=release.path)
     release.metadata["version"] = version
     return str(release.metadata["digest"])

@@ -21,6 +21,8 @@ def tune(
     report: dsl.Output[dsl.Markdown],
 ) -> None:
     """Run a study that starts from the previous day's best trials."""
+    import dataclasses
+
     from components.tune import step
 
     request = step.StudyRequest(
@@ -29,4 +31,4 @@ def tune(
     done = step.run(
         table.path, embeddings.path, request, version, out=config.path, report=report.path
     )
-    config.metadata.update(study=done.study, prior_study=done.prior_study, version=version)
+    config.metadata.update(dataclasses.asdict(done), version=version)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.ingest.rows import data_version, newest_event, open_rows, read_rows, write_rows
+from components.ingest.rows import data_version, newest_truth, open_rows, read_rows, write_rows
 from ledger.events import Event, from_appeal, from_ground_truth, from_report, from_submission
 from ledger.ledger import SqliteLedger
 from moderation.features import FEATURE_NAMES
@@ -176,7 +176,8 @@ def test_data_version_changes_with_what_is_visible(ledger: SqliteLedger) -> None
     assert data_version(ledger, CUT_OFF) != before
 
 
-def test_newest_event_is_none_when_the_ledger_is_empty(ledger: SqliteLedger) -> None:
-    assert newest_event(ledger) is None
+def test_newest_truth_is_none_when_nothing_is_known(ledger: SqliteLedger) -> None:
     ledger.append([_submission(1, START)])
-    assert newest_event(ledger) == START
+    assert newest_truth(ledger) is None
+    ledger.append([_truth(1, known=START + DAY)])
+    assert newest_truth(ledger) == START + DAY
