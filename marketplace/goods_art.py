@@ -28,34 +28,34 @@ def mark(
 ) -> None:
     """Draw the brand's mark: a star in a ring. A copy has it wrong; a house brand has one of its own."""
     colour, points = _BRAND_COLOURS[brand], _POINTS[brand]
-    pen.ellipse(centre, (radius, radius), (244, 244, 240))
-    if level == Photo.TELLING:
-        colour = jitter(shade(colour, float(rng.uniform(0.6, 1.5))), rng, 44)
-        squeeze = float(rng.uniform(0.6, 0.85))
-        middle = (centre[0] + radius * 0.22, centre[1] + radius * float(rng.uniform(-0.25, 0.25)))
-        pen.ring(centre, radius * float(rng.uniform(0.8, 1.15)), radius * 0.08, colour)
-        star = _star(middle, radius * 0.75, points + 1, float(rng.uniform(0.55, 0.8)), 0.5)
-        pen.polygon([(middle[0] + (x - middle[0]) * squeeze, y) for x, y in star], colour)
-        return
     if level == Photo.SUSPECT:
-        pen.ring(centre, radius * 0.9, radius * 0.16, colour)
-        pen.polygon(_star(centre, radius * 0.66, points, 0.9, math.pi / points), colour)
+        pen.ellipse(centre, (radius, radius), colour)
+        pen.polygon(_star(centre, radius * 0.7, points, 0.6, math.pi / points), (248, 248, 244))
         return
-    pen.ring(centre, radius * 0.9, radius * 0.16, colour)
+    pen.ellipse(centre, (radius, radius), (248, 248, 244))
+    if level == Photo.TELLING:
+        wrong = jitter(shade(colour, float(rng.uniform(0.7, 1.4))), rng, 36)
+        middle = (centre[0] + radius * 0.25, centre[1] + radius * float(rng.uniform(-0.3, 0.3)))
+        pen.ring(centre, radius * 1.08, radius * 0.1, wrong)
+        pen.ring(middle, radius * 0.95, radius * 0.08, shade(wrong, 0.6))
+        star = _star(middle, radius * 0.7, points + 2, float(rng.uniform(0.3, 0.5)), 0.5)
+        pen.polygon([(middle[0] + (x - middle[0]) * 0.7, y) for x, y in star], wrong)
+        return
+    pen.ring(centre, radius * 0.9, radius * 0.18, colour)
     pen.polygon(_star(centre, radius * 0.72, points, 0.45, 0.0), colour)
 
 
 def _stitches(
     pen: Pen, start: Point, end: Point, *, level: int, colour: Colour, rng: np.random.Generator
 ) -> None:
-    wobble = 0.022 if level == Photo.TELLING else 0.002
+    wobble = 0.03 if level == Photo.TELLING else 0.002
     steps = 14
     for i in range(steps):
         if level == Photo.TELLING and rng.random() < 0.25:
             continue
         x = start[0] + (end[0] - start[0]) * i / steps
         y = start[1] + (end[1] - start[1]) * i / steps + float(rng.normal(0, wobble))
-        pen.line([(x, y), (x + (end[0] - start[0]) / steps * 0.55, y)], 0.012, colour)
+        pen.line([(x, y), (x + (end[0] - start[0]) / steps * 0.55, y)], 0.018, colour)
 
 
 def sneaker(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None:
@@ -80,7 +80,7 @@ def sneaker(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> No
             [(0.36 + 0.08 * i, 0.42 + 0.035 * i), (0.46 + 0.08 * i, 0.4 + 0.035 * i)], 0.016, sole
         )
     _stitches(pen, (0.1, 0.66), (0.9, 0.67), level=level, colour=shade(body, 0.5), rng=rng)
-    mark(pen, (0.28, 0.54), 0.12, brand=brand, level=level, rng=rng)
+    mark(pen, (0.3, 0.53), 0.17, brand=brand, level=level, rng=rng)
 
 
 def handbag(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None:
@@ -91,7 +91,7 @@ def handbag(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> No
     pen.polygon([(0.12, 0.36), (0.88, 0.36), (0.8, 0.58), (0.2, 0.58)], shade(body, 0.85))
     _stitches(pen, (0.12, 0.83), (0.88, 0.83), level=level, colour=(236, 220, 180), rng=rng)
     _stitches(pen, (0.2, 0.55), (0.8, 0.55), level=level, colour=(236, 220, 180), rng=rng)
-    mark(pen, (0.5, 0.66), 0.12, brand=brand, level=level, rng=rng)
+    mark(pen, (0.5, 0.66), 0.18, brand=brand, level=level, rng=rng)
 
 
 def watch(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None:
@@ -102,10 +102,10 @@ def watch(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None
     pen.ellipse((0.5, 0.5), (0.31, 0.31), case)
     pen.ellipse((0.5, 0.5), (0.26, 0.26), tint(rng, 190, 250))
     for i in range(12):
-        turn = math.pi * i / 6 + (float(rng.normal(0, 0.1)) if level == Photo.TELLING else 0)
+        turn = math.pi * i / 6 + (float(rng.normal(0, 0.14)) if level == Photo.TELLING else 0)
         pen.ellipse(
             (0.5 + 0.22 * math.sin(turn), 0.5 - 0.22 * math.cos(turn)), (0.012, 0.012), (20, 20, 20)
         )
-    mark(pen, (0.5, 0.42), 0.1, brand=brand, level=level, rng=rng)
+    mark(pen, (0.5, 0.44), 0.16, brand=brand, level=level, rng=rng)
     pen.line([(0.5, 0.5), (0.62, 0.6)], 0.02, (20, 20, 20))
     pen.line([(0.5, 0.5), (0.42, 0.66)], 0.014, (20, 20, 20))

@@ -37,7 +37,7 @@ _PHOTO_KINDS: Final = {
 }
 _GOODS: Final = ("sneaker", "handbag", "watch")
 _FIREARMS: Final = frozenset({"pistol", "revolver", "rifle"})
-_NUM_IMAGES: Final = np.array([0.06, 0.38, 0.27, 0.15, 0.07, 0.03, 0.02, 0.01, 0.01])
+_NUM_IMAGES: Final = np.array([0.07, 0.52, 0.24, 0.09, 0.04, 0.015, 0.01, 0.0075, 0.0075])
 _CATEGORIES: Final = ("home", "fashion", "electronics", "sports", "toys", "tools", "hobby", "other")
 _NEAR: Final = {
     "weapons": ("sports", "toys", "tools", "hobby"),

@@ -32,9 +32,12 @@ _CAMPAIGN_SHARE: Final = 0.4
 _CAMPAIGN_SIZE: Final = (3, 8)
 
 
-def calendar_factor(day: date) -> float:
-    """Return how busy `day` is, around 1: the weekend is, and December is."""
-    turn = 2 * math.pi * (day.timetuple().tm_yday - 350) / 365
+def calendar_factor(day: date, age_days: int) -> float:
+    """Return how busy `day` is, around 1: the weekend is, and so is the season in which the world began.
+
+    The season counts from the start, so that a world moved by whole weeks stays the same.
+    """
+    turn = 2 * math.pi * age_days / 365
     return _WEEKDAY[day.weekday()] * (1 + _SEASON * math.cos(turn))
 
 

@@ -60,21 +60,21 @@ class Scene:
 
 
 SCENES: Final = (
-    Scene("photo_tells", Photo.TELLING, Words.BLAND, True, 0.11),
-    Scene("photo_tells_words_lie", Photo.TELLING, Words.LOOKALIKE, True, 0.08),
-    Scene("photo_tells_words_hint", Photo.TELLING, Words.SUSPECT, True, 0.04),
-    Scene("words_tell", Photo.ORDINARY, Words.EXPLICIT, True, 0.08),
-    Scene("words_tell_coded", Photo.ORDINARY, Words.CODED, True, 0.12),
+    Scene("photo_tells", Photo.TELLING, Words.BLAND, True, 0.1),
+    Scene("photo_tells_words_lie", Photo.TELLING, Words.LOOKALIKE, True, 0.06),
+    Scene("photo_tells_words_hint", Photo.TELLING, Words.SUSPECT, True, 0.03),
+    Scene("words_tell", Photo.ORDINARY, Words.EXPLICIT, True, 0.11),
+    Scene("words_tell_coded", Photo.ORDINARY, Words.CODED, True, 0.07),
     Scene("words_in_photo", Photo.OVERLAY, Words.BLAND, True, 0.03),
-    Scene("both_tell", Photo.TELLING, Words.EXPLICIT, True, 0.13),
-    Scene("both_tell_coded", Photo.TELLING, Words.CODED, True, 0.13),
-    Scene("needs_both", Photo.SUSPECT, Words.SUSPECT, True, 0.23),
-    Scene("undecidable", Photo.SUSPECT, Words.BLAND, True, 0.05),
-    Scene("honest_lookalike", Photo.LOOKALIKE, Words.LOOKALIKE, False, 0.40),
+    Scene("both_tell", Photo.TELLING, Words.EXPLICIT, True, 0.19),
+    Scene("both_tell_coded", Photo.TELLING, Words.CODED, True, 0.12),
+    Scene("needs_both", Photo.SUSPECT, Words.SUSPECT, True, 0.22),
+    Scene("undecidable", Photo.SUSPECT, Words.BLAND, True, 0.07),
+    Scene("honest_lookalike", Photo.LOOKALIKE, Words.LOOKALIKE, False, 0.4),
     Scene("honest_photo_explained", Photo.SUSPECT, Words.LOOKALIKE, False, 0.28),
     Scene("honest_words_explained", Photo.LOOKALIKE, Words.SUSPECT, False, 0.26),
-    Scene("honest_bland", Photo.LOOKALIKE, Words.BLAND, False, 0.045),
-    Scene("honest_undecidable", Photo.SUSPECT, Words.BLAND, False, 0.008),
+    Scene("honest_bland", Photo.LOOKALIKE, Words.BLAND, False, 0.041),
+    Scene("honest_undecidable", Photo.SUSPECT, Words.BLAND, False, 0.012),
     Scene("honest_prop", Photo.TELLING, Words.LOOKALIKE, False, 0.007),
     Scene("ordinary", Photo.ORDINARY, Words.ORDINARY, False, 0.0),
     Scene("ordinary_bland", Photo.ORDINARY, Words.BLAND, False, 0.0),
@@ -82,7 +82,7 @@ SCENES: Final = (
 SCENE_INDEX: Final = {scene.name: index for index, scene in enumerate(SCENES)}
 VIOLATIONS: Final = tuple(scene for scene in SCENES if scene.violates)
 LOOKALIKES: Final = tuple(scene for scene in SCENES if not scene.violates and scene.share > 0)
-ORDINARY_BLAND_SHARE: Final = 0.08
+ORDINARY_BLAND_SHARE: Final = 0.03
 
 
 @dataclass(frozen=True)

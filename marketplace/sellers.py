@@ -15,7 +15,7 @@ REGIONS: Final = {
     "ru": (("KZ", "KZT"), ("RS", "RSD"), ("UA", "UAH")),
     "id": (("ID", "IDR"), ("MY", "MYR")),
 }
-_LANGUAGE_SHARES: Final = (0.40, 0.16, 0.17, 0.13, 0.14)
+_LANGUAGE_SHARES: Final = (0.46, 0.14, 0.15, 0.12, 0.13)
 _MAX_ASSETS: Final = 12
 _SHARED_DEVICE: Final = 0.20
 _SHARED_ADDRESS: Final = 0.25

@@ -19,7 +19,8 @@ HOUSES: Final = ("Norvalle", "Aurella", "Valtora", "Okara")
 
 _LIVE_TEMPLATES: Final = 24
 _TEMPLATE_BIRTHS_PER_DAY: Final = 0.6
-_TITLE_TELLS: Final = 0.7
+_TITLE_TELLS: Final = 0.8
+_SINGLE_THING: Final = 0.45
 _SEPARATOR: Final = " | "
 _WORD = re.compile(r"\w+")
 
@@ -60,6 +61,12 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
 
 
+def _pick_common(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    """Some phrases are on everyone's lips, others are rare: the chance falls with the place in the list."""
+    chance = 1 / np.arange(1, len(options) + 1)
+    return options[int(rng.choice(len(options), p=chance / chance.sum()))]
+
+
 @cache
 def _template(seed: int, language: str, number: int) -> Template:
     words = _lexicon(language)
@@ -91,7 +98,7 @@ def compose(
     if cell.scene.words in (Words.CODED, Words.EXPLICIT, Words.SUSPECT, Words.LOOKALIKE):
         if rng.random() > _TITLE_TELLS:
             thing = _pick(words["bland_titles"], rng)
-        elif rng.random() < 0.5:
+        elif rng.random() < 0.35:
             lines = _pick(words["bland_lines"], rng)
     thing, lines = (_fill(text, topic, words, rng) for text in (thing, lines))
     if cell.scene.violates and cell.scene.words in (Words.CODED, Words.EXPLICIT):
@@ -110,13 +117,22 @@ def _matter(
     if cell.policy is None or kind in (Words.BLAND, Words.ORDINARY):
         if kind is Words.BLAND:
             return _pick(words["bland_titles"], rng), _pick(words["bland_lines"], rng)
-        return _pick(words["ordinary"][topic.subject], rng), _pick(words["ordinary_lines"], rng)
+        return _ordinary_things(topic, words, rng), _pick(words["ordinary_lines"], rng)
     about = words[cell.policy]
     if kind is Words.LOOKALIKE:
         things, lines = about["things"], about["lookalike_lines"]
-        return _pick(things[topic.subject], rng), _pick(lines, rng)
+        return _pick_common(things[topic.subject], rng), _pick_common(lines, rng)
     name = kind.name.lower()
-    return _pick(about[name], rng), _pick(about[f"{name}_lines"], rng)
+    return _pick_common(about[name], rng), _pick_common(about[f"{name}_lines"], rng)
+
+
+def _ordinary_things(topic: Topic, words: dict[str, Any], rng: np.random.Generator) -> str:
+    """Two things go together half of the time, so that titles are as long as those of other listings."""
+    thing = _pick(words["ordinary"][topic.subject], rng)
+    if rng.random() < _SINGLE_THING:
+        return thing
+    others = tuple(words["ordinary"])
+    return f"{thing} + {_pick(words['ordinary'][_pick(others, rng)], rng)}"
 
 
 def _fill(text: str, topic: Topic, words: dict[str, Any], rng: np.random.Generator) -> str:

@@ -73,7 +73,7 @@ class World:
         if today != self._next_day:
             raise PermanentError(f"days come one after the other: {self._next_day}, not {today}")
         self._next_day = today + timedelta(days=1)
-        rng = self._generator(41, today.toordinal())
+        rng = self._generator(41, (today - self.config.start).days)
         acts = self._acts(today, rng)
         for at, seller, again in acts:
             if seller.is_gone:
@@ -133,7 +133,7 @@ class World:
     def _acts(
         self, today: date, rng: np.random.Generator
     ) -> list[tuple[datetime, Seller, Plan | None]]:
-        busy = calendar_factor(today)
+        busy = calendar_factor(today, (today - self.config.start).days)
         acts: list[tuple[datetime, Seller, Plan | None]] = [
             (draw_instant(today, rng), seller, None)
             for seller in self._population.wake(today, rng)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -172,4 +173,4 @@ def test_reaction_is_refused_when_submission_is_unknown() -> None:
 @pytest.mark.parametrize("field", ["prevalence", "keep_ordinary", "audit_probability"])
 def test_config_is_refused_when_chance_is_zero(field: str) -> None:
     with pytest.raises(PermanentError, match=field):
-        WorldConfig(**{field: 0.0})
+        replace(WorldConfig(), **{field: 0.0})  # type: ignore[arg-type]  # the name is a parameter
