@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -333,3 +334,10 @@ def test_build_is_refused_when_widths_differ(tiny: TinyRun, tmp_path: Path) -> N
     (tower / "tower.json").write_text(json.dumps(facts | {"dim": 7}))
     with pytest.raises(BundleRejected, match="width of image embeddings"):
         build(tmp_path / "b", {**tiny.parts, "image_tower": tower}, tiny.description)
+
+
+def test_builders_agree_when_they_race(tiny: TinyRun, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(build, tmp_path / "b", tiny.parts, tiny.description) for _ in range(4)]
+    assert {one.result().digest for one in done} == {tiny.bundle.digest}
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

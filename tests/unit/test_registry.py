@@ -8,7 +8,7 @@ import pytest
 
 from components.registry import ModelVersion, Registry
 from moderation.bundle import Bundle, build
-from moderation.errors import BundleRejected, PermanentError
+from moderation.errors import BundleRejected, PermanentError, TemporaryError
 from tests.tiny_bundle import TinyRun
 
 LINEAGE = {"git_commit": "abc123", "study": "study-7"}
@@ -126,3 +126,12 @@ def test_registry_is_quiet(
 ) -> None:
     _register(registry, tiny_bundle)
     assert capfd.readouterr() == ("", "")
+
+
+def test_unreachable_server_is_worth_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    registry = Registry("http://127.0.0.1:1", bundles=tmp_path, artifacts=tmp_path)
+    with pytest.raises(TemporaryError, match=r"http://127\.0\.0\.1:1 failed"):
+        registry.champion()
