@@ -24,6 +24,7 @@ from moderation.text import model_text, ngram_texts
 
 Floats = npt.NDArray[np.float64]
 Log = Sequence[Submission | WorldEvent]
+_CHUNK: Final = 128
 _PLACES: Final = {"template": "template", "asset": "asset", "campaign": "campaign"}
 
 
@@ -69,6 +70,8 @@ class _Collector:
     def __init__(self, world: World, encoders: tuple[ImageEncoder, TextEncoder] | None) -> None:
         self._world = world
         self._encoders = encoders
+        self._waiting: list[bytes] = []
+        self._num_embedded = 0
         self.submissions: list[Submission] = []
         self.events: list[WorldEvent] = []
         self.images: list[npt.NDArray[np.float32]] = []
@@ -78,15 +81,24 @@ class _Collector:
     def on_submission(self, submission: Submission, images: list[bytes]) -> None:
         """Keep what the audit needs of one submission."""
         if self._encoders:
-            image_encoder, text_encoder = self._encoders
-            for data in images:
-                self.images.append(image_encoder.encode_one(decode(data)))
-                self.image_rows.append(len(self.submissions))
-            listing = submission.listing
-            self.texts.append(
-                text_encoder.encode_one(model_text(listing.title, listing.description))
-            )
+            self.image_rows += [len(self.submissions)] * len(images)
+            self._waiting += images
         self.submissions.append(submission)
+        if len(self._waiting) >= _CHUNK:
+            self.embed()
+
+    def embed(self) -> None:
+        """Embed what is waiting, on the threads of the encoders."""
+        if self._encoders is None:
+            return
+        image_encoder, text_encoder = self._encoders
+        self.images += image_encoder.each(
+            lambda data: image_encoder.encode_one(decode(data)), self._waiting
+        )
+        fresh = [s.listing for s in self.submissions[self._num_embedded :]]
+        texts = [model_text(listing.title, listing.description) for listing in fresh]
+        self.texts += text_encoder.each(text_encoder.encode_one, texts)
+        self._waiting, self._num_embedded = [], len(self.submissions)
 
     def on_event(self, event: WorldEvent) -> None:
         """Keep one event."""
@@ -117,6 +129,7 @@ def collect(
         return rule(submission, images)
 
     simulate(world, sink, decide)
+    sink.embed()
     return _arrange(world, sink, policies)
 
 
