@@ -25,7 +25,7 @@ def unspoof(text: str) -> tuple[str, int]:
     that one. A word of look-alikes alone is folded only where the text has Latin letters and no unmistakable letter
     of the word's script; genuine words of any script stay as they are.
     """
-    if not _SPOOFABLE.search(text):
+    if not _SPOOFABLE.search(text) or len({*map(SCRIPTS.__getitem__, set(text))} - {""}) < 2:
         return text, 0
     num_folded = 0
 

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from moderation.confusables import STYLED, UNIFIED, plain
 from moderation.leetspeak import resolve
@@ -59,6 +59,7 @@ _UPPER: Final = re.compile("[A-Z\u00c0-\u00de\u0391-\u03ab\u0400-\u042f]")
 _DIGIT: Final = re.compile(r"\d")
 _SYMBOL: Final = re.compile(r"[^\w\s]")
 _FOREIGN: Final = re.compile("[^\x00-\u024f\u1e00-\u1eff\u2000-\u2bff]")
+_WIDE: Final = re.compile("[\U00010000-\U0001efff]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]+")
 
 
@@ -173,30 +174,32 @@ def _show(raw: str) -> tuple[str, int]:
 
 def _compose(text: str) -> str:
     """Return `text` in NFKC without hidden characters, and with no mark that does not belong to its letter."""
-    text = _mark_runs().sub(r"\1", text.translate(_VISIBLE))
-    text = unicodedata.normalize("NFKC", text).translate(_VISIBLE)
-    text = _stray_marks().sub("", _LOOSE_MARKS.sub("", text))
+    text = text.translate(_VISIBLE)
+    marks = _marks(wide=_WIDE.search(text) is not None)
+    text = unicodedata.normalize("NFKC", marks.run.sub(r"\1", text)).translate(_VISIBLE)
     text = _FLAG_LETTERS.sub(_unflag, text)
+    text = marks.stray.sub("", _LOOSE_MARKS.sub("", text))
     return unicodedata.normalize("NFC", text)
 
 
-@cache
-def _mark_class() -> str:
-    marks = (chr(code) for code in range(0x300, 0x1F000))
-    return "".join(c for c in marks if unicodedata.category(c) in ("Mn", "Mc"))
+class _Marks(NamedTuple):
+    run: re.Pattern[str]
+    """Sorting a long run of marks is quadratic inside NFKC; no written language stacks more than four."""
+
+    stray: re.Pattern[str]
+    """Marks of Thai, Arabic, ... on nothing, or on a letter of an alphabet that has none of them."""
 
 
 @cache
-def _mark_runs() -> re.Pattern[str]:
-    # Sorting a long run of marks is quadratic inside NFKC; no written language stacks more than four.
-    return re.compile(f"([{_mark_class()}]{{4}})[{_mark_class()}]+")
-
-
-@cache
-def _stray_marks() -> re.Pattern[str]:
-    # Marks of Thai, Arabic, ... on nothing, or on a letter of an alphabet that has none of them.
+def _marks(*, wide: bool) -> _Marks:
+    """Return the patterns; a class with characters beyond the first plane is many times slower, and rarely needed."""
+    codes = range(0x300, 0x1F000 if wide else 0x10000)
+    mark = "".join(chr(c) for c in codes if unicodedata.category(chr(c)) in ("Mn", "Mc"))
     unmarked = "\\x00-\u058f\u13a0-\u13ff\u1d00-\u2dff\ua4d0-\ua4ff\ua640-\ua7ff\uab30-\uabbf"
-    return re.compile(f"(?:^|(?<=[{unmarked}]))[{_mark_class()}]+")
+    return _Marks(
+        re.compile(f"([{mark}]{{4}})[{mark}]+"),
+        re.compile(f"(?:^|(?<=[{unmarked}]))[{mark}]+"),
+    )
 
 
 def _unflag(match: re.Match[str]) -> str:
