@@ -28,12 +28,14 @@ FORMAT: Final = 1
 _WEIGHTS_FILE: Final = "ngram.safetensors"
 _INFO_FILE: Final = "ngram.json"
 
-_MAX_POSITIVES: Final = 12_000
-_MAX_NEGATIVES: Final = 12_000  # rows in memory stay bounded: about 20 kB each
+_MAX_POSITIVES: Final = 6_000  # rows in memory stay bounded: about 10 kB each
+_NEGATIVES_PER_POSITIVE: Final = 2
+_MIN_NEGATIVES: Final = 4_000
 _BATCH_ROWS: Final = 1_024
 _MIN_ROWS_WITH_FEATURE: Final = 2  # what occurs once cannot generalise
 _RIDGE: Final = 0.1
-_ITERATIONS: Final = 60
+_ITERATIONS: Final = 30
+_ENOUGH: Final = 1e-4  # relative gain per step: later digits rank nothing otherwise
 _PRUNE_BELOW: Final = 2e-3  # a logit sums some 2,000 of them, each times 1/sqrt(2000)
 
 Floats = npt.NDArray[np.float64]
@@ -157,7 +159,9 @@ def _sample(
     positive_N = (truth_NP == 1).any(axis=1)
     negative_N = ~positive_N & (truth_NP == 0).any(axis=1)
     kept_N, scale_N = np.zeros(len(truth_NP), bool), np.ones(len(truth_NP))
-    for class_N, most in ((positive_N, _MAX_POSITIVES), (negative_N, _MAX_NEGATIVES)):
+    num_positives = min(int(positive_N.sum()), _MAX_POSITIVES)
+    num_negatives = max(_MIN_NEGATIVES, _NEGATIVES_PER_POSITIVE * num_positives)
+    for class_N, most in ((positive_N, num_positives), (negative_N, num_negatives)):
         rows = np.flatnonzero(class_N)
         if len(rows) > most:
             scale_N[rows] = len(rows) / most
@@ -222,7 +226,7 @@ def _minimise(
         return value + 0.5 * _RIDGE * (table[:-1] ** 2).sum(), gradient.ravel()
 
     start = np.zeros((num_features + 1) * num_policies)
-    options = {"maxiter": _ITERATIONS, "maxcor": 6}
+    options = {"maxiter": _ITERATIONS, "maxcor": 6, "ftol": _ENOUGH}
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
     table = found.x.reshape(num_features + 1, num_policies)
     return table[:-1], table[-1].copy()

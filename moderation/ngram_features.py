@@ -30,8 +30,7 @@ _INVERSE: Final = pow(_BASE, -1, 2**64)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 
-_SALT_NORMALISED: Final = 1
-_SALT_FOLDED: Final = 2
+_SALT_CHARS: Final = 1
 _SALT_WORD: Final = 3
 _SALT_WORD_PAIR: Final = 4
 _SALT_SIGN: Final = 5
@@ -41,7 +40,7 @@ def hash_features(texts: Sequence[tuple[str, str]]) -> sparse.csr_matrix:
     """Return the features of each listing as a sparse matrix of 2**HASH_BITS columns.
 
     A column is present or not: repeating a word does not raise it. Three blocks of unit length
-    stand side by side: character n-grams of both forms, words and word pairs of the folded form,
+    stand side by side: character n-grams that either form holds, words and word pairs of the folded form,
     and measured signs of the pair (lengths, digits, how much folding changed).
 
     Args:
@@ -67,7 +66,7 @@ def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, st
 def _hash_chunk(texts: Sequence[tuple[str, str]]) -> sparse.csr_matrix:
     normalised = _Joined.of([pair[0][:MAX_CHARS] for pair in texts])
     folded = _Joined.of([pair[1][:MAX_CHARS] for pair in texts])
-    chars = [*normalised.grams(_SALT_NORMALISED), *folded.grams(_SALT_FOLDED)]
+    chars = [*normalised.grams(), *folded.grams()]  # of an honest text both are the same set
     blocks = [chars, folded.words(), [_signs(texts)]]
     keys, values = zip(*(_unit_block(block, len(texts)) for block in blocks), strict=True)
     key = np.concatenate(keys)
@@ -119,12 +118,12 @@ class _Joined:
         prefix = np.concatenate([np.zeros(1, np.uint64), np.cumsum(terms, dtype=np.uint64)])
         return cls(codes, num_zeros[:-1], prefix, inverse, num_zeros)
 
-    def grams(self, salt: int) -> Iterator[tuple[npt.NDArray[np.int64], _U64]]:
+    def grams(self) -> Iterator[tuple[npt.NDArray[np.int64], _U64]]:
         """Yield (row, hash) of every n-gram of each order."""
         for order in _ORDERS:
             begin = np.arange(max(0, len(self.codes) - order + 1))
             begin = begin[self.num_zeros[begin] == self.num_zeros[begin + order]]
-            yield self.row[begin], self._span_hash(begin, begin + order, salt * 16 + order)
+            yield self.row[begin], self._span_hash(begin, begin + order, _SALT_CHARS * 16 + order)
 
     def words(self) -> list[tuple[npt.NDArray[np.int64], _U64]]:
         """Return (row, hash) of every word, and of every two neighbours in one text."""
