@@ -11,11 +11,11 @@ What is missing or broken has a status and never a guess:
 - nothing at all: every member is missing, and the probability is the prior of the policy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +34,18 @@ from moderation.encoders import (
 )
 from moderation.ensemble import Ensemble
 from moderation.errors import InvalidListing
-from moderation.features import FEATURE_NAMES
 from moderation.image import decode
-from moderation.listing import MAX_IMAGES
 from moderation.ngram import NgramModel
+from moderation.scores import (
+    Codes,
+    Floats,
+    Scores,
+    ScoringItem,
+    Vectors,
+    check_item,
+    join_scores,
+    known_behaviour,
+)
 from moderation.telemetry import span
 from moderation.text import model_text, ngram_texts
 from moderation.thresholds import read_thresholds
@@ -52,49 +60,6 @@ _NO_IMAGE: Final = -1
 _FUSION, _IMAGE, _TEXT, _NGRAM, _BEHAVIOUR = (
     SIGNALS.index(name) for name in ("fusion", "image", "text", "ngram", "behaviour")
 )
-
-Floats = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.int8]
-
-
-@dataclass(frozen=True)
-class ScoringItem:
-    """One listing as the scorer reads it."""
-
-    title: str = ""
-    description: str = ""
-    images: Sequence[bytes | Image.Image] = ()
-    """Encoded bytes as they were submitted, or images that `image.decode` gave."""
-
-    behaviour: npt.NDArray[np.float32] | None = None
-    """float32[F] in the order of `FEATURE_NAMES`; a value that is not finite counts as missing. None: all missing."""
-
-    behaviour_status: Codes | None = None
-    """int8[F], see `STATUS_CODES`; None: what is finite is ok."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a bundle says of N listings."""
-
-    probability_NP: Floats
-    signals_NPM: Floats
-    """Logit of each member; 0 where its status is not ok."""
-
-    signal_status_NPM: Codes
-    worst_image_NP: npt.NDArray[np.int32]
-    """Index among the submitted images of the one that decided; -1 where none was scored."""
-
-    undecodable: tuple[tuple[int, ...], ...]
-    """Per listing, the indices of images that could not be decoded."""
-
-    embedding_image_ND: Vectors | None
-    """Mean over a listing's images; zeros without any. None unless asked for."""
-
-    embedding_text_ND: Vectors | None
-    latency_s: Mapping[str, float] = field(default_factory=dict)
-    """Stage -> wall time of the whole call."""
 
 
 @dataclass(frozen=True)
@@ -149,19 +114,13 @@ class Scorer:
             InvalidListing: naming the item and field that breaks a limit; what cannot be decoded is no such case.
         """
         for number, item in enumerate(items):
-            _check(item, f"items[{number}]")
+            check_item(item, f"items[{number}]")
         latency: dict[str, float] = {}
         chunks = [
             self._score_chunk(items[begin : begin + _CHUNK], latency, with_embeddings)
             for begin in range(0, len(items), _CHUNK)
         ] or [self._score_chunk((), latency, with_embeddings)]
-        if len(chunks) == 1:
-            return chunks[0]
-        return Scores(
-            undecodable=tuple(indices for chunk in chunks for indices in chunk.undecodable),
-            latency_s=latency,
-            **{name: _join([getattr(chunk, name) for chunk in chunks]) for name in _ARRAYS},
-        )
+        return join_scores(chunks, latency)
 
     def combine(self, signals_NPM: Floats, signal_status_NPM: Codes) -> Floats:
         """Return probability_NP of recorded signals, bit for bit what `score` gave with them."""
@@ -273,10 +232,8 @@ class Scorer:
     ) -> None:
         if not items:
             return
-        values_NF = np.full((len(items), len(FEATURE_NAMES)), np.nan, np.float32)
+        values_NF = known_behaviour(items)
         for row, item in enumerate(items):
-            if item.behaviour is not None:
-                values_NF[row] = _known(item.behaviour, item.behaviour_status)
             if item.behaviour_status is not None and (item.behaviour_status == _ERROR).all():
                 status_NPM[row, :, _BEHAVIOUR] = _ERROR
         rows = np.flatnonzero(~np.isnan(values_NF).all(axis=1))
@@ -293,43 +250,6 @@ class Scorer:
 
 
 _HEAD_OUTPUTS: Final = ["image_BP", "text_BP", "fusion_BP", "worst_image_BP"]
-_ARRAYS: Final = (
-    "probability_NP",
-    "signals_NPM",
-    "signal_status_NPM",
-    "worst_image_NP",
-    "embedding_image_ND",
-    "embedding_text_ND",
-)
-
-
-def _check(item: ScoringItem, name: str) -> None:
-    if len(item.images) > MAX_IMAGES:
-        raise InvalidListing(f"{name}.images", f"holds more than {MAX_IMAGES} images; send fewer")
-    for field_name in ("behaviour", "behaviour_status"):
-        value = getattr(item, field_name)
-        if value is not None and np.shape(value) != (len(FEATURE_NAMES),):
-            raise InvalidListing(
-                f"{name}.{field_name}",
-                f"has shape {np.shape(value)}; send {len(FEATURE_NAMES)} values in the order of the features",
-            )
-    status = item.behaviour_status
-    if status is not None and not np.isin(status, list(STATUS_CODES.values())).all():
-        raise InvalidListing(
-            f"{name}.behaviour_status", f"holds a code that is not one of {STATUS_CODES}"
-        )
-
-
-def _known(behaviour_F: npt.NDArray[np.float32], status_F: Codes | None) -> Vectors:
-    usable_F = np.isfinite(behaviour_F)
-    if status_F is not None:
-        usable_F &= np.asarray(status_F) == _OK
-    known_F: Vectors = np.where(usable_F, behaviour_F, np.nan).astype(np.float32)
-    return known_F
-
-
-def _join(arrays: Sequence[Any]) -> Any:
-    return None if arrays[0] is None else np.concatenate(arrays)
 
 
 def _image_means(embedded: Sequence[_Embedded], dim: int) -> Vectors:
