@@ -50,9 +50,11 @@ from moderation.telemetry import span
 from moderation.text import model_text, ngram_texts
 from moderation.thresholds import read_thresholds
 
-_CHUNK: Final = (
-    64  # listings that are in memory at once, with the embeddings of up to 8 images each
-)
+__all__ = ["Scorer", "Scores", "ScoringItem"]
+
+_CHUNK: Final = 64
+"""Listings that are in memory at once, each with the embeddings of its images."""
+
 _OK: Final = STATUS_CODES[SignalStatus.OK]
 _MISSING: Final = STATUS_CODES[SignalStatus.MISSING]
 _ERROR: Final = STATUS_CODES[SignalStatus.ERROR]
