@@ -60,7 +60,7 @@ pipelines: setup ## compile the pipelines into build/pipelines
 .PHONY: bench
 bench: setup ## print one table against peers: NAME=<folder under benchmarks>
 	@test -n "$(NAME)" || { echo "say which: make bench NAME=training (see benchmarks/)"; exit 2; }
-	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+	$(BIN)/python -m benchmarks.$(NAME) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 .PHONY: bench-smoke
 bench-smoke: setup ## run every benchmark small

@@ -1,0 +1,1 @@
+"""The main job on real listings with an official split."""
