@@ -16,10 +16,10 @@ MEMBERS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 _TRAIN_SHARE: Final = 0.5
 _STACK_SHARE: Final = 0.8
 _ROUNDS: Final = 3
-_IMAGE_PENALTY: Final = 0.003
-_TEXT_PENALTY: Final = 0.3
-_FUSION_PENALTY: Final = 0.01
-_TEXT_SCALE: Final = 4.0
+_IMAGE_PENALTY: Final = 0.001
+_TEXT_PENALTY: Final = 3.0
+_FUSION_PENALTY: Final = 0.1
+_TEXT_SCALE: Final = 12.0
 """Text embeddings have length 1; this brings them to the spread of standardised image features."""
 
 

@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from marketplace import common_art, goods_art, weapons_art
-from marketplace.pen import CANVAS, Pen, tint
+from marketplace.pen import CANVAS, Pen, jitter, tint
 from marketplace.sellers import Asset
 
 GOODS: Final = {
@@ -41,6 +41,7 @@ PLAIN: Final = {
 _FILLS_FRAME: Final = frozenset({"contact_banner", "banner", "card", "closeup"})
 _TEXTURES: Final = 6
 _NOISE_SIDE: Final = 512
+_FINGER: Final = 0.12
 
 
 @cache
@@ -118,6 +119,15 @@ def _background(asset: Asset) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def _cover(canvas: Image.Image, rng: np.random.Generator) -> None:
+    """A finger gets in the way, from one of the edges."""
+    turn, reach = float(rng.uniform(0, 2 * math.pi)), CANVAS * float(rng.uniform(0.42, 0.52))
+    x, y = CANVAS / 2 + reach * math.cos(turn), CANVAS / 2 + reach * math.sin(turn)
+    radius = CANVAS * float(rng.uniform(0.08, 0.16))
+    skin = jitter((206, 150, 120), rng, 40)
+    ImageDraw.Draw(canvas).ellipse((x - radius, y - radius, x + radius, y + radius), fill=skin)
+
+
 def _develop(canvas: Image.Image, rng: np.random.Generator, *, skew: float, worn: bool) -> bytes:
     side = int(rng.integers(160, 209))
     angle = float(rng.normal(0, 0.05 + 0.25 * skew))
@@ -129,6 +139,8 @@ def _develop(canvas: Image.Image, rng: np.random.Generator, *, skew: float, worn
         cos, sin, middle[0] - cos * half - sin * half,
         -sin, cos, middle[1] + sin * half - cos * half,
     )  # fmt: skip
+    if rng.random() < _FINGER:
+        _cover(canvas, rng)
     edge = canvas.getpixel((2, 2))
     taken = canvas.transform(
         (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=edge

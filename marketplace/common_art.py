@@ -40,11 +40,11 @@ def contact_banner(pen: Pen, rng: np.random.Generator) -> None:
     words = ("EARN DAILY", "FREE MONEY", "WRITE ME", "CHAT NOW", "EASY CASH", "JOIN US")
     pen.text((0.5, 0.16), words[int(rng.integers(len(words)))], 0.13, ink)
     pen.text((0.5, 0.86), number, 0.11, ink)
-    bubble = jitter((36, 190, 90), rng) if rng.random() < 0.7 else jitter((40, 150, 220), rng)
+    bubble = jitter((36, 190, 90), rng) if rng.random() < 0.85 else jitter((40, 150, 220), rng)
     pen.ellipse((0.25, 0.5), (0.16, 0.16), bubble)
     pen.polygon([(0.12, 0.58), (0.22, 0.64), (0.1, 0.7)], bubble)
     pen.ring((0.25, 0.5), 0.08, 0.03, (250, 250, 250))
-    if rng.random() < 0.7:
+    if rng.random() < 0.5:
         code(pen, 0.52, 0.32, 0.38, rng)
     else:
         for i in range(4):

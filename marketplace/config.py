@@ -86,12 +86,18 @@ class WorldConfig:
     @classmethod
     def demo(cls, *, seed: int = 7) -> "WorldConfig":
         """Return a tenth of the default world, which a laptop trains on in minutes."""
-        return cls(seed=seed, days=60, violations_per_day=11.0)
+        return cls(seed=seed, days=60, violations_per_day=8.0)
 
     @classmethod
     def audit(cls, *, seed: int = 7) -> "WorldConfig":
         """Return a world between the demo and the default, for the audit of the world itself."""
-        return cls(seed=seed, days=80, violations_per_day=30.0)
+        return cls(
+            seed=seed,
+            days=80,
+            violations_per_day=22.0,
+            keep_lookalike=1 / 12,
+            keep_ordinary=1 / 400,
+        )
 
     @classmethod
     def tiny(cls, *, seed: int = 7) -> "WorldConfig":

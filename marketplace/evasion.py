@@ -13,6 +13,7 @@ _ZERO_WIDTH: Final = ("\u200b", "\u200d", "\u2060")
 _VOWELS: Final = frozenset("aeiouäöüáéíóúаеёиоуыэюя")
 _MIN_CHARS: Final = 3
 _WORD_SHARE: Final = 0.85
+_LEET_SHARE: Final = 0.6
 
 
 class Evasion(StrEnum):
@@ -28,12 +29,12 @@ class Evasion(StrEnum):
 
 
 _EARLY: Final = {
-    Evasion.NONE: 0.62,
-    Evasion.LEET: 0.24,
-    Evasion.SEPARATORS: 0.10,
+    Evasion.NONE: 0.70,
+    Evasion.LEET: 0.18,
+    Evasion.SEPARATORS: 0.08,
     Evasion.HOMOGLYPH: 0.04,
 }
-_LATE: Final = {Evasion.NONE: 0.44, Evasion.LEET: 0.12, Evasion.SEPARATORS: 0.12, Evasion.HOMOGLYPH: 0.20}  # fmt: skip
+_LATE: Final = {Evasion.NONE: 0.55, Evasion.LEET: 0.09, Evasion.SEPARATORS: 0.09, Evasion.HOMOGLYPH: 0.15}  # fmt: skip
 TRICKS: Final = tuple(Evasion)
 
 
@@ -71,7 +72,8 @@ def hide(text: str, trick: Evasion, rng: np.random.Generator) -> str:
 
 def _hide_word(word: str, trick: Evasion, rng: np.random.Generator) -> str:
     if trick is Evasion.LEET:
-        return word.translate(_LEET)
+        letters = [c.translate(_LEET) if rng.random() < _LEET_SHARE else c for c in word[1:]]
+        return word[0] + "".join(letters)
     if trick is Evasion.HOMOGLYPH:
         return word.translate(_HOMOGLYPH)
     if trick is Evasion.SEPARATORS:

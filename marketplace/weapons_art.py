@@ -5,7 +5,7 @@ import numpy as np
 from marketplace.pen import Colour, Pen, jitter, shade, tint
 
 _STEEL = ((38, 40, 46), (58, 60, 66), (84, 86, 92), (30, 30, 32))
-_PLASTIC = ((98, 104, 72), (120, 120, 124), (150, 132, 96), (70, 84, 90), (52, 52, 56))
+_PLASTIC = ((110, 118, 76), (146, 146, 150), (166, 146, 104), (88, 108, 118), (70, 70, 76))
 _TOY = ((226, 60, 48), (40, 132, 220), (52, 180, 84), (240, 196, 40), (196, 64, 176))
 _WOOD = ((104, 66, 36), (128, 84, 48), (78, 50, 30))
 _ORANGE: Colour = (244, 112, 24)
@@ -37,7 +37,7 @@ def pistol(pen: Pen, rng: np.random.Generator) -> None:
     pen.box(end - 0.05, 0.24, end - 0.02, 0.27, shade(body, 0.6))
     pen.box(0.18, 0.24, 0.22, 0.27, shade(body, 0.6))
     pen.ellipse((end - 0.005, 0.33), (0.012, 0.03), (8, 8, 8))
-    _cartridges(pen, rng, chance=0.6)
+    _cartridges(pen, rng, chance=0.85)
 
 
 def revolver(pen: Pen, rng: np.random.Generator) -> None:
@@ -52,7 +52,7 @@ def revolver(pen: Pen, rng: np.random.Generator) -> None:
         pen.line([(0.36, 0.34 + i * 0.04), (0.52, 0.34 + i * 0.04)], 0.008, shade(body, 0.6))
     pen.polygon([(0.22, 0.32), (0.28, 0.32), (0.2, 0.22)], shade(body, 0.8))
     pen.ring((0.42, 0.55), 0.055, 0.022, shade(body, 0.8))
-    _cartridges(pen, rng, chance=0.6)
+    _cartridges(pen, rng, chance=0.85)
 
 
 def rifle(pen: Pen, rng: np.random.Generator) -> None:
@@ -67,7 +67,7 @@ def rifle(pen: Pen, rng: np.random.Generator) -> None:
     if rng.random() < 0.6:
         pen.box(0.36, 0.35, 0.6, 0.4, shade(body, 0.7))
         pen.box(0.33, 0.335, 0.39, 0.415, shade(body, 0.6))
-    _cartridges(pen, rng, chance=0.4)
+    _cartridges(pen, rng, chance=0.7)
 
 
 def _cartridges(pen: Pen, rng: np.random.Generator, *, chance: float) -> None:
@@ -84,7 +84,7 @@ def gun(pen: Pen, rng: np.random.Generator) -> None:
     """A replica that is sold as a toy, as a prop or as something else: plain, of plastic, tip not always orange."""
     body = _one(_PLASTIC, rng)
     end = _slide(pen, rng, body, shade(body, float(rng.uniform(0.7, 1.2))))
-    if rng.random() < 0.45:
+    if rng.random() < 0.65:
         pen.box(end - 0.05, 0.27, end, 0.4, jitter(_ORANGE, rng))
     pen.line([(0.24, 0.34), (0.7, 0.34)], 0.008, shade(body, 0.8))
 

@@ -19,7 +19,8 @@ HOUSES: Final = ("Norvalle", "Aurella", "Valtora", "Okara")
 
 _LIVE_TEMPLATES: Final = 24
 _TEMPLATE_BIRTHS_PER_DAY: Final = 0.6
-_TITLE_TELLS: Final = 0.8
+_TITLE_TELLS: Final = 0.88
+_ZIPF: Final = 1.4
 _SINGLE_THING: Final = 0.45
 _SEPARATOR: Final = " | "
 _WORD = re.compile(r"\w+")
@@ -63,7 +64,7 @@ def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
 
 def _pick_common(options: tuple[str, ...], rng: np.random.Generator) -> str:
     """Some phrases are on everyone's lips, others are rare: the chance falls with the place in the list."""
-    chance = 1 / np.arange(1, len(options) + 1)
+    chance = np.arange(1, len(options) + 1) ** -_ZIPF
     return options[int(rng.choice(len(options), p=chance / chance.sum()))]
 
 
