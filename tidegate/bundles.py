@@ -12,7 +12,7 @@ from moderation.bundle import Bundle
 from moderation.errors import PermanentError
 from moderation.settings import settings
 from moderation.thresholds import read_thresholds
-from tidegate.console import console
+from tidegate.console import console, say
 from tidegate.serving import chosen_bundle
 
 
@@ -23,18 +23,18 @@ def verify_bundle(path: Path) -> None:
         BundleRejected: naming the file that is not.
     """
     bundle = Bundle.open(path)
-    console.print(f"[green]verified[/] {bundle.digest}, {len(bundle.manifest.files)} files")
+    say(f"[green]verified[/] {bundle.digest}, {len(bundle.manifest.files)} files")
 
 
 def show_bundle(path: Path) -> None:
     """Show components, inputs, thresholds and attestations of a verified bundle."""
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    console.print(f"bundle   {bundle.digest}")
-    console.print(f"profile  {manifest.profile}")
-    console.print(f"policies {', '.join(manifest.policies)}")
+    say(f"bundle   {bundle.digest}")
+    say(f"profile  {manifest.profile}")
+    say(f"policies {', '.join(manifest.policies)}")
     for name, value in manifest.inputs.model_dump().items():
-        console.print(f"input    {name} = {value}", markup=False)
+        say(f"input    {name} = {value}", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("component", "version", "files", "fitted on"):
         table.add_column(column)
@@ -45,7 +45,7 @@ def show_bundle(path: Path) -> None:
     _show_thresholds(bundle)
     for said in attestation.read(bundle):
         verdict = "passing" if said.is_passing else "no passing verdict"
-        console.print(f"attested {said.created_at:%Y-%m-%d %H:%M} {said.kind}: {verdict}")
+        say(f"attested {said.created_at:%Y-%m-%d %H:%M} {said.kind}: {verdict}")
 
 
 def _show_thresholds(bundle: Bundle) -> None:
@@ -53,7 +53,7 @@ def _show_thresholds(bundle: Bundle) -> None:
     for policy in bundle.manifest.policies:
         tiers = thresholds.get(policy, {})
         shown = ", ".join(f"{tier} from {value:.4g}" for tier, value in tiers.items())
-        console.print(f"tiers    {policy}: {shown or 'all closed'}", markup=False)
+        say(f"tiers    {policy}: {shown or 'all closed'}", markup=False)
 
 
 def show_evaluation(path: Path | None) -> None:
@@ -70,9 +70,9 @@ def show_evaluation(path: Path | None) -> None:
         raise PermanentError(
             f"{bundle.digest[:12]} has no evaluation in {folder}; run `tidegate train`"
         ) from error
-    console.print(f"bundle {bundle.digest}")
+    say(f"bundle {bundle.digest}")
     console.print(figures_table(figures["metrics"]))
-    console.print(f"report {folder / 'report.html'}")
+    say(f"report {folder / 'report.html'}")
 
 
 def figures_table(metrics: dict[str, Any]) -> Table:

@@ -15,6 +15,11 @@ errors: Final = Console(stderr=True)
 _QUARTERS: Final = 4
 
 
+def say(text: str, *, style: str | None = None, markup: bool = True) -> None:
+    """Print one line as it is: a pipe or a narrow terminal must not break paths and commands."""
+    console.print(text, style=style, markup=markup, highlight=False, soft_wrap=True)
+
+
 def show_error(message: str, *, is_temporary: bool = False) -> None:
     """Print one error and whether trying again helps."""
     errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
@@ -49,12 +54,12 @@ class PipelineProgress:
             self._quarter = 0
             self._move(f"{place} {event.step} ...")
             if not console.is_terminal:
-                console.print(f"  {place} {name} started")
+                say(f"  {place} {name} started")
         elif event.what == "progress":
             self._show_share(event, place)
         else:
             self.close()
-            console.print(f"  {place} {name} {_outcome(event)}")
+            say(f"  {place} {name} {_outcome(event)}")
 
     def close(self) -> None:
         """Stop the moving line."""
@@ -68,7 +73,7 @@ class PipelineProgress:
         quarter = event.done * _QUARTERS // max(event.total, 1)
         if quarter > self._quarter and not console.is_terminal:
             self._quarter = quarter
-            console.print(f"     {event.step}: {event.done:,} of {event.total:,} {event.note}")
+            say(f"     {event.step}: {event.done:,} of {event.total:,} {event.note}")
 
     def _move(self, text: str) -> None:
         if not console.is_terminal:

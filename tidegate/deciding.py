@@ -17,11 +17,12 @@ from moderation.clock import Clock, SystemClock
 from moderation.decision import SIGNALS
 from moderation.errors import PermanentError, TemporaryError
 from moderation.settings import settings
-from tidegate.console import console
+from tidegate.console import console, say
 from tidegate.serving import admin_token, own_tokens
 
 _TIMEOUT_S: Final = 30.0
-_TITLE_CHARS: Final = 34
+_TITLE_CHARS: Final = 60
+_NUM_MEMBERS: Final = 2
 _COLOURS: Final = {
     "allow": "green",
     "tag": "cyan",
@@ -125,9 +126,9 @@ def decide_one(
         answered = caller.decide(listed)
     show_decisions([(listed, answered)], with_truth=False)
     for reason in answered.content["reasons"]:
-        console.print(f"{reason['code']}: {reason['message']}", markup=False)
+        say(f"{reason['code']}: {reason['message']}", markup=False)
     show_signals(answered)
-    console.print(f"trace {answered.content['trace_id']}: tidegate replay shows it again")
+    say(f"trace {answered.content['trace_id']}: tidegate replay shows it again")
 
 
 def running_gateway(home: Home) -> str:
@@ -172,13 +173,12 @@ def _read_image(path: Path) -> bytes:
 
 
 def show_decisions(rows: Sequence[tuple[Listed, Answered]], *, with_truth: bool = True) -> None:
-    """Print one line per decision: what, why, and how long it took."""
+    """Print what was decided about each listing, and below its title why."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("listing", max_width=_TITLE_CHARS, no_wrap=True)
+    table.add_column("listing")
     if with_truth:
         table.add_column("truth")
-    for name in ("tier", "reasons", "worst image", "strongest signals"):
-        table.add_column(name)
+    table.add_column("tier")
     table.add_column("ms", justify="right")
     for listed, answered in rows:
         table.add_row(*_cells(listed, answered, with_truth))
@@ -186,21 +186,14 @@ def show_decisions(rows: Sequence[tuple[Listed, Answered]], *, with_truth: bool 
 
 
 def _cells(listed: Listed, answered: Answered, with_truth: bool) -> list[str]:
-    content = answered.content
-    tier = content["tier"]
-    score = max(answered.scores, key=lambda s: float(s["probability"]), default=None)
+    tier = answered.content["tier"]
     title = str(listed.listing.get("title") or "(no title)")
-    cells = [escape(title)]
+    if len(title) > _TITLE_CHARS:
+        title = f"{title[: _TITLE_CHARS - 1]}…"
+    cells = [f"{escape(title)}\n[dim]{escape(_why(listed, answered))}[/]"]
     if with_truth:
         cells.append(_truth(listed.truth))
-    cells += [
-        f"[{_COLOURS.get(tier, 'white')}]{tier}[/]",
-        ", ".join(reason["code"] for reason in content["reasons"]) or "-",
-        _worst_image(score, len(listed.images)),
-        _strongest(score),
-        f"{answered.latency_ms:.0f}",
-    ]
-    return cells
+    return [*cells, f"[{_COLOURS.get(tier, 'white')}]{tier}[/]", f"{answered.latency_ms:.0f}"]
 
 
 def _truth(truth: Mapping[str, bool]) -> str:
@@ -209,20 +202,20 @@ def _truth(truth: Mapping[str, bool]) -> str:
     return ", ".join(policy for policy, violates in truth.items() if violates) or "clean"
 
 
-def _worst_image(score: Mapping[str, Any] | None, num_images: int) -> str:
-    if score is None or score["worst_image"] is None:
-        return "no image"
-    return f"{score['worst_image'] + 1} of {num_images}"
-
-
-def _strongest(score: Mapping[str, Any] | None, count: int = 2) -> str:
-    """Return the policy in question with its probability, and the members that say most."""
-    if score is None:
-        return "-"
-    known = [s for s in score["signals"] if s["value"] is not None]
-    known.sort(key=lambda s: -float(s["value"]))
-    members = ", ".join(f"{s['name']} {float(s['value']):+.1f}" for s in known[:count])
-    return f"{score['policy']} {float(score['probability']):.3f} ({members})"
+def _why(listed: Listed, answered: Answered) -> str:
+    """Return reasons, the policy in question, the members that say most, and the image that decided."""
+    parts = [" ".join(reason["code"] for reason in answered.content["reasons"])]
+    score = max(answered.scores, key=lambda s: float(s["probability"]), default=None)
+    if score is not None:
+        known = [s for s in score["signals"] if s["value"] is not None]
+        known.sort(key=lambda s: -float(s["value"]))
+        members = ", ".join(f"{s['name']} {float(s['value']):+.1f}" for s in known[:_NUM_MEMBERS])
+        parts.append(f"{score['policy']} {float(score['probability']):.3f} ({members})")
+        if score["worst_image"] is None:
+            parts.append("no image")
+        else:
+            parts.append(f"worst image {score['worst_image'] + 1} of {len(listed.images)}")
+    return " · ".join(part for part in parts if part)
 
 
 def show_signals(answered: Answered) -> None:

@@ -13,12 +13,12 @@ from marketplace.config import WorldConfig
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
 from moderation.errors import PermanentError
-from moderation.policy import load_policies
+from moderation.policy import Tier, load_policies
 from moderation.settings import Settings
 from moderation.snapshot import Snapshot
 from pipelines.local import RunResult
 from pipelines.parameters import Choices
-from tidegate.console import console, seconds
+from tidegate.console import say, seconds
 from tidegate.deciding import Answered, GatewayCaller, Listed, show_decisions
 from tidegate.importing import import_shown
 from tidegate.serving import chosen_bundle, serving
@@ -59,23 +59,24 @@ def run(*, data: Path | None, mapping: Path | None, policies: Path | None, seed:
         result = run_pipeline(prepared.choices, prepared.config)
         home = Home(prepared.config.home)
         if data is None:
-            listings = _chosen(unseen_listings(home), seed)
+            listings = pick_listings(unseen_listings(home), seed)
         else:
             table = Snapshot.open(Path(result.outputs["table"]))
-            listings = _chosen(held_out_listings(table, ContentStore(home.content)), seed)
+            listings = pick_listings(held_out_listings(table, ContentStore(home.content)), seed)
         bundle = _registered(prepared.config, result)
         _title(4, "serving: KServe's model server and the gateway as processes on the loopback")
         rows = _decide(bundle, prepared.config, listings)
     show_decisions(rows)
+    _say_how_good(rows)
     _say_where(prepared, bundle, result, rows)
-    console.print(
+    say(
         f"[bold]done[/] in {seconds(clock.monotonic() - began)}, "
         f"peak memory {memory.peak_bytes / _GIB:.1f} GiB with all processes"
     )
 
 
 def _title(number: int, text: str) -> None:
-    console.print(f"[bold]{number}/5 {text}[/]")
+    say(f"[bold]{number}/5 {text}[/]")
 
 
 def _simulated(config: Settings, seed: int, clock: Clock) -> Prepared:
@@ -86,11 +87,11 @@ def _simulated(config: Settings, seed: int, clock: Clock) -> Prepared:
         world, home, load_policies(config.policy_file), num_unseen_days=_NUM_UNSEEN_DAYS
     )
     verb = "were there already" if built.was_there else "in the ledger"
-    console.print(
+    say(
         f"  {built.num_submissions:,} submissions of {world.days - _NUM_UNSEEN_DAYS} days {verb}; "
         f"{built.num_unseen} of the {_NUM_UNSEEN_DAYS} days after them are kept aside, unseen"
     )
-    console.print(
+    say(
         "  this is a smaller world than the default one (about a tenth: `tidegate simulate` builds that); "
         "its figures are rougher",
         style="yellow",
@@ -114,13 +115,11 @@ def _registered(config: Settings, result: RunResult) -> Bundle:
     _title(3, "registry: MLflow on SQLite")
     champion = chosen_bundle(None, config)
     made = result.outputs["digest"]
-    console.print(f"  version {result.outputs['registered_version']}: bundle {made}")
+    say(f"  version {result.outputs['registered_version']}: bundle {made}")
     if champion.digest == made:
-        console.print(
-            "  it is the champion: the first of its registry, with nothing to compare it with"
-        )
+        say("  it is the champion: the first of its registry, with nothing to compare it with")
     else:
-        console.print(f"  it is the candidate; the champion stays {champion.digest}")
+        say(f"  it is the candidate; the champion stays {champion.digest}")
     return champion
 
 
@@ -128,13 +127,13 @@ def _decide(
     bundle: Bundle, config: Settings, listings: Sequence[Listed]
 ) -> list[tuple[Listed, Answered]]:
     with serving(bundle, config) as served:
-        console.print(f"  gateway {served.gateway.http_url}, predictor {served.predictor.url}")
+        say(f"  gateway {served.gateway.http_url}, predictor {served.predictor.url}")
         _title(5, f"decisions: {len(listings)} unseen listings through the gateway")
         with GatewayCaller(served.gateway.url, served.token) as caller:
             return [(listed, caller.decide(listed)) for listed in listings]
 
 
-def _chosen(listings: Sequence[Listed], seed: int) -> list[Listed]:
+def pick_listings(listings: Sequence[Listed], seed: int) -> list[Listed]:
     """Return a mix in which every policy is violated by some and at least half are clean."""
     if not listings:
         raise PermanentError("there is no unseen listing to show; import a test split too")
@@ -171,6 +170,19 @@ def _to_listed(
     return Listed(listing, [store.get(digest) for digest in row["image_digests"]], truth)
 
 
+def _say_how_good(rows: Sequence[tuple[Listed, Answered]]) -> None:
+    held = {True: 0, False: 0}
+    total = {True: 0, False: 0}
+    for listed, answered in rows:
+        violates = any(listed.truth.values())
+        total[violates] += 1
+        held[violates] += Tier[answered.content["tier"].upper()] >= Tier.REVIEW
+    say(
+        f"  {held[True]} of {total[True]} violations and {held[False]} of {total[False]} clean listings were held "
+        "or stopped; a handful shows how it works, the report shows how well"
+    )
+
+
 def _say_where(
     prepared: Prepared,
     bundle: Bundle,
@@ -189,4 +201,4 @@ def _say_where(
         ("serve again", f"{settings} tidegate serve (prints the address of the API's docs)"),
     )
     for name, value in lines:
-        console.print(f"  {name:<12}{value}", markup=False, soft_wrap=True)
+        say(f"  {name:<12}{value}", markup=False)

@@ -10,7 +10,7 @@ from ledger.store import ContentStore
 from moderation.clock import SystemClock
 from moderation.policy import load_policies
 from moderation.settings import Settings
-from tidegate.console import console
+from tidegate.console import console, say
 from tidegate.training import with_policies
 
 
@@ -44,7 +44,7 @@ def import_shown(
             on_progress=lambda rows: status.update(f"reading rows ... {rows:,}"),
         )
     show_mapping(source)
-    console.print(report.summary(), markup=False)
+    say(report.summary(), markup=False)
     return Imported(report, policy_file)
 
 
@@ -52,11 +52,11 @@ def show_mapping(source: Source) -> None:
     """Say which column was taken for what."""
     fields = source.found.mapping.fields()
     said = ", ".join(f"{name} = {'|'.join(columns)}" for name, columns in fields.items() if columns)
-    console.print(f"columns: {said}", markup=False, soft_wrap=True)
+    say(f"columns: {said}", markup=False)
 
 
 def import_data(data: Path, *, mapping: Path | None, policies: Path | None) -> None:
     """Import a table into the home folder and say how to go on."""
     config = with_policies(None)
     imported = import_shown(data, Home(config.home), config, mapping=mapping, policies=policies)
-    console.print(f"next: tidegate train --policies {imported.policy_file}", markup=False)
+    say(f"next: tidegate train --policies {imported.policy_file}", markup=False)

@@ -9,7 +9,7 @@ from moderation.errors import PermanentError
 from moderation.policy import load_policies
 from moderation.scoring import Scorer
 from serving import replay
-from tidegate.console import console
+from tidegate.console import say
 from tidegate.training import with_policies
 
 
@@ -36,14 +36,14 @@ def replay_decision(trace_id: str, bundle: Path | None, policies: Path | None) -
         policies=load_policies(config.policy_file),
     )
     exact = "[green]bit for bit[/]" if report.is_exact else "[red]differs[/]"
-    console.print(f"from its recorded signals: {exact}")
+    say(f"from its recorded signals: {exact}")
     for difference in report.differences:
-        console.print(f"  {difference}", markup=False)
+        say(f"  {difference}", markup=False)
     if report.max_error is not None:
         close = "[green]within[/]" if report.is_close else "[red]beyond[/]"
-        console.print(
+        say(
             f"scored again from its inputs: {close} {replay.TOLERANCE:g}, largest difference {report.max_error:.2e}"
         )
     for crossing in report.crossings:
-        console.print(f"  crossing: {crossing}", markup=False)
+        say(f"  crossing: {crossing}", markup=False)
     return 0 if report.is_exact and report.is_close else 1

@@ -15,7 +15,7 @@ from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
 from serving.process import ServingProcess, start_gateway, start_predictor
 from serving.routing import Route, RoutingTable, load_table, write_table
-from tidegate.console import console
+from tidegate.console import console, say
 from tidegate.training import with_policies
 
 _TOKEN_BYTES: Final = 24
@@ -121,7 +121,7 @@ def serve(*, bundle: Path | None, policies: Path | None) -> None:
         served = context.__enter__()
     try:
         show_addresses(served, Home(settings().home))
-        console.print("Ctrl-C stops both.")
+        say("Ctrl-C stops both.")
         with suppress(KeyboardInterrupt):
             signal.pause()
     finally:
@@ -130,7 +130,7 @@ def serve(*, bundle: Path | None, policies: Path | None) -> None:
 
 def show_addresses(served: Served, home: Home) -> None:
     """Say where the processes listen and how to call them."""
-    console.print(f"gateway    {served.gateway.http_url}/docs  (log {served.gateway.log})")
-    console.print(f"predictor  {served.predictor.http_url}/v2  (log {served.predictor.log})")
-    console.print(f"token      in {home.tokens}, sent as `Authorization: Bearer <token>`")
-    console.print('try        tidegate decide --title "airsoft rifle, never fired"', markup=False)
+    say(f"gateway    {served.gateway.http_url}/docs  (log {served.gateway.log})")
+    say(f"predictor  {served.predictor.http_url}/v2  (log {served.predictor.log})")
+    say(f"token      in {home.tokens}, sent as `Authorization: Bearer <token>`")
+    say('try        tidegate decide --title "airsoft rifle, never fired"', markup=False)

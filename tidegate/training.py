@@ -8,7 +8,7 @@ from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
 from pipelines.local import RunResult, run_training
 from pipelines.parameters import Choices, for_submission, parameters
-from tidegate.console import PipelineProgress, console, seconds
+from tidegate.console import PipelineProgress, say, seconds
 
 
 def with_policies(policies: Path | None) -> Settings:
@@ -30,18 +30,18 @@ def run_and_show(choices: Choices, *, policies: Path | None) -> None:
     config = with_policies(policies)
     done = run(choices, config)
     home, digest = Home(config.home), done.outputs["digest"]
-    console.print(f"bundle   {home.bundles / digest}")
-    console.print(f"report   {home.reports / digest / 'report.html'}")
-    console.print(f"registry version {done.outputs['registered_version']}")
-    console.print(f"log      {done.log} ({seconds(sum(done.seconds.values()))} in steps)")
-    console.print("next     tidegate evaluate, tidegate serve")
+    say(f"bundle   {home.bundles / digest}")
+    say(f"report   {home.reports / digest / 'report.html'}")
+    say(f"registry version {done.outputs['registered_version']}")
+    say(f"log      {done.log} ({seconds(sum(done.seconds.values()))} in steps)")
+    say("next     tidegate evaluate, tidegate serve")
 
 
 def compile_all(out: Path) -> None:
     """Write every pipeline's YAML below `out`."""
     from pipelines.compile import compile_training
 
-    console.print(f"wrote {compile_training(out / 'training.yaml')}")
+    say(f"wrote {compile_training(out / 'training.yaml')}")
 
 
 def submit_training(
@@ -55,7 +55,7 @@ def submit_training(
     asked = for_submission(Choices(date or "", profile), with_policies(policies))
     if cron is not None:
         done = submit_daily(host, asked, cron=cron)
-        console.print(f"scheduled {done.recurring_run_id} ({cron}), version {done.version_id}")
+        say(f"scheduled {done.recurring_run_id} ({cron}), version {done.version_id}")
     else:
         done = submit_once(host, asked, SystemClock())
-        console.print(f"started run {done.run_id}, version {done.version_id}")
+        say(f"started run {done.run_id}, version {done.version_id}")

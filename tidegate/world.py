@@ -22,7 +22,7 @@ from moderation.listing import GroundTruth, Report, Submission
 from moderation.policy import PolicyFile, load_policies
 from moderation.settings import settings
 from moderation.text import normalise
-from tidegate.console import console
+from tidegate.console import console, say
 from tidegate.deciding import Listed
 
 SIZES: Final[dict[str, Callable[..., WorldConfig]]] = {
@@ -218,7 +218,7 @@ def simulate(*, size: str, days: int | None, seed: int) -> None:
         config = replace(config, days=days)
     home = Home(settings().home)
     built = build_shown(config, home, load_policies(settings().policy_file))
-    console.print(
+    say(
         f"{built.num_submissions:,} submissions are in {home.ledger}; "
         f"next: tidegate train --date {built.logical_date}"
     )

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from moderation.errors import PermanentError, PolicyError
 
 def test_metrics_are_plain_floats_in_metadata_and_file(tmp_path: Path) -> None:
     metrics = dsl.Metrics(uri=str(tmp_path / "deep" / "metrics"))
-    log_metrics(metrics, {"ap": np.float32(0.5)})
+    values: dict[str, Any] = {"ap": np.float32(0.5)}
+    log_metrics(metrics, values)
     assert metrics.metadata == {"ap": 0.5}
     assert type(metrics.metadata["ap"]) is float
     assert json.loads(Path(metrics.path).read_text()) == {"ap": 0.5}
