@@ -173,9 +173,12 @@ def heads_loss(heads: ListingHeads, batch: Batch, config: HeadsConfig) -> Tensor
 
 
 def _masked_loss(logits_BP: Tensor, truth_BP: Tensor, is_seen_B: Tensor) -> Tensor:
-    """Return the mean cross-entropy over known truth of the rows that a head sees."""
+    """Return the cross-entropy over known truth of the rows that a head sees, per entry of the batch.
+
+    Dividing by the batch, not by what counts in it, makes the mean over processes equal that of the whole batch.
+    """
     counts_BP = ((truth_BP >= 0) & is_seen_B[:, None]).to(logits_BP.dtype)
     loss_BP = nn.functional.binary_cross_entropy_with_logits(
         logits_BP, truth_BP.clamp(min=0).to(logits_BP.dtype), reduction="none"
     )
-    return (loss_BP * counts_BP).sum() / counts_BP.sum().clamp(min=1)
+    return (loss_BP * counts_BP).mean()

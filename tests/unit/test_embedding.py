@@ -74,7 +74,7 @@ def test_rows_hold_what_the_encoders_say(
             np.testing.assert_array_equal(batch.images_BKD[row, k], expected)
         text = model_text(listing["title"], listing["description"])
         assert batch.has_text_B[row] == bool(text)
-        expected = embedder.text.encode_one(text) if text else np.zeros(rows.text_dim)
+        expected = embedder.text.encode_one(text) if text else np.zeros(rows.text_dim, np.float32)
         np.testing.assert_array_equal(batch.text_BD[row], expected)
     assert seen[-1][0] == seen[-1][1] == rows.info["images"] + rows.info["texts"]
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
