@@ -14,7 +14,7 @@ from moderation.settings import settings
 from pipelines.parameters import Choices
 from tidegate.world import build_world
 
-EVASIVE = "evasive violations, all else"
+EVASIVE = "evasive violations"
 SINGLE = ("image", "text", "ngram", "behaviour")
 
 
