@@ -54,7 +54,8 @@ class EmbeddedRows:
 
     folder: Path
     info: dict[str, Any]
-    """Digests of the towers, and counts: `undecodable` images, distinct `images` and `texts`."""
+    """Digests of the towers, counts (`undecodable` images, distinct `images` and `texts`), and `tuned_fold`: the fold
+    that the towers were tuned on, None for frozen ones."""
 
     images_ED: npt.NDArray[np.float32]
     texts_ED: npt.NDArray[np.float32]

@@ -125,6 +125,7 @@ def embed_snapshot(
             "images": len(plan.images.numbers),
             "texts": len(plan.texts.numbers),
             "undecodable": len(bad),
+            "tuned_fold": embedder.image.facts.get("tuned_fold"),
         }
         arrays = {
             "image_content_NK": np.where(is_bad_NK, np.int32(ABSENT), plan.image_content_NK),

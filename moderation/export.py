@@ -62,12 +62,19 @@ def export_towers(profile: Profile, folder: Path) -> TowersInfo:
     return write_towers(profile, image, text, target)
 
 
-def write_towers(profile: Profile, image: ImageTower, text: TextParts, target: Path) -> TowersInfo:
-    """Write two towers, frozen or tuned, into `target`; it appears whole or not at all."""
+def write_towers(
+    profile: Profile,
+    image: ImageTower,
+    text: TextParts,
+    target: Path,
+    *,
+    tuned_fold: int | None = None,
+) -> TowersInfo:
+    """Write two towers into `target`, which appears whole or not at all; `tuned_fold` says what they were tuned on."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".towers-", dir=target.parent))
     try:
-        _write_image_tower(profile, image, staging / IMAGE_FOLDER)
+        _write_image_tower(profile, image, staging / IMAGE_FOLDER, tuned_fold)
         _write_text_tower(profile, text, staging / TEXT_FOLDER)
         if not target.exists():
             staging.rename(target)
@@ -76,7 +83,9 @@ def write_towers(profile: Profile, image: ImageTower, text: TextParts, target: P
     return TowersInfo.open(target)
 
 
-def _write_image_tower(profile: Profile, tower: ImageTower, folder: Path) -> None:
+def _write_image_tower(
+    profile: Profile, tower: ImageTower, folder: Path, tuned_fold: int | None
+) -> None:
     size = profile.image_size
     example = (torch.zeros(2, 3, size, size),)
     shapes = {"images_BCHW": {0: Dim("batch")}}
@@ -86,6 +95,7 @@ def _write_image_tower(profile: Profile, tower: ImageTower, folder: Path) -> Non
         "image_size": size,
         "mean": profile.mean,
         "std": profile.std,
+        "tuned_fold": tuned_fold,
     }
     _write_tower(tower, example, shapes, facts, folder)
 

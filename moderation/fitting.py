@@ -23,6 +23,7 @@ from moderation.lightning_module import (
     StepSampler,
     Task,
     build_optimizer,
+    count_steps,
     heads_loss,
     to_tensors,
 )
@@ -66,7 +67,7 @@ def pinned_torch(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Keep Lightning's advice on loaders and hardware out of logs; errors still raise."""
     log = logging.getLogger("lightning.pytorch")
     level = log.level
@@ -153,7 +154,7 @@ def build_heads(task: Task) -> ListingHeads:
 def lightning_fit(heads: ListingHeads, task: Task, **trainer_options: Any) -> None:
     """Fit by Lightning; `trainer_options` choose devices and strategy where there are several."""
     options: dict[str, Any] = {"accelerator": "cpu", "devices": 1} | trainer_options
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = pl.Trainer(
             max_epochs=task.config.epochs,
             logger=False,
@@ -164,12 +165,12 @@ def lightning_fit(heads: ListingHeads, task: Task, **trainer_options: Any) -> No
             deterministic=True,
             **options,
         )
-        trainer.fit(HeadsModule(heads, task.config, task.num_steps), datamodule=RowsModule(task))
+        trainer.fit(HeadsModule(heads, task.config, count_steps(task)), datamodule=RowsModule(task))
 
 
 def plain_epochs(heads: ListingHeads, task: Task) -> Iterator[int]:
     """Fit by a bare loop, the same steps as `lightning_fit` takes; yield each finished epoch."""
-    optimizer, scheduler = build_optimizer(heads, task.config, task.num_steps)
+    optimizer, scheduler = build_optimizer(heads, task.config, count_steps(task))
     sampler = StepSampler(task)
     for epoch in range(task.config.epochs):
         heads.train()

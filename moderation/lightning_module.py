@@ -6,7 +6,7 @@ gradient of a step does not depend on how many processes work on it.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import lightning.pytorch as pl
 import numpy as np
@@ -26,6 +26,36 @@ Step = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 Batch = dict[str, Tensor]
 
 
+class Draws(Protocol):
+    """What decides the steps of a fit."""
+
+    @property
+    def plan(self) -> EpochPlan:
+        """How often each row is drawn."""
+        ...
+
+    @property
+    def config(self) -> HeadsConfig:
+        """Size of a batch, number of epochs and share of augmented views."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the draws."""
+        ...
+
+    @property
+    def num_views_N(self) -> npt.NDArray[np.uint8]:
+        """Views that each row can be read through."""
+        ...
+
+
+def count_steps(draws: Draws) -> int:
+    """Return the optimiser steps of a whole fit."""
+    per_epoch = -(-draws.plan.num_draws // draws.config.batch_size)
+    return max(1, per_epoch * draws.config.epochs)
+
+
 @dataclass(frozen=True)
 class Task:
     """What heads are fitted to."""
@@ -37,16 +67,15 @@ class Task:
     seed: int
 
     @property
-    def num_steps(self) -> int:
-        """Optimiser steps of a whole fit."""
-        per_epoch = -(-self.plan.num_draws // self.config.batch_size)
-        return max(1, per_epoch * self.config.epochs)
+    def num_views_N(self) -> npt.NDArray[np.uint8]:
+        """Views that each row has."""
+        return self.rows.num_views_N
 
 
 class StepSampler(Sampler[Step]):
     """Yields (rows, views) of each step of an epoch; `rank` of `num_ranks` takes its share."""
 
-    def __init__(self, task: Task, rank: int = 0, num_ranks: int = 1) -> None:
+    def __init__(self, task: Draws, rank: int = 0, num_ranks: int = 1) -> None:
         self._task, self._rank, self._num_ranks = task, rank, num_ranks
         self._epoch = 0
 
@@ -58,7 +87,7 @@ class StepSampler(Sampler[Step]):
         task = self._task
         index = task.plan.draw(task.seed, self._epoch)
         rng = np.random.default_rng([task.seed, self._epoch, 1])
-        num_views = task.rows.num_views_N[index].astype(np.int64)
+        num_views = task.num_views_N[index].astype(np.int64)
         augmented = 1 + np.floor(rng.random(len(index)) * (num_views - 1)).astype(np.int64)
         is_augmented = (rng.random(len(index)) < task.config.view_mix) & (num_views > 1)
         views = np.where(is_augmented, augmented, 0)

@@ -51,7 +51,7 @@ class HeadsConfig(_Frozen):
     """Width of every hidden layer, and of the projections that fusion works on."""
 
     dropout: Share = 0.4
-    epochs: Annotated[int, Field(ge=1, le=1_000)] = 24
+    epochs: Annotated[int, Field(ge=1, le=1_000)] = 32
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0, le=100)] = 0.3

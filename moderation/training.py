@@ -24,7 +24,7 @@ from moderation.ngram import NgramModel, fit_ngram
 from moderation.profiles import HeadsConfig
 from moderation.signals import SignalTable, as_words
 from moderation.snapshot import Snapshot
-from moderation.text import ngram_texts
+from moderation.text import NgramText, ngram_texts
 
 _TEXT_ROWS: Final = 1_024
 # A slice of more values is an identifier, not a slice; reports could not show it.
@@ -114,15 +114,15 @@ class Training:
         logits["behaviour_NP"][index_R] = members.behaviour.logits(self.behaviour_NF[index_R])
         texts_R = index_R[self.rows.has_text_N[index_R]]
         begin, chunk = 0, []
-        for pair in self._texts(texts_R):
-            chunk.append(pair)
+        for text in self._texts(texts_R):
+            chunk.append(text)
             if len(chunk) == _TEXT_ROWS or begin + len(chunk) == len(texts_R):
                 logits["ngram_NP"][texts_R[begin : begin + len(chunk)]] = members.ngram.logits(
                     chunk
                 )
                 begin, chunk = begin + len(chunk), []
 
-    def _texts(self, index_R: Indices) -> Iterator[tuple[str, str]]:
+    def _texts(self, index_R: Indices) -> Iterator[NgramText]:
         """Yield the n-gram model's texts of the rows `index_R`, which ascend."""
         wanted = iter([*index_R.tolist(), -1])
         row, following = 0, next(wanted)
@@ -186,6 +186,8 @@ def out_of_fold_signals(
     logits = {name: np.full(shape, np.nan) for name in _LOGITS}
     fold_N = np.full(shape[0], -1, np.int64)
     for fold, fit_R, score_R in plan_folds(training.snapshot):
+        if fold == training.rows.info.get("tuned_fold"):
+            continue  # the towers have seen these rows: no member can judge them as unseen
         training.score(training.fit(fit_R), score_R, logits)
         fold_N[score_R] = fold
     return logits, fold_N
