@@ -13,9 +13,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from moderation.clock import SystemClock
 
 OUT = Path("build/bench")
@@ -42,12 +39,12 @@ class Bench:
 
     def finish(self) -> None:
         """Print the tables and write `build/bench/<name>.json`."""
-        console = Console(width=None if sys.stdout.isatty() else 140)
-        console.print(_table(self.name, self.rows))
+        say = sys.stdout.write
+        say(_table(self.name, self.rows) + "\n")
         if self.targets:
-            console.print(_table("targets", [asdict(target) for target in self.targets]))
+            say(_table(f"{self.name}: targets", [asdict(target) for target in self.targets]) + "\n")
         for note in self.notes:
-            console.print(f"note: {note}")
+            say(f"note: {note}\n")
         OUT.mkdir(parents=True, exist_ok=True)
         content = {
             "name": self.name,
@@ -61,7 +58,7 @@ class Bench:
         }
         path = OUT / f"{self.name}.json"
         path.write_text(json.dumps(content, indent=1))
-        console.print(f"written to {path}")
+        say(f"written to {path}\n")
 
 
 @dataclass(frozen=True)
@@ -133,14 +130,19 @@ def _commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title)
+def _table(title: str, rows: list[dict[str, Any]]) -> str:
+    """Return rows as a Markdown table, so that documents quote what was printed, unedited."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(_text(row.get(column)) for column in columns))
-    return table
+    lines = [columns, *([_text(row.get(column)) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    drawn = [
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in lines
+    ]
+    return "\n".join([f"### {title}", "", *drawn, ""])
 
 
 def _text(value: object) -> str:

@@ -62,8 +62,7 @@ def _row(
     }
     if lead:
         value = "-" if lead["value"] is None else f"{lead['value']:+.4f}"
-        row["ensemble's lead"] = f"{value} ({_interval(lead)})"
-        row["verdict"] = lead["verdict"]
+        row["ensemble's lead"] = f"{value} ({_interval(lead)}): {lead['verdict']}"
     return row
 
 

@@ -40,7 +40,7 @@ def main() -> None:
                 f"{row['policy']}, {row['slice']}: ensemble over {row['score']} {row['AP']:.3f}",
                 "lower bound > 0",
                 float(str(row["ensemble's lead"]).split()[0]),
-                row["verdict"] == "better",
+                row["ensemble's lead"].endswith("better"),
             )
             for row in bench.rows
             if row["score"] in SINGLE and row["slice"] in (EVERYTHING, EVASIVE)

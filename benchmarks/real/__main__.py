@@ -63,7 +63,7 @@ def _targets(bench: Bench, policy: str) -> list[Target]:
             "lead over its own image tower: " + image["ensemble's lead"],
             "lower bound > 0, or called a tie",
             overall - image["AP"],
-            image["verdict"] in ("better", "tie"),
+            not image["ensemble's lead"].endswith("worse"),
         ),
     ]
 
