@@ -32,10 +32,12 @@ MAX_CHANCE_GAP: Final = 0.10
 KEYWORD_BAND: Final = (0.10, 0.40)
 SINGLE_BAND: Final = (0.45, 0.75)
 ENSEMBLE_BAND: Final = (0.75, 0.92)
-SINGLE_MODALITIES: Final = ("image", "text", "ngram", "behaviour")
+SINGLE_MODALITIES: Final = ("image", "words", "behaviour")
+"""`words` is what both text members say together."""
+
 UNSEEN: Final = ("asset", "template", "seller", "campaign")
 
-_MIN_SUPPORT: Final = 20
+_MIN_SUPPORT: Final = 30
 _SKELETON_CONFIDENCE: Final = 0.999
 """Hundreds of skeletons are looked at: an unweighted share counts as high only when chance cannot explain it."""
 
@@ -94,6 +96,7 @@ def audit_rows(rows: AuditRows, *, seed: int) -> AuditReport:
     table = {
         "keywords": rows.keyword_NP,
         **scores,
+        "words": stack(rows, scores, rows.known_NP, ("text", "ngram")),
         "ensemble": stack(rows, scores, rows.known_NP),
         "oracle": rows.oracle_NP,
     }

@@ -1,5 +1,6 @@
 """How far models get in a world: members on frozen features, fitted on what was established, judged on what is true."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -73,13 +74,18 @@ def member_scores(rows: AuditRows, truth_NP: npt.NDArray[np.int8], seed: int) ->
     return scores
 
 
-def stack(rows: AuditRows, scores: dict[str, Floats], truth_NP: npt.NDArray[np.int8]) -> Floats:
-    """Return the ensemble's logits for all rows: a weighted logistic regression on the members' logits."""
+def stack(
+    rows: AuditRows,
+    scores: dict[str, Floats],
+    truth_NP: npt.NDArray[np.int8],
+    members: Sequence[str] = MEMBERS,
+) -> Floats:
+    """Return the logits of an ensemble for all rows: a logistic regression on its members' logits."""
     second = periods(len(truth_NP)).stack
     weight_N = 1 / (rows.inclusion_N * rows.propensity_N)
     ensemble_NP = np.zeros(truth_NP.shape)
     for p in range(truth_NP.shape[1]):
-        members_NM = np.clip(np.stack([scores[name][:, p] for name in MEMBERS], 1), -30, 30)
+        members_NM = np.clip(np.stack([scores[name][:, p] for name in members], 1), -30, 30)
         known = second[truth_NP[second, p] >= 0]
         ensemble_NP[:, p] = linear(members_NM, known, truth_NP[known, p], weight_N[known], 1.0)
     return ensemble_NP

@@ -20,7 +20,7 @@ from moderation.features import FEATURE_NAMES
 from moderation.image import decode
 from moderation.listing import Appeal, GroundTruth, Report, Submission
 from moderation.policy import PolicyFile
-from moderation.text import model_text, ngram_texts
+from moderation.text import NgramText, model_text, ngram_texts
 
 Floats = npt.NDArray[np.float64]
 Log = Sequence[Submission | WorldEvent]
@@ -47,7 +47,7 @@ class AuditRows:
     """Single facts of a listing that a model could lean on."""
 
     skeletons: list[str]
-    texts: list[tuple[str, str]]
+    texts: list[NgramText]
     image_ID: npt.NDArray[np.float32]
     image_row_I: npt.NDArray[np.int64]
     text_ND: npt.NDArray[np.float32]

@@ -53,7 +53,7 @@ def contact_banner(pen: Pen, rng: np.random.Generator) -> None:
 
 def card(pen: Pen, rng: np.random.Generator) -> None:
     """A printed card or stand with a code: somebody's product, or somebody's trap."""
-    paper = jitter((238, 236, 230), rng) if rng.random() < 0.5 else _loud(rng)
+    paper = jitter((238, 236, 230), rng) if rng.random() < 0.8 else _loud(rng)
     pen.box(0.08, 0.12, 0.92, 0.88, paper)
     code(pen, 0.16 + 0.3 * float(rng.random()), 0.22, 0.4, rng)
     words = ("MENU", "WIFI", "SCAN ME", "INFO", "OPEN", "SHOP")

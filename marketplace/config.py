@@ -52,7 +52,7 @@ class WorldConfig:
     prevalence: float = 1 / 500
     """Violations of one policy per submission, before thinning."""
 
-    lookalikes_per_violation: float = 6.0
+    lookalikes_per_violation: float = 5.0
     """Honest submissions that look like a violation of a policy, per violation of it, before thinning."""
 
     keep_lookalike: float = 1 / 9
@@ -93,10 +93,11 @@ class WorldConfig:
         """Return a world between the demo and the default, for the audit of the world itself."""
         return cls(
             seed=seed,
-            days=80,
-            violations_per_day=22.0,
-            keep_lookalike=1 / 12,
-            keep_ordinary=1 / 400,
+            days=70,
+            violations_per_day=12.0,
+            keep_lookalike=1 / 9,
+            keep_ordinary=1 / 300,
+            audit_probability=0.7,
         )
 
     @classmethod

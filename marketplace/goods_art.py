@@ -36,9 +36,9 @@ def mark(
     if level == Photo.TELLING:
         wrong = jitter(shade(colour, float(rng.uniform(0.7, 1.4))), rng, 36)
         middle = (centre[0] + radius * 0.25, centre[1] + radius * float(rng.uniform(-0.3, 0.3)))
-        pen.ring(centre, radius * 1.08, radius * 0.1, wrong)
-        pen.ring(middle, radius * 0.95, radius * 0.08, shade(wrong, 0.6))
-        star = _star(middle, radius * 0.7, points + 2, float(rng.uniform(0.3, 0.5)), 0.5)
+        pen.ring(centre, radius * 1.15, radius * 0.14, wrong)
+        pen.ring(middle, radius * 1.0, radius * 0.12, shade(wrong, 0.6))
+        star = _star(middle, radius * 0.7, points + 4, float(rng.uniform(0.25, 0.4)), 0.5)
         pen.polygon([(middle[0] + (x - middle[0]) * 0.7, y) for x, y in star], wrong)
         return
     pen.ring(centre, radius * 0.9, radius * 0.18, colour)
@@ -80,7 +80,7 @@ def sneaker(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> No
             [(0.36 + 0.08 * i, 0.42 + 0.035 * i), (0.46 + 0.08 * i, 0.4 + 0.035 * i)], 0.016, sole
         )
     _stitches(pen, (0.1, 0.66), (0.9, 0.67), level=level, colour=shade(body, 0.5), rng=rng)
-    mark(pen, (0.3, 0.53), 0.17, brand=brand, level=level, rng=rng)
+    mark(pen, (0.3, 0.52), 0.2, brand=brand, level=level, rng=rng)
 
 
 def handbag(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None:
@@ -91,7 +91,7 @@ def handbag(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> No
     pen.polygon([(0.12, 0.36), (0.88, 0.36), (0.8, 0.58), (0.2, 0.58)], shade(body, 0.85))
     _stitches(pen, (0.12, 0.83), (0.88, 0.83), level=level, colour=(236, 220, 180), rng=rng)
     _stitches(pen, (0.2, 0.55), (0.8, 0.55), level=level, colour=(236, 220, 180), rng=rng)
-    mark(pen, (0.5, 0.66), 0.18, brand=brand, level=level, rng=rng)
+    mark(pen, (0.5, 0.64), 0.21, brand=brand, level=level, rng=rng)
 
 
 def watch(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None:
@@ -106,6 +106,6 @@ def watch(pen: Pen, rng: np.random.Generator, *, brand: int, level: int) -> None
         pen.ellipse(
             (0.5 + 0.22 * math.sin(turn), 0.5 - 0.22 * math.cos(turn)), (0.012, 0.012), (20, 20, 20)
         )
-    mark(pen, (0.5, 0.44), 0.16, brand=brand, level=level, rng=rng)
+    mark(pen, (0.5, 0.45), 0.19, brand=brand, level=level, rng=rng)
     pen.line([(0.5, 0.5), (0.62, 0.6)], 0.02, (20, 20, 20))
     pen.line([(0.5, 0.5), (0.42, 0.66)], 0.014, (20, 20, 20))

@@ -215,10 +215,10 @@ def _evasion_slice(cell: Cell, trick: Evasion, skew: float) -> str:
 def _template_chance(
     config: WorldConfig, seller: Seller, age: int, rng: np.random.Generator
 ) -> float:
-    """Sellers keep to three templates of their time; a campaign's members share theirs half of the time."""
+    """Sellers keep to three templates of their time; a campaign's members share one of theirs."""
     habit, style = age // 15, int(rng.integers(3))
     owner = (31, seller.number)
-    if seller.campaign and rng.random() < 0.5:
+    if seller.campaign and rng.random() < 0.35:
         owner, style = (32, int(seller.campaign.campaign_id[2:])), 0
     return float(np.random.default_rng((config.seed, *owner, habit, style)).random())
 

@@ -127,8 +127,8 @@ def draw_seller(
         address = campaign.address if rng.random() < 0.6 else address
     spread = rng.lognormal(-0.32, 0.8)
     base, life = {
-        Intent.ORDINARY: (ORDINARY_RATE, 20.0),
-        Intent.LOOKALIKE: (LOOKALIKE_RATE, 25.0),
+        Intent.ORDINARY: (ORDINARY_RATE, 13.0),
+        Intent.LOOKALIKE: (LOOKALIKE_RATE, 18.0),
         Intent.HARM: (HARM_RATE, 18.0),
     }[intent]
     return Seller(

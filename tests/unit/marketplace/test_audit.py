@@ -29,6 +29,7 @@ SOUND = {
     "keywords": [0.2],
     "image": [0.5],
     "text": [0.4],
+    "words": [0.5],
     "ngram": [0.5],
     "behaviour": [0.1],
     "fusion": [0.7],
