@@ -1,7 +1,7 @@
 """The text specialist: a linear model on hashed n-grams.
 
 It reads languages that the encoder does not know, and words that are spelt to be missed. Training
-and serving both call it with the pairs of one normalisation. Axes: N rows, P policies, D kept
+and serving both call it with the texts and signs of one normalisation. Axes: N rows, P policies, D kept
 features.
 """
 
@@ -21,8 +21,9 @@ from scipy import optimize, sparse
 
 from moderation.errors import BundleRejected, InvalidSnapshot
 from moderation.ngram_features import HASH_BITS, hash_features
+from moderation.text import SIGNS, NgramText
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised when the features' meaning changes: weights of another format do not load."""
 
 _WEIGHTS_FILE: Final = "ngram.safetensors"
@@ -60,11 +61,11 @@ class NgramModel:
     def _table(self) -> Floats:
         return np.concatenate([np.zeros((1, self.weights_DP.shape[1])), self.weights_DP])
 
-    def logits(self, texts: Sequence[tuple[str, str]]) -> Floats:
+    def logits(self, texts: Sequence[NgramText]) -> Floats:
         """Return the log-odds of a violation per listing and policy, at the prevalence of the weights.
 
         Args:
-            texts: (normalised, folded) of each listing.
+            texts: of each listing, by `ngram_texts`.
 
         Returns:
             logits_NP; a row does not depend on its batch.
@@ -86,6 +87,7 @@ class NgramModel:
             "format": FORMAT,
             "hash_bits": HASH_BITS,
             "intercept": self.intercept_P.tolist(),
+            "signs": SIGNS,
         }
         (folder / _INFO_FILE).write_text(json.dumps(info, indent=1, sort_keys=True))
 
@@ -108,6 +110,8 @@ class NgramModel:
     def _checked(cls, info: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> "NgramModel":
         if (info["format"], info["hash_bits"]) != (FORMAT, HASH_BITS):
             raise ValueError(f"format {info['format']}, {info['hash_bits']} bits are not ours")
+        if tuple(info["signs"]) != SIGNS:
+            raise ValueError(f"its signs are {info['signs']}, those of the text are {SIGNS}")
         intercept_P = np.array(info["intercept"], np.float64)
         bucket_D, weights_DP = tensors["bucket"], tensors["weights"]
         if weights_DP.shape != (len(bucket_D), len(intercept_P)):
@@ -116,7 +120,7 @@ class NgramModel:
 
 
 def fit_ngram(
-    texts: Iterable[tuple[str, str]],
+    texts: Iterable[NgramText],
     truth_NP: npt.NDArray[np.int8],
     weight_N: Floats,
     *,
@@ -128,7 +132,7 @@ def fit_ngram(
     weighted base rate, so that logits are at deployment prevalence.
 
     Args:
-        texts: (normalised, folded) of each row, in order; read once, in batches.
+        texts: of each row, by `ngram_texts`, in order; read once, in batches.
         truth_NP: 1 violates, 0 does not, -1 unknown (left out).
         weight_N: inverse inclusion probabilities.
         seed: decides which rows are kept where there are too many.
@@ -170,7 +174,7 @@ def _sample(
     return kept_N, scale_N
 
 
-def _stack(texts: Iterable[tuple[str, str]], kept_N: npt.NDArray[np.bool_]) -> sparse.csr_matrix:
+def _stack(texts: Iterable[NgramText], kept_N: npt.NDArray[np.bool_]) -> sparse.csr_matrix:
     """Return the features of the kept rows; the others are read and dropped."""
     parts, begin, stream = [], 0, iter(texts)
     for batch in iter(lambda: list(islice(stream, _BATCH_ROWS)), []):
@@ -182,10 +186,8 @@ def _stack(texts: Iterable[tuple[str, str]], kept_N: npt.NDArray[np.bool_]) -> s
     return sparse.vstack(parts or [hash_features([])], format="csr")
 
 
-def _chosen(
-    batch: Sequence[tuple[str, str]], chosen: npt.NDArray[np.bool_]
-) -> Iterator[tuple[str, str]]:
-    return (pair for pair, is_kept in zip(batch, chosen, strict=False) if is_kept)
+def _chosen(batch: Sequence[NgramText], chosen: npt.NDArray[np.bool_]) -> Iterator[NgramText]:
+    return (text for text, is_kept in zip(batch, chosen, strict=False) if is_kept)
 
 
 def _balanced(truth_KP: npt.NDArray[np.int8], weight_K: Floats) -> Floats:

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from moderation.text import SIGNS, NgramText
+
 HASH_BITS: Final = 20
 """log2 of the number of buckets: some 100,000 are used, so that one in ten unseen n-grams collides."""
 
@@ -33,18 +35,27 @@ _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _SALT_CHARS: Final = 1
 _SALT_WORD: Final = 3
 _SALT_WORD_PAIR: Final = 4
-_SALT_SIGN: Final = 5
+_SALT_PAIR: Final = 5
+_SALT_SIGN: Final = 6
+
+_NUM_BINS: Final = 8  # of a sign that is there; bin 0 is its absence
+_CODES: Final = np.uint64(64)  # room for the bins of one fact
+_IS_THERE: Final = np.uint64(32)  # above every bin
 
 
-def hash_features(texts: Sequence[tuple[str, str]]) -> sparse.csr_matrix:
+def hash_features(texts: Sequence[NgramText]) -> sparse.csr_matrix:
     """Return the features of each listing as a sparse matrix of 2**HASH_BITS columns.
 
-    A column is present or not: repeating a word does not raise it. Three blocks of unit length
+    A column is present or not: repeating a word does not raise it. Four blocks of unit length
     stand side by side: character n-grams that either form holds, words and word pairs of the folded form,
-    and measured signs of the pair (lengths, digits, how much folding changed).
+    what the pair of forms tells (lengths, digits, how much folding changed), and the signs that
+    were measured on the raw text, which neither form shows any more.
 
     Args:
-        texts: (normalised, folded) per listing, as training and serving both make them.
+        texts: per listing, as training and serving both make them by `ngram_texts`.
+
+    Raises:
+        ValueError: if a listing does not bring one sign per name of `SIGNS`.
     """
     parts = [_hash_chunk(chunk) for chunk in _chunks(texts)]
     if not parts:
@@ -52,10 +63,10 @@ def hash_features(texts: Sequence[tuple[str, str]]) -> sparse.csr_matrix:
     return sparse.vstack(parts, format="csr")
 
 
-def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, str]]]:
+def _chunks(texts: Sequence[NgramText]) -> Iterator[Sequence[NgramText]]:
     begin = num_chars = 0
-    for index, pair in enumerate(texts):
-        num_chars += min(len(pair[0]), MAX_CHARS) + min(len(pair[1]), MAX_CHARS)
+    for index, text in enumerate(texts):
+        num_chars += min(len(text.normalised), MAX_CHARS) + min(len(text.folded), MAX_CHARS)
         if num_chars >= _CHUNK_CHARS:
             yield texts[begin : index + 1]
             begin, num_chars = index + 1, 0
@@ -63,11 +74,11 @@ def _chunks(texts: Sequence[tuple[str, str]]) -> Iterator[Sequence[tuple[str, st
         yield texts[begin:]
 
 
-def _hash_chunk(texts: Sequence[tuple[str, str]]) -> sparse.csr_matrix:
-    normalised = _Joined.of([pair[0][:MAX_CHARS] for pair in texts])
-    folded = _Joined.of([pair[1][:MAX_CHARS] for pair in texts])
+def _hash_chunk(texts: Sequence[NgramText]) -> sparse.csr_matrix:
+    normalised = _Joined.of([text.normalised[:MAX_CHARS] for text in texts])
+    folded = _Joined.of([text.folded[:MAX_CHARS] for text in texts])
     chars = [*normalised.grams(), *folded.grams()]  # of an honest text both are the same set
-    blocks = [chars, folded.words(), [_signs(texts)]]
+    blocks = [chars, folded.words(), [_pair_facts(texts)], [_signs(texts)]]
     keys, values = zip(*(_unit_block(block, len(texts)) for block in blocks), strict=True)
     key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")  # one fixed order of sums for each row
@@ -152,21 +163,39 @@ def _mix(values: _U64) -> _U64:
     return mixed
 
 
-def _signs(texts: Sequence[tuple[str, str]]) -> tuple[npt.NDArray[np.int64], _U64]:
-    """Return measured facts about each pair as binned pseudo-words."""
-    bins = np.array([_sign_bins(*pair) for pair in texts], np.uint64).reshape(len(texts), -1)
-    num_signs = bins.shape[1]
-    codes = bins + np.arange(num_signs, dtype=np.uint64) * np.uint64(64)
-    row = np.repeat(np.arange(len(texts)), num_signs)
-    return row, _mix(_mix(codes.ravel()) ^ np.uint64(_SALT_SIGN * _BASE % 2**64))
+def _pair_facts(texts: Sequence[NgramText]) -> tuple[npt.NDArray[np.int64], _U64]:
+    """Return what the two forms of each text tell together, as binned pseudo-words."""
+    bins = [_pair_bins(text.normalised[:MAX_CHARS], text.folded[:MAX_CHARS]) for text in texts]
+    return _pseudo_words(np.array(bins, np.uint64).reshape(len(texts), -1), _SALT_PAIR)
 
 
-def _sign_bins(normalised: str, folded: str) -> tuple[int, int, int, int]:
+def _pair_bins(normalised: str, folded: str) -> tuple[int, int, int, int]:
     """Return bins (0..20) of length, share of digits, share of words changed, share of letters joined."""
-    normalised, folded = normalised[:MAX_CHARS], folded[:MAX_CHARS]
     length = max(1, len(normalised))
     before, after = normalised.split(), set(folded.split())
     changed = sum(word not in after for word in before) / max(1, len(before))
     digits = sum(map(str.isdigit, normalised)) / length
     joined = max(0.0, 1 - len(folded) / length)
     return length.bit_length(), int(digits * 20), int(changed * 20), int(joined * 20)
+
+
+def _signs(texts: Sequence[NgramText]) -> tuple[npt.NDArray[np.int64], _U64]:
+    """Return each sign of the raw text as two pseudo-words: whether it is there, and how much.
+
+    Bins halve downwards from 1, so that the faintest trace differs from none; an amount that
+    training never showed still counts as being there.
+    """
+    signs_NS = np.array([text.signs for text in texts], np.float64).reshape(len(texts), len(SIGNS))
+    exponent_NS = np.frexp(signs_NS)[1]  # exact: 1 gives 1, [1/2, 1) gives 0, and so on downwards
+    is_there_NS = signs_NS > 0
+    bin_NS = np.clip(exponent_NS + _NUM_BINS - 1, 1, _NUM_BINS) * is_there_NS
+    codes = np.stack([bin_NS.astype(np.uint64), _IS_THERE + is_there_NS.astype(np.uint64)], axis=2)
+    return _pseudo_words(codes.reshape(len(texts), -1), _SALT_SIGN)
+
+
+def _pseudo_words(codes_NF: _U64, salt: int) -> tuple[npt.NDArray[np.int64], _U64]:
+    """Return (row, hash) of every fact; the same code of two facts is two words."""
+    num_rows, num_facts = codes_NF.shape
+    codes_NF = codes_NF + np.arange(num_facts, dtype=np.uint64) * _CODES
+    row = np.repeat(np.arange(num_rows), num_facts)
+    return row, _mix(_mix(codes_NF.ravel()) ^ np.uint64(salt * _BASE % 2**64))

@@ -78,6 +78,15 @@ class Text:
     """How much was hidden, by the names of `SIGNS` in their order."""
 
 
+class NgramText(NamedTuple):
+    """What the n-gram model reads of one listing; both texts are empty when it has none."""
+
+    normalised: str
+    folded: str
+    signs: tuple[float, ...]
+    """Measured on the raw text, in the order of `SIGNS`; each in [0, 1]."""
+
+
 class _Visible(dict[int, str | None]):
     """Translation table filled on first use: one verdict per character, for the life of the process."""
 
@@ -144,10 +153,11 @@ def document(title: str, description: str) -> Text:
     )
 
 
-def ngram_texts(title: str, description: str) -> tuple[str, str]:
-    """Return (normalised, folded) of a listing, as the n-gram model reads it; both empty when it has no text."""
+def ngram_texts(title: str, description: str) -> NgramText:
+    """Return a listing as the n-gram model reads it; both texts are empty when it has none."""
     text = document(title, description)
-    return text.normalised.strip(), text.folded.strip()
+    signs = tuple(text.signs[name] for name in SIGNS)
+    return NgramText(text.normalised.strip(), text.folded.strip(), signs)
 
 
 def model_text(title: str, description: str) -> str:

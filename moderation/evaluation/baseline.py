@@ -15,7 +15,7 @@ from moderation.errors import InvalidListing
 from moderation.image import decode, hamming, pdq
 from moderation.policy import PolicyFile
 from moderation.snapshot import Snapshot
-from moderation.text import ngram_texts, normalise
+from moderation.text import NgramText, ngram_texts, normalise
 
 Floats = npt.NDArray[np.float64]
 Hashes = npt.NDArray[np.uint64]
@@ -25,23 +25,26 @@ _MATCH_BONUS: Final = 4.0
 """A known bad image says more than any single word."""
 
 _COLUMNS: Final = ("title", "description", "image_digests")
+_UNREAD: Final = NgramText("", "", ())
 _NO_HASHES: Final = np.zeros((0, 4), np.uint64)
 
 
-def keyword_scores(texts: Iterable[tuple[str, str]], policies: PolicyFile) -> Floats:
+def keyword_scores(texts: Iterable[NgramText], policies: PolicyFile) -> Floats:
     """Return how many distinct keywords of each policy a listing holds.
 
     Args:
-        texts: (normalised, folded) of each listing; a keyword counts once if either holds it.
+        texts: of each listing, by `ngram_texts`; a keyword counts once if either holds it.
         policies: their keywords, matched as whole words.
     """
     patterns = [_pattern(policy.keywords) for policy in policies.policies]
     rows = [
         [
-            0 if pattern is None else len({*pattern.findall(shown), *pattern.findall(folded)})
+            0
+            if pattern is None
+            else len({*pattern.findall(text.normalised), *pattern.findall(text.folded)})
             for pattern in patterns
         ]
-        for shown, folded in texts
+        for text in texts
     ]
     return np.array(rows, np.float64).reshape(-1, len(patterns))
 
@@ -88,14 +91,14 @@ def baseline_scores(
     truth_NP, is_test_N = snapshot.truth_NP(), snapshot.role == "test"
     needed_N = is_test_N | (truth_NP == 1).any(axis=1)
     hashes_N: list[Hashes] = []
-    texts: list[tuple[str, str]] = []
+    texts: list[NgramText] = []
     for batch in snapshot.batches(list(_COLUMNS)):
         for record in batch.to_pylist():
             row = len(hashes_N)
             digests = record["image_digests"] if needed_N[row] else []
             hashes_N.append(_hashes(digests, read_blob))
             texts.append(
-                ngram_texts(record["title"], record["description"]) if is_test_N[row] else ("", "")
+                ngram_texts(record["title"], record["description"]) if is_test_N[row] else _UNREAD
             )
     known_P = [
         _stack([hashes_N[row] for row in np.flatnonzero((truth_N == 1) & ~is_test_N)])

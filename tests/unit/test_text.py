@@ -240,12 +240,22 @@ def test_document_joins_and_caps_both_parts() -> None:
 
 
 def test_ngram_texts_are_empty_when_there_is_no_text() -> None:
-    assert ngram_texts("", "") == ("", "")
-    assert ngram_texts("\u200b", " ") == ("", "")
+    assert ngram_texts("", "")[:2] == ("", "")
+    assert ngram_texts("\u200b", " ")[:2] == ("", "")
 
 
 def test_ngram_texts_give_both_readings() -> None:
-    assert ngram_texts("G1ock", "Café") == ("g1ock\ncafé", "glock\ncafe")
+    text = ngram_texts("G1ock", "Café")
+    assert (text.normalised, text.folded) == ("g1ock\ncafé", "glock\ncafe")
+
+
+def test_ngram_texts_measure_the_raw_text() -> None:
+    text = ngram_texts("gl\u200bock", "a plain toy")
+    assert text.normalised == "glock\na plain toy"
+    assert text.signs == tuple(document("gl\u200bock", "a plain toy").signs.values())
+    assert len(text.signs) == len(SIGNS)
+    assert text.signs[SIGNS.index("zero_width")] > 0
+    assert all(0 <= value <= 1 for value in text.signs)
 
 
 def test_model_text_shows_words_and_keeps_accents() -> None:
