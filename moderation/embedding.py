@@ -5,21 +5,19 @@ augmented views; the other training rows get one, so that augmentation itself sa
 only judge are read as they were submitted.
 """
 
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from moderation.augment import image_view, text_view
 from moderation.embedded_rows import ABSENT, EmbeddedBatch, EmbeddedRows, write_rows
 from moderation.embedding_cache import EmbeddingCache, Vector
+from moderation.embedding_plan import Contents, Plan, plan_embedding, text_key
 from moderation.encoders import (
     ENCODING_VERSION,
     IMAGE_FOLDER,
@@ -36,7 +34,6 @@ __all__ = ["EmbeddedBatch", "EmbeddedRows", "Embedder", "EmbeddingCache", "embed
 
 # Contents between two commits of the cache: an interrupted run loses at most this many.
 _CHUNK: Final = 128
-_MAJORITY_VIEWS: Final = 2
 
 Progress = Callable[[int, int], None]
 
@@ -57,34 +54,6 @@ class Embedder:
             TextEncoder(towers / TEXT_FOLDER, num_threads),
             EmbeddingCache(cache),
         )
-
-
-@dataclass
-class _Contents:
-    """Distinct contents of one modality, numbered by first appearance, each with the views that it needs."""
-
-    numbers: dict[bytes, int] = field(default_factory=dict)
-    num_views: list[int] = field(default_factory=list)
-
-    def add(self, key: bytes, num_views: int) -> int:
-        number = self.numbers.setdefault(key, len(self.numbers))
-        if number == len(self.num_views):
-            self.num_views.append(num_views)
-        self.num_views[number] = max(self.num_views[number], num_views)
-        return number
-
-    def offsets(self) -> npt.NDArray[np.int64]:
-        """Return where each content's views start among all embeddings."""
-        return np.concatenate([[0], np.cumsum(self.num_views, dtype=np.int64)]).astype(np.int64)
-
-
-@dataclass
-class _Plan:
-    images: _Contents
-    texts: _Contents
-    image_content_NK: npt.NDArray[np.int32]
-    text_content_N: npt.NDArray[np.int32]
-    num_views_N: npt.NDArray[np.uint8]
 
 
 def embed_snapshot(
@@ -109,7 +78,7 @@ def embed_snapshot(
     Returns:
         the memory-mapped rows; an image that cannot be decoded counts as missing, in `info["undecodable"]`.
     """
-    plan = _plan(snapshot, num_views)
+    plan = plan_embedding(snapshot, num_views)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".embeddings-", dir=folder.parent))
     try:
@@ -153,49 +122,13 @@ class _Counter:
             self._progress(self._done, self._total)
 
 
-def _plan(snapshot: Snapshot, num_views: int) -> _Plan:
-    """Return which contents each row needs, in how many views; texts themselves are not kept."""
-    images, texts = _Contents(), _Contents()
-    image_rows: list[npt.NDArray[np.int32]] = []
-    text_rows: list[int] = []
-    views: list[int] = []
-    columns = ["title", "description", "image_digests", "truth", "role"]
-    for batch in snapshot.batches(columns):
-        for row in batch.to_pylist():
-            is_positive = 1 in row["truth"]
-            most = num_views if is_positive else min(num_views, _MAJORITY_VIEWS)
-            row_views = most if row["role"] == "train" else 1
-            views.append(row_views)
-            digests = row["image_digests"] or []
-            contents = [images.add(bytes.fromhex(d), row_views) for d in digests]
-            image_rows.append(np.array(contents, np.int32))
-            has_text = bool(model_text(row["title"], row["description"]).strip())
-            key = _text_key(row["title"], row["description"])
-            text_rows.append(texts.add(key, row_views) if has_text else ABSENT)
-    num_slots = max([1, *(len(contents) for contents in image_rows)])
-    image_content_NK = np.full((len(views), num_slots), ABSENT, np.int32)
-    for row, contents_K in enumerate(image_rows):
-        image_content_NK[row, : len(contents_K)] = contents_K
-    return _Plan(
-        images,
-        texts,
-        image_content_NK,
-        np.array(text_rows, np.int32),
-        np.array(views, np.uint8),
-    )
-
-
-def _text_key(title: str, description: str) -> bytes:
-    return hashlib.sha256(json.dumps([title, description]).encode()).digest()
-
-
 def _seed_of(key: bytes) -> int:
     """Augmentation is a function of the content: the same content is always augmented the same way."""
     return int.from_bytes(key[:4], "big")
 
 
 def _embed_images(
-    plan: _Plan,
+    plan: Plan,
     read_blob: Callable[[str], bytes],
     embedder: Embedder,
     folder: Path,
@@ -219,7 +152,7 @@ def _embed_images(
 
 
 def _embed_texts(
-    plan: _Plan, snapshot: Snapshot, embedder: Embedder, folder: Path, done: _Counter
+    plan: Plan, snapshot: Snapshot, embedder: Embedder, folder: Path, done: _Counter
 ) -> None:
     """Write `texts_ED.npy`; texts are read again, each where it first appears."""
 
@@ -230,7 +163,7 @@ def _embed_texts(
                 if plan.text_content_N[row] == known:
                     known += 1
                     text = (listing["title"], listing["description"])
-                    yield _text_key(*text), text
+                    yield text_key(*text), text
                 row += 1
 
     def compute(key: bytes, text: tuple[str, str], views: Sequence[int]) -> list[Vector]:
@@ -247,7 +180,7 @@ class _Writer:
 
     def __init__(
         self,
-        contents: _Contents,
+        contents: Contents,
         encoder: ImageEncoder | TextEncoder,
         cache: EmbeddingCache,
         path: Path,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from moderation.errors import BundleRejected
-from moderation.network import ByteDropout, ListingHeads, export_heads, load_heads
+from moderation.fusion import ByteDropout
+from moderation.network import ListingHeads, export_heads, load_heads
 from moderation.profiles import HeadsConfig
 
 FUSIONS = ("concat", "gated", "cross_attention")
