@@ -46,7 +46,7 @@ class WorldConfig:
     seed: int = 7
     start: date = date(2026, 1, 5)
     days: int = 100
-    violations_per_day: float = 68.0
+    violations_per_day: float = 58.0
     """Violating submissions of all policies that an average day would bring if nothing was ever stopped."""
 
     prevalence: float = 1 / 500

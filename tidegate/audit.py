@@ -49,6 +49,12 @@ def show(report: AuditReport, seed: int) -> None:
         mean = sum(values) / len(values)
         precision.add_row(name, *(f"{value:.3f}" for value in values), f"{mean:.3f}")
     console.print(precision)
+    parts = Table(
+        "violations by", "ensemble", title="The same, apart for what training had not seen"
+    )
+    for name, value in report.unseen_precision.items():
+        parts.add_row(name, "none in the test period" if value != value else f"{value:.3f}")  # NaN
+    console.print(parts)
     num_failed = sum(not row.ok for row in report.rows)
     console.print("every check holds" if report.ok else f"[red]{num_failed} checks failed[/]")
 

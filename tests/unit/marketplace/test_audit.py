@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from marketplace.audit import (
+from marketplace.audit import unseen_precision
+from marketplace.audit_checks import (
     check_erasure,
     check_features,
     check_needs_both,
@@ -86,6 +87,15 @@ def test_unseen_check_fails_when_nothing_is_new(rows: AuditRows, kind: str) -> N
     same = rows.slices | {kind: ["x"] * len(rows.skeletons)}
     checks = {row.check: row.ok for row in check_unseen(swapped(rows, slices=same))}
     assert not checks[f"share of test {kind}s unseen in training"]
+
+
+def test_unseen_precision_parts_the_violations(rows: AuditRows) -> None:
+    found = unseen_precision(rows, rows.truth_NP.astype(float))
+    assert found["unseen seller"] == pytest.approx(1)
+    same = rows.slices | {"seller": ["x"] * len(rows.skeletons)}
+    found = unseen_precision(swapped(rows, slices=same), rows.truth_NP.astype(float))
+    assert np.isnan(found["unseen seller"])
+    assert found["seen seller"] == pytest.approx(1)
 
 
 def test_features_stay_when_later_truth_is_erased(rows: AuditRows) -> None:
