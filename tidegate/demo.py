@@ -1,5 +1,6 @@
 """The main job end to end, on one machine and in minutes, with everything shown as it happens."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,13 +193,16 @@ def _say_where(
     config, home = prepared.config, Home(prepared.config.home)
     settings = f"TIDEGATE__HOME={config.home} TIDEGATE__POLICY_FILE={config.policy_file}"
     trace_id = rows[0][1].content["trace_id"]
+    mlflow = Path(sys.executable).with_name("mlflow")
+    # As it was called: without an activated environment the bare name would not be found.
+    own = sys.argv[0] if Path(sys.argv[0]).name == "tidegate" else "python -m tidegate"
     lines = (
         ("report", home.reports / bundle.digest / "report.html"),
-        ("bundle", f"{home.bundles / bundle.digest} (tidegate bundle show <path>)"),
-        ("decisions", f"{home.ledger} ({settings} tidegate replay {trace_id})"),
-        ("registry", f".venv/bin/mlflow ui --backend-store-uri {home.tracking_url}"),
+        ("bundle", f"{home.bundles / bundle.digest} ({own} bundle show <path>)"),
+        ("decisions", f"{home.ledger} ({settings} {own} replay {trace_id})"),
+        ("registry", f"{mlflow} ui --backend-store-uri {home.tracking_url}"),
         ("pipeline", result.log),
-        ("serve again", f"{settings} tidegate serve (prints the address of the API's docs)"),
+        ("serve again", f"{settings} {own} serve (prints the address of the API's docs)"),
     )
     for name, value in lines:
         say(f"  {name:<12}{value}", markup=False)
