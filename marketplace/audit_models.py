@@ -17,6 +17,7 @@ MEMBERS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 _TRAIN_SHARE: Final = 0.5
 _STACK_SHARE: Final = 0.8
 _ROUNDS: Final = 3
+_BAD_SHARE: Final = 0.2
 _IMAGE_PENALTY: Final = 0.001
 _TEXT_PENALTY: Final = 3.0
 _FUSION_PENALTY: Final = 0.1
@@ -106,8 +107,11 @@ def precision_table(
 
 
 def _balanced(target: npt.NDArray[np.int8], weight: Floats) -> Floats:
-    total = np.where(target == 1, weight[target == 1].sum(), weight[target == 0].sum())
-    balanced: Floats = weight / total * (len(target) / 2)
+    """Return weights for fitting: damped, or the few kept ordinary listings would drown the lookalikes."""
+    damped = np.sqrt(weight)
+    bad, good = damped[target == 1].sum(), damped[target == 0].sum()
+    scale = np.where(target == 1, _BAD_SHARE / bad, (1 - _BAD_SHARE) / good)
+    balanced: Floats = damped * scale * len(target)
     return balanced
 
 

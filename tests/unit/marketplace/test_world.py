@@ -128,7 +128,7 @@ def test_seller_disappears_when_suspended() -> None:
 
 
 def test_seller_tries_again_hidden_when_stopped() -> None:
-    world, kept = run(WorldConfig(days=14, violations_per_day=8))
+    world, kept = run(WorldConfig(days=10, violations_per_day=6, keep_ordinary=1 / 500))
     by_listing: dict[str, list[Submission]] = {}
     for submission in kept.submissions.values():
         by_listing.setdefault(submission.listing.listing_id, []).append(submission)
