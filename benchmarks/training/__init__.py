@@ -1,0 +1,1 @@
+"""What a training costs: stages, tuning trials, and the distance to a plain PyTorch loop."""
