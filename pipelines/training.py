@@ -61,7 +61,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         **here,
     )
     table = frozen.outputs["table"]
-    embedded = embed(table=table, profile=profile, **here)
+    embedded = embed(table=table, profile=profile, seed=seed, **here)
     inputs = {"table": table, "embeddings": embedded.outputs["embeddings"], "version": version}
     tuned = tune(
         **inputs,

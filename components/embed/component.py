@@ -1,4 +1,4 @@
-"""Embed images and texts with the frozen towers."""
+"""Embed images and texts with the profile's towers."""
 
 from kfp import dsl
 
@@ -10,6 +10,7 @@ def embed(
     table: dsl.Input[dsl.Dataset],
     home: str,
     profile: str,
+    seed: int,
     version: str,
     embeddings: dsl.Output[dsl.Dataset],
     towers: dsl.Output[dsl.Model],
@@ -19,7 +20,6 @@ def embed(
     from components.embed import step
     from components.outputs import log_metrics
 
-    log_metrics(
-        counts, step.run(table.path, home, profile, out=embeddings.path, towers=towers.path)
-    )
+    found = step.run(table.path, home, profile, seed, out=embeddings.path, towers=towers.path)
+    log_metrics(counts, found)
     embeddings.metadata["version"] = version

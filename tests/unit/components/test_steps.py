@@ -99,7 +99,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         **here,
     )
     table = run["snapshot.table"]
-    run.step(embed, ["embeddings", "towers", "counts"], table=table, profile="tiny", **here)
+    run.step(
+        embed,
+        ["embeddings", "towers", "counts"],
+        table=table,
+        profile="tiny",
+        seed=SEED,
+        **here,
+    )
     inputs = {"table": table, "embeddings": run["embed.embeddings"], "version": "v", "seed": SEED}
     run.step(
         tune,
