@@ -15,7 +15,7 @@ from moderation.ngram import fit_ngram
 
 MEMBERS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 _TRAIN_SHARE: Final = 0.5
-_STACK_SHARE: Final = 0.8
+_STACK_SHARE: Final = 0.7
 _ROUNDS: Final = 3
 _BAD_SHARE: Final = 0.2
 _IMAGE_PENALTY: Final = 0.001
@@ -35,7 +35,7 @@ class Periods:
 
 
 def periods(num_rows: int) -> Periods:
-    """Return the periods of a world: half, three tenths, a fifth."""
+    """Return the periods of a world: half, a fifth, and three tenths to judge on."""
     cuts = [int(num_rows * share) for share in (_TRAIN_SHARE, _STACK_SHARE)]
     train, stack, test = np.split(np.arange(num_rows), cuts)
     return Periods(train, stack, test)

@@ -88,7 +88,7 @@ def photograph(
     pen = Pen(
         canvas,
         centre=(CANVAS * own.uniform(0.45, 0.55), CANVAS * own.uniform(0.45, 0.55)),
-        size=CANVAS * (own.uniform(0.78, 0.98) if fills else own.uniform(0.58, 0.88)),
+        size=CANVAS * (own.uniform(0.78, 0.98) if fills else own.uniform(0.62, 0.9)),
         angle=float(own.normal(0, 0.06 if fills else 0.3)),
         mirrored=bool(own.random() < 0.5) and not fills,
     )

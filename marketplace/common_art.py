@@ -32,7 +32,7 @@ def code(pen: Pen, left: float, top: float, side: float, rng: np.random.Generato
 
 
 def contact_banner(pen: Pen, rng: np.random.Generator) -> None:
-    """A call to write outside the marketplace: number, speech bubble, code, promise."""
+    """A call to write outside the marketplace: number, speech bubble, promise."""
     paper = _loud(rng) if rng.random() < 0.5 else jitter((240, 240, 236), rng)
     ink: Colour = (15, 15, 15) if sum(paper) > 330 else (250, 250, 250)
     pen.box(-0.05, 0.05, 1.05, 0.95, paper)
@@ -44,11 +44,8 @@ def contact_banner(pen: Pen, rng: np.random.Generator) -> None:
     pen.ellipse((0.25, 0.5), (0.16, 0.16), bubble)
     pen.polygon([(0.12, 0.58), (0.22, 0.64), (0.1, 0.7)], bubble)
     pen.ring((0.25, 0.5), 0.08, 0.03, (250, 250, 250))
-    if rng.random() < 0.5:
-        code(pen, 0.52, 0.32, 0.38, rng)
-    else:
-        for i in range(4):
-            pen.line([(0.5, 0.36 + 0.09 * i), (0.92, 0.36 + 0.09 * i)], 0.02, shade(paper, 0.6))
+    for i in range(4):
+        pen.line([(0.5, 0.36 + 0.09 * i), (0.92, 0.36 + 0.09 * i)], 0.02, shade(paper, 0.6))
 
 
 def card(pen: Pen, rng: np.random.Generator) -> None:

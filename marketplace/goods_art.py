@@ -48,10 +48,10 @@ def mark(
 def _stitches(
     pen: Pen, start: Point, end: Point, *, level: int, colour: Colour, rng: np.random.Generator
 ) -> None:
-    wobble = 0.03 if level == Photo.TELLING else 0.002
+    wobble = 0.04 if level == Photo.TELLING else 0.002
     steps = 14
     for i in range(steps):
-        if level == Photo.TELLING and rng.random() < 0.25:
+        if level == Photo.TELLING and rng.random() < 0.3:
             continue
         x = start[0] + (end[0] - start[0]) * i / steps
         y = start[1] + (end[1] - start[1]) * i / steps + float(rng.normal(0, wobble))

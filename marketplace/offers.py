@@ -59,6 +59,15 @@ _OVERLAYS: Final = {
     "counterfeit": ("1:1 MIRROR COPY", "AAA REPLICA", "SUPERCLONE TOP"),
     "spam": ("WHATSAPP ONLY", "TELEGRAM CASH", "DM FOR FREE MONEY"),
 }
+_HONEST_OVERLAY: Final = 0.06
+_HONEST_OVERLAYS: Final = (
+    "NEW, SIZE M",
+    "FREE SHIPPING TODAY",
+    "2 FOR 1",
+    "MY SHOP, EST. 2012",
+    "PLEASE READ",
+    "SOLD AS SET",
+)
 _REUSE: Final = 0.35
 _CAMPAIGN_REUSE: Final = 0.5
 
@@ -257,6 +266,8 @@ def _photos(
     if intended.cell.scene.photo is Photo.OVERLAY:
         words = _OVERLAYS[str(intended.cell.policy)]
         overlay = words[int(rng.integers(len(words)))]
+    elif rng.random() < _HONEST_OVERLAY:
+        overlay = _HONEST_OVERLAYS[int(rng.integers(len(_HONEST_OVERLAYS)))]
     photos = []
     for index in range(count):
         shown = asset if asset and index == telling else _filler(rng)

@@ -87,7 +87,7 @@ def test_oracle_is_unsure_only_where_scenes_meet() -> None:
     unsure = oracle_probability(Cell(SCENE["undecidable"], "spam"), CONFIG, "spam")
     other = oracle_probability(Cell(SCENE["both_tell"], "spam"), CONFIG, "weapons")
     assert (sure, other) == (1.0, 0.0)
-    assert 0.3 < unsure < 0.7
+    assert 0.2 < unsure < 0.8
 
 
 @pytest.mark.parametrize("trick", TRICKS)
