@@ -31,6 +31,7 @@ _MIN_PRICES: Final = 5
 @dataclass(frozen=True)
 class _Upload:
     at: datetime
+    submission_id: str
     listing_id: str
     category: str | None
     device: str | None
@@ -42,8 +43,8 @@ class _Seller:
     first_seen: datetime
     newest: datetime
     uploads: deque[_Upload] = field(default_factory=deque)
-    verdicts: dict[str, tuple[datetime, bool]] = field(default_factory=dict)
-    """Submission -> when its truth became known, and whether it violates any policy."""
+    verdicts: dict[str, dict[str, GroundTruth]] = field(default_factory=dict)
+    """Submission -> policy -> the truth that holds."""
 
     reports: deque[datetime] = field(default_factory=deque)
     appeals_lost: deque[datetime] = field(default_factory=deque)
@@ -90,6 +91,8 @@ class ActivityState:
             and the time of the seller's newest event, None for a new seller.
         """
         values = dict.fromkeys(FEATURE_NAMES, math.nan)
+        if _is_undated(submission):
+            return np.array(list(values.values()), np.float32), None
         listing, now = submission.listing, submission.submitted_at
         values["price_log_ratio"] = self._price_log_ratio(submission)
         seller = self._sellers.get(listing.seller_id) if listing.seller_id else None
@@ -105,7 +108,9 @@ class ActivityState:
         return behaviour_F, seller.newest if seller else None
 
     def observe_submission(self, submission: Submission) -> None:
-        """Count an upload; call after `features`, in the order of submission."""
+        """Count an upload; call after `features`, in the order of submission. Undated ones have no order."""
+        if _is_undated(submission):
+            return
         listing, now = submission.listing, submission.submitted_at
         if listing.price and listing.category and listing.currency:
             self._prices[listing.category, listing.currency].add(math.log(listing.price))
@@ -116,6 +121,7 @@ class ActivityState:
         seller.uploads.append(
             _Upload(
                 now,
+                submission.submission_id,
                 listing.listing_id,
                 listing.category,
                 listing.device_fingerprint,
@@ -132,15 +138,23 @@ class ActivityState:
     def observe_truth(self, truth: GroundTruth) -> None:
         """Count what was established, at the time it became known; truths of one submission count once.
 
-        A submission that violates one policy is a violation, whatever the others say; a finished appeal replaces
-        what a review found under the same policy, so a later truth from an appeal clears it.
+        Under one policy a finished appeal holds against any review, and otherwise the newest truth holds. A
+        submission that violates any policy is a violation. Imported truth is not counted: nothing says when a
+        marketplace would have known it.
         """
+        if truth.source is TruthSource.IMPORT:
+            return
         seller = self._of_submission(truth.submission_id, truth.known_at)
-        if seller:
-            _, violated = seller.verdicts.get(truth.submission_id, (truth.known_at, False))
-            if truth.source is TruthSource.APPEAL:
-                violated = truth.violates
-            seller.verdicts[truth.submission_id] = (truth.known_at, violated or truth.violates)
+        if seller is None:
+            return
+        held = seller.verdicts.setdefault(truth.submission_id, {})
+        before = held.get(truth.policy)
+        if (
+            before is None
+            or before.source is not TruthSource.APPEAL
+            or truth.source is before.source
+        ):
+            held[truth.policy] = truth
 
     def observe_report(self, report: Report) -> None:
         """Count a user's report at its time."""
@@ -176,10 +190,18 @@ class ActivityState:
         return math.nan if median is None else math.log(listing.price) - median
 
 
+def _is_undated(submission: Submission) -> bool:
+    """Return whether an import found no event time: such rows have no before and after."""
+    return submission.attributes.get("time") == "unknown"
+
+
 def _of_seller(seller: _Seller | None, submission: Submission) -> dict[str, float]:
     """Return the features that depend on the seller's own events; a new seller has zeros, not gaps."""
     now, listing = submission.submitted_at, submission.listing
+    # An upload that is asked about again, after a failed write, must not count itself.
+    mine = submission.submission_id
     uploads = [u for u in seller.uploads if u.at >= now - _MONTH] if seller else []
+    uploads = [upload for upload in uploads if upload.submission_id != mine]
     devices = {u.device for u in uploads} | {listing.device_fingerprint}
     addresses = {u.address for u in uploads} | {listing.address_fingerprint}
     categories = {u.category for u in uploads} | {listing.category}
@@ -206,9 +228,13 @@ def _num_verdicts(seller: _Seller | None, begin: datetime, *, violates: bool) ->
     """Return how many submissions of a seller were found so since `begin`; older verdicts are forgotten."""
     if seller is None:
         return 0
-    for submission_id in [key for key, (at, _) in seller.verdicts.items() if at < begin]:
-        del seller.verdicts[submission_id]
-    return sum(found is violates for _, found in seller.verdicts.values())
+    found = {
+        submission_id: any(truth.violates for truth in held.values())
+        for submission_id, held in seller.verdicts.items()
+        if max(truth.known_at for truth in held.values()) >= begin
+    }
+    seller.verdicts = {submission_id: seller.verdicts[submission_id] for submission_id in found}
+    return sum(violated is violates for violated in found.values())
 
 
 def _num_since(instants: Iterable[datetime], begin: datetime) -> int:

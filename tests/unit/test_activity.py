@@ -86,14 +86,46 @@ def test_truths_of_one_submission_count_once() -> None:
     assert (found["violations_90d"], found["cleared_90d"]) == (1, 1)
 
 
-def test_won_appeal_clears_the_submission() -> None:
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_appeal_holds_per_policy_in_any_order(order: tuple[int, int]) -> None:
+    appeal = {"source": TruthSource.APPEAL}
+    outcomes = [
+        _truth(1, 9, violates=True).model_copy(update={"policy": "a"} | appeal),
+        _truth(1, 9, violates=False).model_copy(update={"policy": "b"} | appeal),
+    ]
     state = ActivityState()
     state.observe_submission(_submission(1, 0))
-    state.observe_truth(_truth(1, 2, violates=True))
-    cleared = _truth(1, 9, violates=False).model_copy(update={"source": TruthSource.APPEAL})
-    state.observe_truth(cleared)
-    found = _features(state, _submission(2, 10))
-    assert (found["violations_90d"], found["cleared_90d"]) == (0, 1)
+    for policy in ("a", "b"):
+        state.observe_truth(_truth(1, 2, violates=True).model_copy(update={"policy": policy}))
+    for index in order:
+        state.observe_truth(outcomes[index])
+    lost = _features(state, _submission(2, 10))
+    state.observe_truth(outcomes[0].model_copy(update={"violates": False}))
+    won = _features(state, _submission(2, 11))
+    state.observe_truth(_truth(1, 12, violates=True).model_copy(update={"policy": "a"}))
+    still = _features(state, _submission(2, 13))
+    assert (lost["violations_90d"], lost["cleared_90d"]) == (1, 0)
+    assert (won["violations_90d"], won["cleared_90d"]) == (0, 1)
+    assert (still["violations_90d"], still["cleared_90d"]) == (0, 1)
+
+
+def test_imported_truth_and_undated_rows_say_nothing() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    imported = _truth(1, 1, violates=True).model_copy(update={"source": TruthSource.IMPORT})
+    state.observe_truth(imported)
+    assert _features(state, _submission(2, 2))["violations_90d"] == 0
+    undated = _submission(3, 3).model_copy(update={"attributes": {"time": "unknown"}})
+    state.observe_submission(undated)
+    assert np.isnan(list(_features(state, undated).values())).all()
+    assert _features(state, _submission(4, 4))["submissions_30d"] == 1
+
+
+def test_upload_asked_about_again_does_not_count_itself() -> None:
+    state = ActivityState()
+    first = _features(state, _submission(1, 0))
+    state.observe_submission(_submission(1, 0))
+    assert _features(state, _submission(1, 0)) == pytest.approx(first, nan_ok=True)
 
 
 def test_shared_device_counts_other_sellers() -> None:
@@ -137,5 +169,5 @@ def test_reports_and_appeals_are_counted_once_resolved() -> None:
 def test_resubmission_of_a_listing_is_counted() -> None:
     state = ActivityState()
     state.observe_submission(_submission(1, 0))
-    assert _features(state, _submission(1, 1))["resubmissions_24h"] == 1
+    assert _features(state, _submission(3, 1, listing_id="l1"))["resubmissions_24h"] == 1
     assert _features(state, _submission(2, 1))["resubmissions_24h"] == 0
