@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -28,11 +28,16 @@ from moderation.splitting import (
     group_rows,
     hashed_test_rows,
     mark_seen,
+    places_by_time,
     split_as_declared,
     split_by_time,
 )
 
 _BATCH_ROWS: Final = 1_024
+
+# Reviews come before audits, and both take days: of the newest uploads, mostly what was flagged is known, so that
+# violations would seem many times as frequent as they are.
+MATURITY: Final = timedelta(days=4)
 _SEEN_KEYS: Final = ("seller", "template", "asset", "campaign")
 
 _ROW_FIELDS: Final = [
@@ -90,14 +95,18 @@ class SnapshotWriter:
         self._hashes: list[npt.NDArray[np.uint64]] = []
         self._num_rows = 0
         self._num_unknown = 0
+        self._num_immature = 0
 
     def add(self, row: SnapshotRow) -> None:
-        """Take one row; a row without any truth is counted and left out."""
+        """Take one row; one without any truth, or too new for its truth to be mature, is counted and left out."""
         strangers = set(row.truth) - set(self._policy_ids)
         if strangers:
             raise InvalidSnapshot(f"truth about policies that the policy file lacks: {strangers}")
         if not row.truth:
             self._num_unknown += 1
+            return
+        if self._is_immature(row.submission):
+            self._num_immature += 1
             return
         for image_hash in row.image_hashes:
             self._hash_rows.append(self._num_rows)
@@ -122,20 +131,30 @@ class SnapshotWriter:
         )
         attributes = [json.loads(text) for text in light["attributes"].to_pylist()]
         group_N = group_rows(_read_links(light))
-        mode, split = _split(light, attributes, group_N)
-        copies_N = copies_of(self._fingerprints(), split.role_N != "test", split.role_N == "test")
-        keep_N = split.keep_N & ~copies_N
-        extra = mark_seen(_seen_values(attributes, light), split.role_N, _SEEN_KEYS)
+        planned = _Planned.of(light, attributes, group_N)
+        copies_N = planned.copies(self._fingerprints())
+        split = planned.split(copies_N)
+        mode = planned.mode
+        keep_N = split.keep_N
+        seen_role_N = np.where(keep_N, split.role_N, "left out")
+        extra = mark_seen(_seen_values(attributes, light), seen_role_N, _SEEN_KEYS)
         digest = self._write(split, group_N, keep_N, extra)
         counts = {
             "mode": mode,
             "unknown_truth": self._num_unknown,
-            "purged": int((~split.keep_N).sum()),
-            "copies": int((split.keep_N & copies_N).sum()),
+            "immature": self._num_immature,
+            "purged": int((~keep_N & ~copies_N).sum()),
+            "copies": int(copies_N.sum()),
         }
         self._write_manifest(digest, counts)
         self._staging.unlink()
         return Snapshot.open(self._folder)
+
+    def _is_immature(self, submission: Submission) -> bool:
+        dated = (
+            submission.attributes.get("time") != "unknown" and "split" not in submission.attributes
+        )
+        return dated and submission.submitted_at > self._cut_off - MATURITY
 
     def _flush(self) -> None:
         if self._pending:
@@ -194,7 +213,7 @@ class Snapshot:
     mode: Mode
     cut_off: datetime
     counts: Mapping[str, int]
-    """How many rows were left out, by reason: `unknown_truth`, `purged`, `copies`."""
+    """How many rows were left out, by reason: `unknown_truth`, `immature`, `purged`, `copies`."""
 
     @classmethod
     def open(cls, folder: Path) -> "Snapshot":
@@ -217,7 +236,7 @@ class Snapshot:
             policy_ids=tuple(manifest["policies"]),
             mode=manifest["mode"],
             cut_off=datetime.fromisoformat(manifest["cut_off"]),
-            counts={k: manifest[k] for k in ("unknown_truth", "purged", "copies")},
+            counts={k: manifest[k] for k in ("unknown_truth", "immature", "purged", "copies")},
         )
 
     def batches(
@@ -311,21 +330,47 @@ def _links(submission: Submission) -> Iterator[tuple[str, str]]:
         yield ("listing", listing.listing_id)
 
 
-def _split(
-    light: pa.Table, attributes: list[dict[str, str]], group_N: npt.NDArray[np.int64]
-) -> tuple[Mode, Split]:
-    """Return the split that the data allows: its own, by time, or by a hash of the group."""
-    weight_N = light["weight"].to_numpy()
-    truth = [tuple(row) for row in light["truth"].to_pylist()]
-    positive_N = np.array([1 in row for row in truth], bool)
-    if all("split" in row for row in attributes):
-        is_test_N = np.array([row["split"] == "test" for row in attributes], bool)
-        return "declared", split_as_declared(is_test_N, group_N, weight_N, positive_N)
-    if any(row.get("time") == "unknown" for row in attributes):
-        is_test_N = hashed_test_rows(group_N)
-        return "declared", split_as_declared(is_test_N, group_N, weight_N, positive_N)
-    time_N = light["submitted_at"].cast(pa.int64()).to_numpy()
-    return "time", split_by_time(time_N, group_N, weight_N, truth)
+@dataclass(frozen=True)
+class _Planned:
+    """The split that the data allows: its own, by time, or by a hash of the group."""
+
+    mode: Mode
+    place_N: npt.NDArray[np.int64]
+    """Order of the roles that rows fall into; the last is the test."""
+
+    light: pa.Table
+    group_N: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls, light: pa.Table, attributes: list[dict[str, str]], group_N: npt.NDArray[np.int64]
+    ) -> "_Planned":
+        if all("split" in row for row in attributes):
+            is_test_N = np.array([row["split"] == "test" for row in attributes], bool)
+            return cls("declared", is_test_N.astype(np.int64), light, group_N)
+        if any(row.get("time") == "unknown" for row in attributes):
+            return cls("declared", hashed_test_rows(group_N).astype(np.int64), light, group_N)
+        return cls("time", places_by_time(_time(light)), light, group_N)
+
+    def copies(self, prints: Fingerprints) -> npt.NDArray[np.bool_]:
+        """Return the rows that a row of any later role is a copy of."""
+        copies_N = np.zeros(len(self.place_N), bool)
+        for later in range(1, int(self.place_N.max(initial=0)) + 1):
+            copies_N |= copies_of(prints, self.place_N < later, self.place_N == later)
+        return copies_N
+
+    def split(self, copies_N: npt.NDArray[np.bool_]) -> Split:
+        weight_N = self.light["weight"].to_numpy()
+        truth = [tuple(row) for row in self.light["truth"].to_pylist()]
+        if self.mode == "time":
+            time_N = _time(self.light)
+            return split_by_time(time_N, self.group_N, weight_N, truth, copy_N=copies_N)
+        is_test_N = self.place_N.astype(bool)
+        return split_as_declared(is_test_N, self.group_N, weight_N, truth, copy_N=copies_N)
+
+
+def _time(light: pa.Table) -> npt.NDArray[np.int64]:
+    return cast(npt.NDArray[np.int64], light["submitted_at"].cast(pa.int64()).to_numpy())
 
 
 def _seen_values(attributes: Iterable[dict[str, str]], light: pa.Table) -> list[dict[str, str]]:

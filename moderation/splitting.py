@@ -7,7 +7,7 @@ then serve for tuning, stacking and thresholds out of fold.
 """
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -18,6 +18,8 @@ import numpy.typing as npt
 Mode = Literal["time", "declared"]
 ROLES: Final = ("train", "tune", "meta", "solve", "test")
 _FRACTIONS: Final = (0.5, 0.1, 0.1, 0.1, 0.2)
+# Chances of the roles for a group that appears in several: half to train, the small roles alike.
+_CHANCES: Final = (0.5, 0.5 / 3, 0.5 / 3, 0.5 / 3, 0.0)
 NUM_TIME_FOLDS: Final = 4
 NUM_DECLARED_FOLDS: Final = 5
 
@@ -72,43 +74,55 @@ def group_rows(keys: Sequence[Iterable[tuple[str, str]]]) -> npt.NDArray[np.int6
     return np.array([numbers.setdefault(root(r), len(numbers)) for r in range(len(rows))], np.int64)
 
 
+def places_by_time(time_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the place in `ROLES` that the event time of each row falls into; ties keep their order."""
+    rank_N = _ranks(time_N)
+    bounds = np.round(np.cumsum(_FRACTIONS) * len(time_N)).astype(np.int64)
+    return np.searchsorted(bounds, rank_N, side="right").clip(0, len(ROLES) - 1)
+
+
 def split_by_time(
     time_N: npt.NDArray[np.int64],
     group_N: npt.NDArray[np.int64],
     weight_N: npt.NDArray[np.float64],
     stratum_N: Sequence[object],
+    *,
+    copy_N: npt.NDArray[np.bool_] | None = None,
 ) -> Split:
     """Return roles by event time, purged so that no group serves two roles before `test`.
 
-    A group belongs to the first role that it appears in; its rows in a later role before `test` are purged, and
-    their weight goes to the rows of the same role and truth, so that prevalence stays what it was. Test rows are
-    never purged: sellers that were seen before are part of life and are reported apart. Train rows are cut into
-    forward-chaining blocks the same way; a row whose group began in an earlier block gets fold -1 (it trains, and is
-    never scored out of fold).
+    A group that appears in several roles before `test` is given to one of them by a hash, with known chances; its
+    rows in the others are purged, and those that stay weigh the inverse of the chance. So every role keeps its share
+    of long-standing sellers (giving each group to its first role would leave only newcomers to calibrate on). The
+    weights of a role and truth are then scaled to their sum before the purge, so that prevalence stays what it was.
+    Test rows are never purged: sellers that were seen before are part of life and are reported apart. Train rows are
+    cut into forward-chaining blocks; a group is scored in one of its blocks, chosen the same way, and its other rows
+    get fold -1 (they train the final members, and are neither scored nor fitted on out of fold).
 
     Args:
-        time_N: event time, any integer unit; ties keep their order.
+        time_N: event time, any integer unit.
         group_N: from `group_rows`.
         weight_N: inverse inclusion probability.
         stratum_N: the truth of each row, hashable; weight moves only inside one stratum.
+        copy_N: rows to drop as copies; their weight goes the same way as that of purged ones.
     """
-    num_rows = len(time_N)
-    order = np.argsort(time_N, kind="stable")
-    rank_N = np.empty(num_rows, np.int64)
-    rank_N[order] = np.arange(num_rows)
-    bounds = np.round(np.cumsum(_FRACTIONS) * num_rows).astype(np.int64)
-    place_N = np.searchsorted(bounds, rank_N, side="right").clip(0, len(ROLES) - 1)
+    place_N = places_by_time(time_N)
     role_N = np.array(ROLES)[place_N]
-    first_place = _first_of_group(place_N, group_N)
-    keep_N = (role_N == "test") | (place_N == first_place)
-    keep_N |= ~_has_survivor(place_N, stratum_N, keep_N)
-    weight_N = _reweigh(weight_N, place_N, stratum_N, keep_N)
-    fold_N = np.full(num_rows, -1, np.int8)
+    is_test_N = role_N == "test"
+    chosen_N, chance_N = _one_of_its_places(place_N, group_N, ~is_test_N, _CHANCES, "role")
+    keep_N = is_test_N | (place_N == chosen_N)
+    if copy_N is not None:
+        keep_N &= ~copy_N
+    drawn_N = np.where(is_test_N, weight_N, weight_N / chance_N)
+    weight_N = _reweigh(weight_N, drawn_N, place_N, stratum_N, keep_N)
+    fold_N = np.full(len(time_N), -1, np.int8)
     train = np.flatnonzero((role_N == "train") & keep_N)
-    block = rank_N[train] * NUM_TIME_FOLDS // max(int(bounds[0]), 1)
-    block = block.clip(0, NUM_TIME_FOLDS - 1)
-    begins = _first_of_group(block, group_N[train])
-    fold_N[train] = np.where(block == begins, block, -1)
+    num_train = max(int((role_N == "train").sum()), 1)
+    block = (_ranks(time_N)[train] * NUM_TIME_FOLDS // num_train).clip(0, NUM_TIME_FOLDS - 1)
+    scored, _ = _one_of_its_places(
+        block, group_N[train], np.ones(len(train), bool), (1.0,) * NUM_TIME_FOLDS, "fold"
+    )
+    fold_N[train] = np.where(block == scored, block, -1)
     return Split(role_N, fold_N, weight_N, keep_N)
 
 
@@ -116,13 +130,17 @@ def split_as_declared(
     is_test_N: npt.NDArray[np.bool_],
     group_N: npt.NDArray[np.int64],
     weight_N: npt.NDArray[np.float64],
-    positive_N: npt.NDArray[np.bool_],
+    stratum_N: Sequence[tuple[int, ...]],
+    *,
+    copy_N: npt.NDArray[np.bool_] | None = None,
 ) -> Split:
     """Return the data's own split, with grouped folds over its train rows.
 
     Groups go to folds greedily, the largest first, each to the fold with the fewest positives, then the fewest rows,
-    so that every fold can be scored.
+    so that every fold can be scored. Rows in `copy_N` are dropped, their weight goes to their role and truth.
     """
+    positive_N = np.array([1 in stratum for stratum in stratum_N], bool)
+    keep_N = np.ones(len(is_test_N), bool) if copy_N is None else ~copy_N
     fold_N = np.full(len(is_test_N), -1, np.int8)
     rows_of: defaultdict[int, list[int]] = defaultdict(list)
     for row in np.flatnonzero(~is_test_N):
@@ -130,7 +148,7 @@ def split_as_declared(
     load = [(0, 0, fold) for fold in range(NUM_DECLARED_FOLDS)]
     ordered = sorted(
         rows_of.items(),
-        key=lambda item: (-int(positive_N[item[1]].sum()), -len(item[1]), _stable(item[0])),
+        key=lambda item: (-int(positive_N[item[1]].sum()), -len(item[1]), _stable(item[0], "fold")),
     )
     for _, rows in ordered:
         num_positives = int(positive_N[rows].sum())
@@ -140,22 +158,28 @@ def split_as_declared(
         load[0] = (positives + num_positives, size + len(rows), fold)
         fold_N[rows] = fold
     role_N = np.where(is_test_N, "test", "train")
-    return Split(role_N, fold_N, weight_N.copy(), np.ones(len(is_test_N), bool))
+    weight_N = _reweigh(weight_N, weight_N, is_test_N.astype(np.int64), stratum_N, keep_N)
+    return Split(role_N, fold_N, weight_N, keep_N)
 
 
 def hashed_test_rows(group_N: npt.NDArray[np.int64], share: float = 0.2) -> npt.NDArray[np.bool_]:
     """Return a stable grouped choice of test rows, for data that has neither times nor a split."""
     limit = int(share * 2**32)
-    return np.array([_stable(int(group)) < limit for group in group_N], bool)
+    return np.array([_stable(int(group), "test") < limit for group in group_N], bool)
 
 
 def mark_seen(
     values_N: Sequence[Mapping[str, str]], role_N: npt.NDArray[np.str_], keys: Iterable[str]
 ) -> list[dict[str, str]]:
-    """Return per row, for test rows, whether each attribute's value occurs before the test: `seen` or `unseen`."""
+    """Return per row, for test rows, whether an attribute's value occurs in another role: `seen` or `unseen`.
+
+    A role that is neither `test` nor of `ROLES` marks a row that was left out: it was seen by nothing.
+    """
     known = {
         key: {
-            v[key] for v, role in zip(values_N, role_N, strict=True) if role != "test" and key in v
+            v[key]
+            for v, role in zip(values_N, role_N, strict=True)
+            if role in ROLES[:-1] and key in v
         }
         for key in keys
     }
@@ -171,44 +195,66 @@ def mark_seen(
     ]
 
 
-def _first_of_group(
-    place_N: npt.NDArray[np.int64], group_N: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Return, per row, the smallest place that its group appears in."""
-    if not len(group_N):
-        return place_N.copy()
-    first = np.full(int(group_N.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(first, group_N, place_N)
-    return first[group_N]
+def _ranks(time_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    order = np.argsort(time_N, kind="stable")
+    rank_N = np.empty(len(time_N), np.int64)
+    rank_N[order] = np.arange(len(time_N))
+    return rank_N
 
 
-def _has_survivor(
-    place_N: npt.NDArray[np.int64], stratum_N: Sequence[object], keep_N: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Return, per row, whether its role still holds a row of the same truth; a stratum is never emptied."""
-    kept = Counter((int(p), s) for p, s, k in zip(place_N, stratum_N, keep_N, strict=True) if k)
-    return np.array([kept[int(p), s] > 0 for p, s in zip(place_N, stratum_N, strict=True)], bool)
+def _one_of_its_places(
+    place_N: npt.NDArray[np.int64],
+    group_N: npt.NDArray[np.int64],
+    counts_N: npt.NDArray[np.bool_],
+    chances: Sequence[float],
+    salt: str,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return, per row, the place that its group was given to, and the chance that it had.
+
+    Args:
+        place_N: where each row falls.
+        group_N: the group of each row.
+        counts_N: rows whose place a group may be given to.
+        chances: of each place, before they are divided by the sum over the places that the group has.
+        salt: makes the choice independent of choices under another one.
+    """
+    places: defaultdict[int, set[int]] = defaultdict(set)
+    for group, place in zip(group_N[counts_N].tolist(), place_N[counts_N].tolist(), strict=True):
+        places[group].add(place)
+    given: dict[int, tuple[int, float]] = {}
+    for group, found in places.items():
+        ordered = sorted(found)
+        shares = np.array([chances[place] for place in ordered])
+        shares /= shares.sum()
+        pick = int(np.searchsorted(np.cumsum(shares), _stable(group, salt) / 2**32, side="right"))
+        pick = min(pick, len(ordered) - 1)
+        given[group] = (ordered[pick], float(shares[pick]))
+    nowhere = (-1, 1.0)
+    rows = [given.get(group, nowhere) for group in group_N.tolist()]
+    chosen_N = np.array([place for place, _ in rows], np.int64)
+    return chosen_N, np.array([chance for _, chance in rows], np.float64)
 
 
 def _reweigh(
     weight_N: npt.NDArray[np.float64],
+    drawn_N: npt.NDArray[np.float64],
     place_N: npt.NDArray[np.int64],
     stratum_N: Sequence[object],
     keep_N: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float64]:
-    """Return weights in which the kept rows of a role and truth stand for the purged ones too."""
+    """Return `drawn_N` of the kept rows, scaled per role and truth to the sum of `weight_N` over all its rows."""
     whole: defaultdict[tuple[int, object], float] = defaultdict(float)
     kept: defaultdict[tuple[int, object], float] = defaultdict(float)
     cells = [(int(p), s) for p, s in zip(place_N, stratum_N, strict=True)]
-    for cell, weight, keep in zip(cells, weight_N, keep_N, strict=True):
+    for cell, weight, drawn, keep in zip(cells, weight_N, drawn_N, keep_N, strict=True):
         whole[cell] += weight
-        kept[cell] += weight * keep
+        kept[cell] += drawn * keep
     factor = [
         whole[cell] / kept[cell] if keep else 0.0 for cell, keep in zip(cells, keep_N, strict=True)
     ]
-    return weight_N * np.array(factor, np.float64)
+    return drawn_N * np.array(factor, np.float64)
 
 
-def _stable(number: int) -> int:
-    """Return 32 bits that depend on `number` alone, in every process."""
-    return int.from_bytes(hashlib.sha256(str(number).encode()).digest()[:4], "big")
+def _stable(number: int, salt: str) -> int:
+    """Return 32 bits that depend on `number` and `salt` alone, in every process."""
+    return int.from_bytes(hashlib.sha256(f"{salt}:{number}".encode()).digest()[:4], "big")

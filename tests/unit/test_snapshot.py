@@ -11,7 +11,7 @@ import pytest
 from moderation.errors import InvalidSnapshot
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
-from moderation.snapshot import Snapshot, SnapshotRow, SnapshotWriter, missing_evidence
+from moderation.snapshot import MATURITY, Snapshot, SnapshotRow, SnapshotWriter, missing_evidence
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = ("weapons", "spam")
@@ -44,6 +44,15 @@ def test_unknown_truth_is_left_out_not_negative(tmp_path: Path) -> None:
     assert snapshot.num_rows == 40
     assert snapshot.counts["unknown_truth"] == 10
     assert set(snapshot.truth_NP()[:, 1].tolist()) == {-1}
+
+
+def test_rows_too_new_for_their_truth_are_left_out(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path, POLICIES, START + timedelta(hours=99) + MATURITY)
+    for number in range(120):
+        writer.add(_row(number, {"spam": number % 3 == 0}))
+    snapshot = writer.finish()
+    assert snapshot.counts["immature"] == 20
+    assert "u99" in snapshot.column("submission_id").tolist()
 
 
 def test_weight_is_inverse_inclusion_probability(tmp_path: Path) -> None:

@@ -67,10 +67,35 @@ def test_purging_keeps_weight_per_role_and_truth(rows: int, groups: int, seed: i
         for value in (0, 1):
             cell = (split.role_N == role) & (np.array(truth) == value)
             kept = cell & split.keep_N
-            assert split.weight_N[kept].sum() == pytest.approx(weight_N[cell].sum())
+            if kept.any():
+                assert split.weight_N[kept].sum() == pytest.approx(weight_N[cell].sum())
 
 
-def test_folds_only_hold_groups_that_began_there() -> None:
+def test_every_role_keeps_its_share_of_old_sellers() -> None:
+    rng = np.random.default_rng(2)
+    num_rows = 20_000
+    is_old_N = rng.random(num_rows) < 0.8
+    group_N = np.where(is_old_N, rng.integers(0, 2_000, num_rows), 2_000 + np.arange(num_rows))
+    split = split_by_time(np.arange(num_rows), group_N, np.ones(num_rows), [0] * num_rows)
+    for role in ("train", "tune", "meta", "solve", "test"):
+        kept = (split.role_N == role) & split.keep_N
+        share = split.weight_N[kept & is_old_N].sum() / split.weight_N[kept].sum()
+        assert 0.74 < share < 0.86, role
+
+
+def test_copies_leave_before_weights_are_settled() -> None:
+    truth = [int(n % 4 == 0) for n in range(1_000)]
+    copy_N = np.array([bool(value) and n < 600 for n, value in enumerate(truth)]) & (
+        np.arange(1_000) % 8 == 0
+    )
+    split = split_by_time(np.arange(1_000), np.arange(1_000), np.ones(1_000), truth, copy_N=copy_N)
+    assert not split.keep_N[copy_N].any()
+    kept = (split.role_N == "train") & split.keep_N
+    right = split.weight_N[kept & (np.array(truth) == 1)].sum()
+    assert right / split.weight_N[kept].sum() == pytest.approx(0.25)
+
+
+def test_folds_hold_each_group_once() -> None:
     time_N, group_N = _world(2_000, 700)
     split = split_by_time(time_N, group_N, np.ones(2_000), [0] * 2_000)
     folds: dict[int, set[int]] = {}
@@ -85,7 +110,8 @@ def test_folds_only_hold_groups_that_began_there() -> None:
 def test_declared_split_balances_positives_over_folds() -> None:
     rng = np.random.default_rng(1)
     is_test_N, positive_N = rng.random(900) < 0.3, rng.random(900) < 0.1
-    split = split_as_declared(is_test_N, np.arange(900), np.ones(900), positive_N)
+    truth = [(int(value),) for value in positive_N]
+    split = split_as_declared(is_test_N, np.arange(900), np.ones(900), truth)
     assert (split.role_N == "test").tolist() == is_test_N.tolist()
     positives = [int(positive_N[split.fold_N == fold].sum()) for fold in range(NUM_DECLARED_FOLDS)]
     sizes = [int((split.fold_N == fold).sum()) for fold in range(NUM_DECLARED_FOLDS)]
