@@ -251,7 +251,9 @@ class _Importer:
             ] += 1
         if row.missing:
             listing_id = row.submission.listing.listing_id
-            self._tell({"row": number, "listing_id": listing_id, "missing": row.missing})
+            unclear = {"unclear": row.unclear} if row.unclear else {}
+            line = {"row": number, "listing_id": listing_id, "missing": row.missing}
+            self._tell(line | unclear)
 
     def _refuse(self, number: int, field_name: str, reason: str) -> None:
         self.report.bad[field_name] += 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import yaml
 from pydantic import (
@@ -40,6 +40,9 @@ _CONVENTIONS: Final[dict[str, tuple[str, ...]]] = {
     "submitted_at": ("submitted_at", "listed_at", "created_at", "timestamp", "date"),
     "split": ("split",),
 }
+# What people write for yes and no; anything else in a guessed column (pending, 2) stays unknown.
+_POSITIVE: Final = ("1", "true", "yes", "y", "violation")
+_NEGATIVE: Final = ("0", "false", "no", "n")
 _TRUTH_NAMES: Final = ("label", "truth", "violates", "is_violation", "violation", "target", "y")
 
 
@@ -84,11 +87,24 @@ class TruthColumn(_Frozen):
 
     column: str
     positive: Annotated[tuple[Value, ...], Field(min_length=1)] = (1,)
-    negative: tuple[Value, ...] | None = None
-    """None means every other value; otherwise a value that is in neither list is an error of its row."""
+    negative: tuple[Value, ...]
+    """Always said, never concluded from what is not positive; [] where the column holds no such value."""
+
+    others: Literal["refuse", "unknown"] = "refuse"
+    """A value that is in neither list is an error of its row, or leaves the truth unknown and is reported."""
 
     known_at: str | None = None
     """Column with the time at which the truth could first be used; the submission's time if None."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_what_is_negative(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("negative") is None:
+            raise ValueError(
+                "negative is missing; list the values that mean no violation, such as [0] (what is not positive "
+                "may be unknown)"
+            )
+        return value
 
 
 def _as_images(value: object) -> object:
@@ -249,12 +265,14 @@ def _guess(columns: Sequence[str], policy_ids: Sequence[str]) -> FoundMapping:
         named = next((by_name[name] for name in _TRUTH_NAMES if name in by_name), None)
         truth = {policy_ids[0]: named} if named else {}
     if not truth:
-        example = guess | {"truth": {policy: {"column": "?"} for policy in policy_ids}}
+        blank = {"column": "?", "positive": [1], "negative": [0]}
+        example = guess | {"truth": dict.fromkeys(policy_ids, blank)}
         raise MappingError(
             f"no column tells the truth about {', '.join(policy_ids)}; write a {FILE_NAME} beside the table, "
             f"starting from:\n{_to_yaml(example)}The table has {', '.join(columns)}"
         )
-    guess["truth"] = {policy: {"column": column} for policy, column in truth.items()}
+    values = {"positive": _POSITIVE, "negative": _NEGATIVE, "others": "unknown"}
+    guess["truth"] = {policy: {"column": column} | values for policy, column in truth.items()}
     try:
         mapping = ColumnMapping.model_validate(guess)
     except ValidationError as error:
@@ -265,5 +283,12 @@ def _guess(columns: Sequence[str], policy_ids: Sequence[str]) -> FoundMapping:
     return FoundMapping(mapping, "guessed from the column names")
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Repeats what occurs twice instead of pointing at it, for people."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _to_yaml(content: dict[str, Any]) -> str:
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)

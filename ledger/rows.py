@@ -40,6 +40,9 @@ class ImportedRow:
     missing: list[str] = field(default_factory=list)
     """Mapped fields that hold nothing in this row."""
 
+    unclear: dict[str, str] = field(default_factory=dict)
+    """Truth that stays unknown because its value means neither yes nor no, with that value."""
+
 
 def read_row(
     cells: Mapping[str, Any], number: int, mapping: ColumnMapping, folder: Path
@@ -81,7 +84,7 @@ def read_row(
         if (truth := _read_truth(cells, policy, column, submission)) is not None
     ]
     missing += [f"truth.{policy}" for policy in mapping.truth if policy not in _policies(truths)]
-    return ImportedRow(submission, truths, images, missing)
+    return ImportedRow(submission, truths, images, missing, _unclear(cells, mapping))
 
 
 def canonical(value: object) -> str:
@@ -230,12 +233,10 @@ def _read_truth(
         return None
     found = canonical(value)
     violates = found in map(canonical, column.positive)
-    if (
-        not violates
-        and column.negative is not None
-        and found not in map(canonical, column.negative)
-    ):
-        reason = f"{str(value)[:40]!r} is neither a positive nor a negative value of the mapping"
+    if not violates and found not in map(canonical, column.negative):
+        if column.others == "unknown":
+            return None
+        reason = f"{_shown(value)} is neither a positive nor a negative value of the mapping"
         raise InvalidListing(f"truth.{policy}", reason)
     known_at = submission.submitted_at
     if column.known_at is not None and not _is_empty(cells[column.known_at]):
@@ -250,6 +251,20 @@ def _read_truth(
         reviewed_at=known_at,
         known_at=known_at,
     )
+
+
+def _unclear(cells: Mapping[str, Any], mapping: ColumnMapping) -> dict[str, str]:
+    """Return the truth values that a lenient mapping does not understand, by field."""
+    return {
+        f"truth.{policy}": f"{_shown(value)} is neither a positive nor a negative value; truth is unknown"
+        for policy, column in mapping.truth.items()
+        if not _is_empty(value := cells[column.column])
+        and canonical(value) not in map(canonical, (*column.positive, *column.negative))
+    }
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)[:40])
 
 
 def _read_images(cells: Mapping[str, Any], images: ImageColumns, folder: Path) -> Iterator[bytes]:

@@ -131,6 +131,9 @@ def write_csv(folder: Path, text: str, encoding: str = "utf-8") -> Path:
         title="title",
         images={"columns": ["image"], "folder": "photos", "separator": "|"},
         price="price",
-        truth={"weapons": {"column": "gun"}, "spam": {"column": "spam", "negative": [0]}},
+        truth={
+            "weapons": {"column": "gun", "negative": [0]},
+            "spam": {"column": "spam", "negative": [0]},
+        },
     )
     return data

@@ -236,6 +236,24 @@ def test_import_reads_lists_and_pairs_of_images(shop: Shop, tmp_path: Path) -> N
     assert [len(s.image_digests) for s in shop.submissions] == [1, 0]
 
 
+def test_import_leaves_truth_unknown_when_a_guess_is_unsure(shop: Shop, tmp_path: Path) -> None:
+    positive = ["1", "TRUE", " Yes ", "y", "Violation", "1.0"]
+    negative = ["0", "false", "No", "N", "0.0"]
+    unsure = ["unknown", "pending", "2", "-1"]
+    rows = [
+        {"id": f"a-{i}", "title": "x", "label": value}
+        for i, value in enumerate([*positive, *negative, *unsure])
+    ]
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    report = shop.run(path)
+    assert [t.violates for t in shop.truths] == [True] * len(positive) + [False] * len(negative)
+    (seen,) = report.truth.values()
+    assert seen["unknown"] == len(unsure)
+    reasons = [line["unclear"]["truth.plant_based_carton"] for line in shop.told]
+    assert [reason.split("'")[1] for reason in reasons] == unsure
+
+
 def test_import_hands_on_its_progress(shop: Shop, tmp_path: Path) -> None:
     source = open_source(write_parquet(tmp_path, [row(sku=f"a-{i}") for i in range(70)]), ())
     target = Destination(shop.ledger, shop.store, shop.report_file)
@@ -257,7 +275,14 @@ def test_import_takes_known_at_from_its_column(shop: Shop, tmp_path: Path) -> No
         row(sku="c", seen="?"),
     ]
     path = write_parquet(tmp_path, rows)
-    truth = {"plant_based_carton": {"column": "banned", "positive": ["yes"], "known_at": "seen"}}
+    truth = {
+        "plant_based_carton": {
+            "column": "banned",
+            "positive": ["yes"],
+            "negative": ["no"],
+            "known_at": "seen",
+        }
+    }
     write_mapping(path.parent, **MAPPING | {"truth": truth})
     report = shop.run(path)
     assert [t.known_at for t in shop.truths] == [datetime(2026, 4, 9, tzinfo=UTC)]

@@ -23,24 +23,36 @@ def shop(tmp_path: Path) -> Shop:
     [
         ({"title": "t"}, "truth: Field required"),
         ({"title": "t", "truth": {}}, "truth: .*at least 1"),
-        ({"truth": {"p": {"column": "c"}}}, "at least one of title"),
-        ({"title": "t", "truth": {"p": {"column": "c"}}, "colour": "x"}, "colour: Extra"),
-        ({"title": 3, "truth": {"p": {"column": "c"}}}, "title"),
+        ({"title": "t", "truth": {"p": {"column": "c"}}}, r"truth\.p: .*negative is missing; list"),
+        ({"truth": {"p": {"column": "c", "negative": [0]}}}, "at least one of title"),
+        (
+            {"title": "t", "truth": {"p": {"column": "c", "negative": [0]}}, "colour": "x"},
+            "colour: Extra",
+        ),
+        ({"title": 3, "truth": {"p": {"column": "c", "negative": [0]}}}, "title"),
         (
             {
                 "title": "t",
-                "truth": {"p": {"column": "c"}},
+                "truth": {"p": {"column": "c", "negative": [0]}},
                 "weight": "w",
                 "inclusion_probability": "i",
             },
             "not both",
         ),
         (
-            {"title": "t", "truth": {"p": {"column": "c"}}, "attributes": {"time": "c"}},
+            {
+                "title": "t",
+                "truth": {"p": {"column": "c", "negative": [0]}},
+                "attributes": {"time": "c"},
+            },
             "set by the import",
         ),
         (
-            {"title": "t", "truth": {"p": {"column": "c"}}, "undated_at": "2026-01-01T00:00:00"},
+            {
+                "title": "t",
+                "truth": {"p": {"column": "c", "negative": [0]}},
+                "undated_at": "2026-01-01T00:00:00",
+            },
             "undated_at: .*timezone",
         ),
     ],
@@ -62,7 +74,7 @@ def test_mapping_refuses_a_file_that_is_none(tmp_path: Path, text: str) -> None:
 
 def test_mapping_names_columns_that_the_table_lacks(tmp_path: Path) -> None:
     path = write_parquet(tmp_path, [row()])
-    write_mapping(path.parent, title="heading", truth={"p": {"column": "banned"}})
+    write_mapping(path.parent, title="heading", truth={"p": {"column": "banned", "negative": [0]}})
     with pytest.raises(MappingError, match=r"no column heading; it has sku, "):
         open_source(path, ("p",))
 
@@ -70,7 +82,7 @@ def test_mapping_names_columns_that_the_table_lacks(tmp_path: Path) -> None:
 def test_mapping_given_by_the_caller_wins(shop: Shop, tmp_path: Path) -> None:
     path = write_parquet(tmp_path, [row()])
     (tmp_path / "own").mkdir()
-    truth = {"plant_based_carton": {"column": "banned", "positive": ["yes"]}}
+    truth = {"plant_based_carton": {"column": "banned", "positive": ["yes"], "negative": ["no"]}}
     own = write_mapping(tmp_path / "own", title="secret", truth=truth)
     report = shop.run(path, mapping=own)
     assert report.origin == str(own)
@@ -147,7 +159,7 @@ def test_table_refuses_a_folder_without_exactly_one(tmp_path: Path) -> None:
         (tmp_path / name).write_text("title,label\nx,1\n")
     with pytest.raises(TableError, match=r"several tables \(a\.csv, b\.csv\)"):
         open_source(tmp_path, ("weapons",))
-    truth = {"weapons": {"column": "label"}}
+    truth = {"weapons": {"column": "label", "negative": [0]}}
     write_mapping(tmp_path, table="b.csv", title="title", truth=truth)
     assert open_source(tmp_path, ("weapons",)).table.path.name == "b.csv"
     with pytest.raises(TableError, match="no such file or folder"):
