@@ -59,7 +59,9 @@ class TruthRequest(BaseModel):
     reviewed_at: AwareDatetime | None = None
     """When it was established; now, if absent. It becomes known when it arrives."""
 
-    propensity: Annotated[float, Field(gt=0, le=1)] = 1.0
+    propensity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Chance that this submission was chosen for review: an audit must send it; otherwise 1, if absent."""
+
     adjudicated: bool = False
 
 

@@ -58,6 +58,9 @@ async def test_truth_is_refused_when_the_submission_is_unknown(client: httpx.Asy
         ({"violates": "perhaps"}, "violates"),
         ({"propensity": 0}, "propensity"),
         ({"source": "oracle"}, "source"),
+        ({"source": "import"}, "send review, appeal, audit or report"),
+        ({"source": "audit"}, "propensity: is missing"),
+        ({"reviewed_at": "2001-01-01T00:00:00Z"}, "reviewed_at: is before the submission"),
         ({"reviewed_at": "2999-01-01T00:00:00Z"}, "reviewed_at"),
         ({"reviewed_at": "2026-01-01T00:00:00"}, "reviewed_at"),
         ({"known_at": "2026-01-01T00:00:00Z"}, "known_at"),
@@ -70,6 +73,15 @@ async def test_truth_is_refused_when_a_field_is_wrong(
     response = await _state(client, submission_id, **change)
     assert response.status_code == 400
     assert named in response.json()["message"]
+
+
+async def test_truth_keeps_its_propensity_when_from_an_audit(
+    client: httpx.AsyncClient, gate: UploadGate, submission_id: str
+) -> None:
+    response = await _state(client, submission_id, source="audit", propensity=0.01)
+    assert response.status_code == 200
+    stored = [to_ground_truth(s.event) for s in gate.ledger.read([EventKind.GROUND_TRUTH])]
+    assert [(t.source, t.propensity) for t in stored] == [("audit", 0.01)]
 
 
 async def test_truth_reaches_the_behaviour_when_known(
