@@ -63,6 +63,16 @@ class Listing(_Record):
             raise ValueError("holds a NUL character; remove it")
         return value
 
+    # Before the type's own check, which would read true as 1.
+    @field_validator("price", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: object) -> object:
+        if isinstance(value, bool):
+            raise ValueError(
+                "must be a number, not true or false; leave it out where there is none"
+            )
+        return value
+
     @field_validator("price")
     @classmethod
     def _is_a_price(cls, value: float | None) -> float | None:

@@ -72,6 +72,7 @@ def test_listing_may_be_empty() -> None:
         ("price", -0.01, "finite number from 0"),
         ("price", 2 * MAX_PRICE, "finite number from 0"),
         ("price", "cheap", "number"),
+        ("price", True, "must be a number, not true or false"),
         ("price", [1], "number"),
         ("currency", "XXX", "ISO 4217"),
         ("currency", "eur", "ISO 4217"),
