@@ -23,7 +23,10 @@ MIN_NEEDS_BOTH: Final = 0.15
 MAX_CHANCE_GAP: Final = 0.10
 KEYWORD_BAND: Final = (0.10, 0.40)
 SINGLE_BAND: Final = (0.45, 0.75)
-ENSEMBLE_BAND: Final = (0.75, 0.92)
+ENSEMBLE_BAND: Final = (0.65, 0.92)
+"""The floor is for the small world of the audit; a world of twice its size reaches .8 and more."""
+
+MIN_FUSION_GAIN: Final = 0.10
 SINGLE_MODALITIES: Final = ("image", "words", "behaviour")
 """`words` is what both text members say together."""
 
@@ -204,9 +207,18 @@ def check_precision(precision: Mapping[str, Sequence[float]]) -> list[AuditRow]:
         ("weighted AP of the ensemble", mean["ensemble"], ENSEMBLE_BAND),
         ("weighted AP of the oracle", mean["oracle"], (mean["ensemble"], 1.0)),
     ]
+    gain = mean["ensemble"] - single
     return [
-        AuditRow(check, f"{low:.2f} to {high:.2f}", value, low <= value <= high)
-        for check, value, (low, high) in bands
+        *(
+            AuditRow(check, f"{low:.2f} to {high:.2f}", value, low <= value <= high)
+            for check, value, (low, high) in bands
+        ),
+        AuditRow(
+            "gain of the ensemble over the best single modality",
+            f">= {MIN_FUSION_GAIN}",
+            gain,
+            gain >= MIN_FUSION_GAIN,
+        ),
     ]
 
 

@@ -46,7 +46,7 @@ class WorldConfig:
     seed: int = 7
     start: date = date(2026, 1, 5)
     days: int = 100
-    violations_per_day: float = 58.0
+    violations_per_day: float = 68.0
     """Violating submissions of all policies that an average day would bring if nothing was ever stopped."""
 
     prevalence: float = 1 / 500
@@ -85,7 +85,7 @@ class WorldConfig:
 
     @classmethod
     def demo(cls, *, seed: int = 7) -> "WorldConfig":
-        """Return a tenth of the default world, which a laptop trains on in minutes."""
+        """Return some 2,000 listings, which a laptop trains on in minutes."""
         return cls(seed=seed, days=60, violations_per_day=8.0)
 
     @classmethod
@@ -102,7 +102,7 @@ class WorldConfig:
 
     @classmethod
     def tiny(cls, *, seed: int = 7) -> "WorldConfig":
-        """Return some 150 listings for tests."""
+        """Return some 200 listings for tests."""
         return cls(seed=seed, days=10, violations_per_day=4.0)
 
     def scaled(self, factor: float) -> "WorldConfig":

@@ -141,6 +141,7 @@ def test_precision_check_passes_when_in_every_band() -> None:
         ("ensemble", 0.95),
         ("ensemble", 0.6),
         ("oracle", 0.7),
+        ("image", 0.74),
     ],
 )
 def test_precision_check_fails_when_out_of_band(member: str, value: float) -> None:
