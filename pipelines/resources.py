@@ -15,6 +15,7 @@ class Resources:
     timeout_s: int
     num_retries: int = 1
     on_gpu: bool = False
+    """Whether the step can use a GPU: `embed` tunes towers, all others compute on cached embeddings."""
 
 
 # Requests equal limits, so that a step is never evicted for another's burst. Timeouts are about five times what the
@@ -23,9 +24,9 @@ RESOURCES: Final = {
     "ingest": Resources("1", "2Gi", 3_600, num_retries=3),
     "validate": Resources("1", "2Gi", 1_800),
     "snapshot": Resources("2", "6Gi", 3_600),
-    "embed": Resources("8", "8Gi", 14_400, num_retries=2),
+    "embed": Resources("8", "8Gi", 14_400, num_retries=2, on_gpu=True),
     "tune": Resources("4", "8Gi", 7_200, num_retries=2),
-    "train": Resources("8", "16Gi", 21_600, on_gpu=True),
+    "train": Resources("8", "16Gi", 21_600),
     "calibrate": Resources("2", "4Gi", 3_600),
     "bundle": Resources("1", "4Gi", 1_800),
     "evaluate": Resources("4", "8Gi", 7_200),

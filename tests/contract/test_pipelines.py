@@ -77,7 +77,7 @@ def test_training_installs_nothing_at_run_time(compiled: Path) -> None:
     assert "pip install" not in compiled.read_text()
 
 
-def test_training_asks_for_a_gpu_only_to_train(documents: list[dict[str, Any]]) -> None:
+def test_training_asks_for_a_gpu_only_to_embed(documents: list[dict[str, Any]]) -> None:
     executors = documents[0]["deploymentSpec"]["executors"]
     on_gpu = {n for n, e in executors.items() if "accelerator" in e["container"]["resources"]}
-    assert on_gpu == {"exec-train"}
+    assert on_gpu == {"exec-embed"}
