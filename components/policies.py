@@ -1,23 +1,25 @@
 """The policy file as a pipeline carries it: its text, so that a run does not depend on a file of the machine."""
 
-import tempfile
 from datetime import UTC, date, datetime, time
-from pathlib import Path
+from typing import Final
 
 from moderation.errors import PermanentError
-from moderation.policy import PolicyFile, load_policies
+from moderation.policy import PolicyFile, parse_policies
+
+ORIGIN: Final = "the pipeline's policies"
 
 
-def read_policies(text: str) -> PolicyFile:
+def read_policies(text: str, origin: str = ORIGIN) -> PolicyFile:
     """Return the checked policies of a policy file's text; the digest is that of the text.
 
+    Args:
+        text: content of the file.
+        origin: where the text came from, for people.
+
     Raises:
-        PolicyError: naming each wrong field.
+        PolicyError: naming the origin and each wrong field.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "policies.yaml"
-        path.write_bytes(text.encode("utf-8"))
-        return load_policies(path)
+    return parse_policies(text.encode("utf-8"), origin)
 
 
 def cut_off_of(logical_date: str) -> datetime:

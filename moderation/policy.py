@@ -131,11 +131,27 @@ def load_policies(path: Path) -> PolicyFile:
     """
     try:
         raw = path.read_bytes()
-        content = yaml.safe_load(raw)
-    except (OSError, yaml.YAMLError) as error:
+    except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
+    return parse_policies(raw, str(path))
+
+
+def parse_policies(raw: bytes, origin: str) -> PolicyFile:
+    """Return the checked policies of a policy file's bytes; the digest is that of the bytes.
+
+    Args:
+        raw: YAML in UTF-8.
+        origin: where the bytes came from, for people.
+
+    Raises:
+        PolicyError: naming the origin and each wrong field.
+    """
+    try:
+        content = yaml.safe_load(raw)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise PolicyError(f"{path}: a mapping with version, policies, ... is expected")
+        raise PolicyError(f"{origin}: a mapping with version, policies, ... is expected")
     content = {
         key: value for key, value in content.items() if key != "tiers"
     }  # only an anchor for the policies
@@ -147,4 +163,4 @@ def load_policies(path: Path) -> PolicyFile:
         return PolicyFile.model_validate(content)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PolicyError(f"{path}: {wrong}") from error
+        raise PolicyError(f"{origin}: {wrong}") from error

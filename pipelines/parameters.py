@@ -160,7 +160,7 @@ def _policy_text(path: Path) -> str:
         raise SettingsError(f"policy file {path}: {error}; set TIDEGATE__POLICY_FILE") from error
     if len(text.encode()) > _MAX_POLICY_BYTES:
         raise SettingsError(f"policy file {path} is larger than {_MAX_POLICY_BYTES} bytes")
-    read_policies(text)
+    read_policies(text, str(path))
     return text
 
 
