@@ -1,8 +1,8 @@
 """Tuning of the heads on cached embeddings: a study that starts from the previous day's best trials.
 
 A trial fits heads only, by a bare loop, and is stopped early when it lags behind the median; so it costs a small
-part of a training run. The same rows, plan and seed give the same study, also when a study is interrupted and
-continued: each trial draws from a generator seeded by how many have finished before it.
+part of a training run. The same rows, plan and seed give the same study: each trial draws from a generator seeded by
+how many have finished before it, and a study that was interrupted within a trial begins again.
 """
 
 import logging
@@ -18,7 +18,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import Trial, TrialState
 from sklearn.metrics import average_precision_score
 
 from moderation.embedded_rows import EmbeddedRows
@@ -125,7 +125,8 @@ def tune(rows: EmbeddedRows, snapshot: Snapshot, plan: StudyPlan, base: HeadsCon
     Args:
         rows: embeddings of the snapshot.
         snapshot: gives truth, weights and roles.
-        plan: the study; one that exists is continued up to `num_trials`.
+        plan: the study; one that exists is continued up to `num_trials`, one that was interrupted within a trial is
+            deleted and begun again. One process runs a study at a time.
         base: the profile's configuration, tried first, and the value of whatever is not searched.
 
     Raises:
@@ -179,9 +180,10 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
 
 
 def _open_study(plan: StudyPlan, base: HeadsConfig) -> optuna.Study:
-    """Return the study, new with its first trials in line, or as far as it got."""
+    """Return the study, new with its first trials in line, or as far as it got between trials."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     inherited = _best_of_prior(plan)
+    _delete_if_interrupted(plan)
     study = optuna.create_study(
         storage=plan.url,
         study_name=plan.name,
@@ -189,11 +191,8 @@ def _open_study(plan: StudyPlan, base: HeadsConfig) -> optuna.Study:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(_STARTUP_TRIALS - 1, n_warmup_steps=_FIRST_RUNG),
     )
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
-        # What an interrupted process left behind; a storage that many workers share keeps its running trials.
-        if plan.url.startswith("sqlite") and trial.state == TrialState.RUNNING:
-            study.tell(trial.number, state=TrialState.FAIL)
-    tried = [t.params or t.system_attrs.get("fixed_params") for t in _not_failed(study)]
+    trials = study.get_trials(deepcopy=False)
+    tried = [trial.params or trial.system_attrs.get("fixed_params") for trial in trials]
     for parameters in [_searched(base), *inherited]:
         if parameters not in tried:
             study.enqueue_trial(parameters)
@@ -201,9 +200,15 @@ def _open_study(plan: StudyPlan, base: HeadsConfig) -> optuna.Study:
     return study
 
 
-def _not_failed(study: optuna.Study) -> list[FrozenTrial]:
-    trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if trial.state != TrialState.FAIL]
+def _delete_if_interrupted(plan: StudyPlan) -> None:
+    """Delete the study where a trial of it never finished; in another place in line it would end differently."""
+    try:
+        study = optuna.load_study(study_name=plan.name, storage=plan.url)
+    except KeyError:
+        return
+    if study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)):
+        _LOG.warning("study was interrupted and begins again", extra={"study": plan.name})
+        optuna.delete_study(study_name=plan.name, storage=plan.url)
 
 
 def _searched(config: HeadsConfig) -> dict[str, Any]:

@@ -42,9 +42,9 @@ def warm_start(storage: str, asked: str, profile: str, logical_date: str) -> str
 
 
 def study_digest(storage: str, name: str) -> str:
-    """Return a digest of what a study found out; the same trials give the same one."""
+    """Return a digest of what a study found out; the same completed trials in the same order give the same one."""
     trials = [
-        (trial.number, trial.params, trial.value)
+        (trial.params, trial.value)
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
         if trial.state == TrialState.COMPLETE
     ]

@@ -6,9 +6,11 @@ import numpy as np
 import optuna
 import pytest
 
+from components.tune.studies import study_digest
 from moderation import tuning
 from moderation.embedded_rows import EmbeddedRows
 from moderation.errors import PermanentError
+from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
 from moderation.snapshot import Snapshot
 from moderation.tuning import StudyPlan, tune
@@ -34,34 +36,40 @@ def _plan(folder: Path, name: str = "today", prior: str | None = None, num: int 
 
 def _trials(plan: StudyPlan) -> Trials:
     study = optuna.load_study(study_name=plan.name, storage=plan.url)
-    return [
-        (trial.state.name, trial.value, dict(trial.params))
-        for trial in study.trials
-        if trial.state != optuna.trial.TrialState.FAIL
-    ]
+    return [(trial.state.name, trial.value, dict(trial.params)) for trial in study.trials]
 
 
+@pytest.mark.parametrize("call", [0, 9, 20])
 def test_study_is_the_same_when_it_was_interrupted(
-    rows: EmbeddedRows, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: EmbeddedRows,
+    snapshot: Snapshot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: int,
 ) -> None:
+    plans = {}
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
-    whole = tune(rows, snapshot, _plan(tmp_path / "whole"), BASE)
+        plans[name] = _plan(tmp_path / name, "today", "yesterday")
+        tune(rows, snapshot, _plan(tmp_path / name, "yesterday", num=3), BASE)
+    whole = tune(rows, snapshot, plans["whole"], BASE)
     judge = tuning._Objective.judge
     calls = iter(range(1000))
 
-    def dies_in_the_third_trial(objective: tuning._Objective, heads: object) -> float:
-        if next(calls) == 20:
+    def dies(objective: tuning._Objective, heads: ListingHeads) -> float:
+        if next(calls) == call:
             raise KeyboardInterrupt
-        return judge(objective, heads)  # type: ignore[arg-type]
+        return judge(objective, heads)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning._Objective, "judge", dies_in_the_third_trial)
+        patch.setattr(tuning._Objective, "judge", dies)
         with pytest.raises(KeyboardInterrupt):
-            tune(rows, snapshot, _plan(tmp_path / "parts"), BASE)
-    parts = tune(rows, snapshot, _plan(tmp_path / "parts"), BASE)
+            tune(rows, snapshot, plans["parts"], BASE)
+    parts = tune(rows, snapshot, plans["parts"], BASE)
     assert parts == whole
-    assert _trials(_plan(tmp_path / "parts")) == _trials(_plan(tmp_path / "whole"))
+    assert _trials(plans["parts"]) == _trials(plans["whole"])
+    digests = {study_digest(plan.url, plan.name) for plan in plans.values()}
+    assert len(digests) == 1
 
 
 def test_study_starts_with_the_base_and_the_best_of_its_prior(

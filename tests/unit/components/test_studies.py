@@ -60,6 +60,17 @@ def test_study_digest_follows_what_was_found(storage: str) -> None:
     assert study_digest(storage, "a") != before
 
 
+def test_study_digest_is_the_same_when_a_trial_failed(storage: str) -> None:
+    space = {"width": optuna.distributions.FloatDistribution(0, 1)}
+    for name in ("whole", "failed"):
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        if name == "failed":
+            study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+        study.enqueue_trial({"width": 0.5})
+        study.tell(study.ask(space), 0.75)
+    assert study_digest(storage, "failed") == study_digest(storage, "whole")
+
+
 def test_describe_ranks_the_trials(storage: str) -> None:
     _study(storage, "a", (0.25, 0.75))
     text = describe(storage, "a", "yesterday")
