@@ -144,6 +144,8 @@ def _read_fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_number(value: Any, name: str) -> float:
+    if isinstance(value, bool):
+        raise InvalidListing(name, "must be a number, not true or false")
     try:
         return float(value)
     except (TypeError, ValueError) as error:

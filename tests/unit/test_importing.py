@@ -94,6 +94,12 @@ def test_import_skips_and_tells_each_bad_row(shop: Shop, tmp_path: Path) -> None
     assert f"2 of {len(rows) + 2} rows imported" in report.summary()
 
 
+def test_import_skips_a_price_that_is_true(shop: Shop, tmp_path: Path) -> None:
+    rows = [row(sku="a", price=True), row(sku="b", price=None)]
+    shop.run(write_parquet(tmp_path, rows))
+    assert [line["bad"] for line in shop.told if "bad" in line] == ["price"]
+
+
 def test_import_tells_what_is_missing(shop: Shop, tmp_path: Path) -> None:
     bare = row(price=float("nan"), money=None, photo=None, shop=None, text="", banned=None)
     report = shop.run(write_parquet(tmp_path, [row(sku="full"), bare]))
