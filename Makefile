@@ -50,6 +50,10 @@ test: setup ## unit and integration tests
 contract: setup ## golden pipelines, documents, layering of files, the simulated world
 	$(BIN)/python -m pytest tests/contract
 
+.PHONY: audit
+audit: setup ## check that the simulated world does not give its answers away (two minutes)
+	$(BIN)/tidegate simulate audit
+
 .PHONY: check
 check: lint test contract ## everything that CI runs
 
