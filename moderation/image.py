@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pdqhash
 from PIL import Image
 
 from moderation.containers import Container, take_apart
 from moderation.errors import InvalidListing
 from moderation.listing import MAX_IMAGE_BYTES
+from moderation.pdq import pdq_bits
 
 MAX_PIXELS: Final = 40_000_000
 """Pixels of one image: 120 MB as RGB, so that one upload cannot exhaust a worker."""
@@ -117,9 +117,8 @@ def pdq(image: Image.Image) -> tuple[npt.NDArray[np.uint64], int]:
         scale = HASH_SIDE / longest
         width, height = (max(1, round(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BOX)
-    bits, quality = pdqhash.compute(np.asarray(image.convert("RGB")))
-    words = np.packbits(bits.astype(np.uint8)).view(">u8").astype(np.uint64)
-    return words, int(quality)
+    bits, quality = pdq_bits(np.asarray(image.convert("RGB")))
+    return np.packbits(bits).view(">u8").astype(np.uint64), quality
 
 
 def hamming(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
