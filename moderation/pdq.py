@@ -32,7 +32,7 @@ def pdq_bits(rgb_HW3: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.bool_], int
     Source:
         Facebook, "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019.
     """
-    luma_HW = rgb_HW3.astype(np.float32) @ _LUMA
+    luma_HW: npt.NDArray[np.float32] = rgb_HW3.astype(np.float32) @ _LUMA
     height, width = luma_HW.shape
     for _ in range(_NUM_PASSES):
         luma_HW = _box(luma_HW, _window(width), axis=1)
@@ -61,8 +61,9 @@ def _box(values: npt.NDArray[np.float32], window: int, axis: int) -> npt.NDArray
     end = np.clip(np.arange(length) + ahead, 0, length)
     moved = np.moveaxis(values, axis, 0).astype(np.float64)
     sums = np.concatenate([np.zeros((1, *moved.shape[1:])), np.cumsum(moved, axis=0)])
-    means = (sums[end] - sums[begin]) / (end - begin)[:, None]
-    return np.moveaxis(means, 0, axis).astype(np.float32)
+    means: npt.NDArray[np.float64] = (sums[end] - sums[begin]) / (end - begin)[:, None]
+    back: npt.NDArray[np.float32] = np.moveaxis(means, 0, axis).astype(np.float32)
+    return back
 
 
 @cache
