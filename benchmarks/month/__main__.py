@@ -22,10 +22,12 @@ def main() -> None:
     """Simulate, train, judge, print."""
     parser = argparse.ArgumentParser(prog="make bench NAME=month")
     parser.add_argument("--smoke", action="store_true", help="the tiny world, tiny towers")
-    smoke = parser.parse_args().smoke
+    parser.add_argument("--scale", type=float, default=1.0, help="traffic per day, 1 = default")
+    asked = parser.parse_args()
+    smoke = asked.smoke
     bench = Bench("month-smoke" if smoke else "month")
     config = settings().model_copy(update={"home": home_of(bench.name).resolve()})
-    world = WorldConfig.tiny() if smoke else WorldConfig.default()
+    world = WorldConfig.tiny() if smoke else WorldConfig.default().scaled(asked.scale)
     built = build_world(world, Home(config.home), load_policies(config.policy_file))
     choices = Choices(
         built.logical_date,
@@ -34,6 +36,8 @@ def main() -> None:
         min_positives=1 if smoke else 30,
     )
     bench.rows = rows_of(train_and_judge(choices, config))
+    if asked.scale != 1 and not smoke:
+        bench.notes.append(f"{asked.scale:g} of the default world's traffic: wider intervals")
     if not smoke:
         bench.targets = [
             Target(
