@@ -125,7 +125,10 @@ class SnapshotWriter:
         self._flush()
         self._sink.close()
         if not self._num_rows:
-            raise InvalidSnapshot("no row has a known truth at the cut-off; import or review some")
+            raise InvalidSnapshot(
+                "no row has a known truth at the cut-off; import or review some "
+                f"({self._num_unknown} rows are unreviewed, {self._num_immature} newer than {MATURITY.days} days)"
+            )
         light = pq.read_table(
             self._staging, columns=["submitted_at", "truth", "weight", "attributes", "links"]
         )

@@ -15,7 +15,7 @@ from moderation.features import FEATURE_NAMES
 from moderation.listing import Listing, Submission
 from moderation.policy import load_policies
 from moderation.settings import settings
-from moderation.snapshot import Snapshot, SnapshotRow, SnapshotWriter
+from moderation.snapshot import MATURITY, Snapshot, SnapshotRow, SnapshotWriter
 
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _VIOLATING = 0.1
@@ -32,7 +32,7 @@ def write_listings(num_rows: int, folder: Path, seed: int = 7) -> Snapshot:
     """Return a snapshot of `num_rows` rows in time order; images go to `folder/content`."""
     policies = load_policies(settings().policy_file).ids
     store = ContentStore(folder / "content")
-    end = _START + timedelta(minutes=num_rows)
+    end = _START + timedelta(minutes=num_rows) + MATURITY
     writer = SnapshotWriter(folder / "snapshot", policies, end)
     for row in _rows(num_rows, policies, store, np.random.default_rng(seed)):
         writer.add(row)
