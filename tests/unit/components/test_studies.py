@@ -61,7 +61,9 @@ def test_study_digest_follows_what_was_found(storage: str) -> None:
 
 
 def test_study_digest_is_the_same_when_a_trial_failed(storage: str) -> None:
-    space = {"width": optuna.distributions.FloatDistribution(0, 1)}
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        "width": optuna.distributions.FloatDistribution(0, 1)
+    }
     for name in ("whole", "failed"):
         study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
         if name == "failed":
