@@ -4,6 +4,7 @@ B listings, K images of one listing, D embedding width, H hidden width, P polici
 are either images_BKD, or for training images_ID: the I images of the batch without empty slots.
 """
 
+from abc import ABC, abstractmethod
 from typing import Final, cast
 
 import torch
@@ -49,7 +50,7 @@ def zeroed(layer: nn.Linear) -> nn.Linear:
     return layer
 
 
-class Fusion(nn.Module):
+class Fusion(nn.Module, ABC):
     """One logit per image from that image and the text; the worst image decides.
 
     A listing without images, or without text, is read through a learned vector that stands for the absence.
@@ -89,9 +90,9 @@ class Fusion(nn.Module):
         never_BKP = torch.full_like(logits_BKP, NEVER)
         return torch.where(open_BK.unsqueeze(-1), logits_BKP, never_BKP).amax(1)
 
+    @abstractmethod
     def join(self, images_BKH: Tensor, mask_BK: Tensor, text_BH: Tensor) -> Tensor:
         """Return logits_BKP of each image with the text."""
-        raise NotImplementedError
 
 
 class ConcatFusion(Fusion):
