@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     policy_file: Path = Path("policies/marketplace.yaml")
     """The policies that a gateway and a pipeline apply."""
 
+    release_file: Path = Path("policies/release.yaml")
+    """The release contract that gates judge by."""
+
     component_image: str = "tidegate-train-python:dev"
     """Image of every pipeline step on a cluster; the local runner ignores it."""
 

@@ -1,0 +1,166 @@
+"""Estimates: a figure with one-sided confidence bounds at any level, and the rows that would settle it.
+
+B resamples.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special, stats
+
+Floats = npt.NDArray[np.float64]
+
+POWER: Final = 0.8
+"""Chance of success that `needed` counts with."""
+
+_MIN_DEFINED: Final = 100
+_FURTHEST_PERCENTILE: Final = 0.99
+
+
+class Spread(Protocol):
+    """How sure a figure is."""
+
+    def low(self, confidence: float) -> float:
+        """Return the one-sided lower confidence bound; -inf where nothing is known."""
+        ...
+
+    def high(self, confidence: float) -> float:
+        """Return the one-sided upper confidence bound; inf where nothing is known."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A figure without sampling error: a count of everything, a size."""
+
+    value: float
+
+    def low(self, confidence: float) -> float:
+        """Return the figure itself."""
+        return self.value
+
+    def high(self, confidence: float) -> float:
+        """Return the figure itself."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """A figure whose error was found by resampling groups.
+
+    Percentiles up to 99 %; beyond, where so few resamples lie, the normal distance from the figure, at least as far.
+    """
+
+    value: float
+    values_B: Floats
+    """NaN where a resample gives no figure."""
+
+    @property
+    def error(self) -> float:
+        """Standard error; infinite with too few defined resamples."""
+        defined = self.values_B[np.isfinite(self.values_B)]
+        return float(defined.std()) if len(defined) >= _MIN_DEFINED else math.inf
+
+    def low(self, confidence: float) -> float:
+        """Return the lower bound."""
+        return self._bound(confidence, -1)
+
+    def high(self, confidence: float) -> float:
+        """Return the upper bound."""
+        return self._bound(confidence, 1)
+
+    def _bound(self, confidence: float, side: int) -> float:
+        error = self.error
+        if not math.isfinite(error) or not math.isfinite(self.value):
+            return side * math.inf
+        defined = self.values_B[np.isfinite(self.values_B)]
+        level = min(confidence, _FURTHEST_PERCENTILE)
+        bound = float(np.quantile(defined, level if side > 0 else 1 - level))
+        if confidence <= _FURTHEST_PERCENTILE:
+            return bound
+        further = self.value + side * float(stats.norm.ppf(confidence)) * error
+        return max(bound, further) if side > 0 else min(bound, further)
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share of `trials` effective, independent trials, with exact bounds.
+
+    Source:
+        Clopper and Pearson 1934; for effective numbers Korn and Graubard 1998.
+    """
+
+    successes: float
+    trials: float
+
+    @property
+    def error(self) -> float:
+        """Standard error, at least that of one success more or less."""
+        if not self.trials:
+            return math.inf
+        share = (self.successes + 0.5) / (self.trials + 1)
+        return math.sqrt(share * (1 - share) / self.trials)
+
+    def low(self, confidence: float) -> float:
+        """Return the lower bound; 0 without a success."""
+        if self.successes <= 0:
+            return 0.0
+        others = max(self.trials - self.successes, 0.0) + 1
+        return float(special.betaincinv(self.successes, others, 1 - confidence))
+
+    def high(self, confidence: float) -> float:
+        """Return the upper bound; 1 without a failure."""
+        if self.successes >= self.trials:
+            return 1.0
+        return float(
+            special.betaincinv(self.successes + 1, self.trials - self.successes, confidence)
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One figure of one gate, for one policy, slice value or attack."""
+
+    of: str
+    """Policy, slice, attack: what it is about, for people; empty for a figure about everything."""
+
+    value: float | None
+    """None where it cannot be taken: no data, never a pass."""
+
+    spread: Spread | None
+    rows: int
+    positives: int = 0
+    needed: int | None = None
+    """Rows (positives, flags, see `unit`) that it would take; None: not known, or no number would do."""
+
+    unit: str = "rows"
+    why_missing: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    """More for the evidence pack: plain JSON values."""
+
+
+def nothing(of: str, why: str, *, needed: int | None = None, unit: str = "rows") -> Estimate:
+    """Return the estimate of a figure that cannot be taken."""
+    return Estimate(of, None, None, 0, needed=needed, unit=unit, why_missing=why)
+
+
+def rows_needed(rows: int, error: float, distance: float, confidence: float) -> int | None:
+    """Return how many rows of this kind would put a bound at `confidence` within `distance` with 80 % power.
+
+    >>> rows_needed(100, 0.1, 0.1, 0.95)
+    619
+
+    Args:
+        rows: rows (or positives) that gave the standard error `error`.
+        error: standard error at that many.
+        distance: from the true figure to the limit, on the right side; 0 or less: no number would do.
+        confidence: one-sided.
+    """
+    if distance <= 0 or not math.isfinite(error) or rows <= 0:
+        return None
+    wanted = float(stats.norm.ppf(confidence)) + float(stats.norm.ppf(POWER))
+    return math.ceil(rows * (wanted * error / distance) ** 2)

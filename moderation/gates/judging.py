@@ -1,0 +1,285 @@
+"""Contract and evidence -> verdicts: every gate is measured, decided the same way, and explained.
+
+A check is one gate on one policy, slice value or attack. It passes only if its one-sided confidence bound lies on the
+right side of the limit (so a bad candidate passes a check with at most 1 - confidence, and all of them more rarely
+still); it fails only if the opposite bound lies on the wrong side, at the level that leaves the contract's
+`block_good` for all checks together (Bonferroni); in between it is not certified.
+
+Source:
+    Berger 1982, "Multiparameter hypothesis testing and acceptance sampling" (intersection-union tests need no
+    correction to pass all).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from moderation.attestation import Verdict
+from moderation.errors import PolicyError
+from moderation.evaluation.bootstrap import GroupBootstrap
+from moderation.gates.estimates import Estimate, Spread, nothing
+from moderation.gates.evidence import Evidence, ScoredSet
+from moderation.release import STANDARD, ContractProfile, Gate, ReleaseContract
+
+State = Literal["pass", "fail", "not_certified", "no_data"]
+
+_WORST_FIRST: Final = ("fail", "no_data", "not_certified", "pass")
+_MAX_REASONS: Final = 4
+
+
+@dataclass
+class Context:
+    """What a measure may read."""
+
+    evidence: Evidence
+    contract: ReleaseContract
+    seed: int
+    _draws: dict[str, GroupBootstrap] = field(default_factory=dict)
+
+    def set(self, gate: Gate) -> ScoredSet | None:
+        """Return the set that a gate names; None if it was not taken."""
+        return self.evidence.sets.get(gate.set)
+
+    def draws(self, name: str) -> GroupBootstrap:
+        """Return the resamples of a set's groups: one for all measures, so that differences are paired."""
+        if name not in self._draws:
+            self._draws[name] = GroupBootstrap.of(
+                self.evidence.sets[name].group,
+                num_resamples=self.contract.risk.resamples,
+                seed=self.seed,
+            )
+        return self._draws[name]
+
+
+Measure = Callable[[Context, Gate], Iterable[Estimate]]
+"""Gives one estimate per check; a figure that cannot be taken is given too, without a value."""
+
+MEASURES: dict[str, Measure] = {}
+
+
+def measure(name: str) -> Callable[[Measure], Measure]:
+    """Register a function as the measure that the contract calls `name`."""
+
+    def register(function: Measure) -> Measure:
+        if name in MEASURES:
+            raise ValueError(f"two measures are called {name}")
+        MEASURES[name] = function
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Check:
+    """One estimate and what follows from it."""
+
+    estimate: Estimate
+    state: State
+    reason: str
+    low: float | None
+    """The bound at the gate's confidence."""
+
+    high: float | None
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate: its checks and its verdict."""
+
+    gate: Gate
+    state: State
+    reason: str
+    blocks: bool
+    """Whether this result keeps the candidate back."""
+
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Every gate of the contract about one candidate."""
+
+    results: tuple[GateResult, ...]
+    caps: dict[str, str]
+    """Policy -> weakest tier that stays closed (and every stronger one) because it is not certified."""
+
+    notes: tuple[str, ...]
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the candidate may be released."""
+        return bool(self.results) and not any(result.blocks for result in self.results)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What goes into the attestation."""
+        return tuple(
+            Verdict(
+                gate=result.gate.id,
+                verdict=result.state,
+                reason=result.reason,
+                blocking=result.blocks or result.state == "pass",
+            )
+            for result in self.results
+        )
+
+
+def judge(
+    evidence: Evidence, contract: ReleaseContract, *, profile: str = STANDARD, seed: int
+) -> Judgement:
+    """Return the verdict of every gate of `contract` on `evidence`.
+
+    Gates that compare with a champion are left out of the first release, which has none; the notes say so. Of the
+    gates that ask for superiority only the declared objective is judged.
+
+    Raises:
+        PolicyError: if the contract asks for an unknown measure or profile.
+    """
+    chosen = _profile(contract, profile)
+    gates, notes = _applicable(evidence, contract)
+    context = Context(evidence, contract, seed)
+    measured = [(gate, _measured(context, gate)) for gate in gates]
+    num_checks = sum(len(estimates) for _, estimates in measured)
+    fail_confidence = 1 - contract.risk.block_good / max(num_checks, 1)
+    results = tuple(
+        _result(gate, estimates, fail_confidence, chosen) for gate, estimates in measured
+    )
+    if chosen.says:
+        notes.append(f"judged under the profile {profile}: {chosen.says}")
+    for part, why in evidence.missing.items():
+        notes.append(f"{part} was not taken: {why}")
+    return Judgement(results, _caps(results), tuple(notes))
+
+
+def _profile(contract: ReleaseContract, name: str) -> ContractProfile:
+    if name not in contract.profiles:
+        raise PolicyError(f"the contract has no profile {name}; it has {sorted(contract.profiles)}")
+    return contract.profiles[name]
+
+
+def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gate], list[str]]:
+    unknown = sorted({gate.measure for gate in contract.gates} - set(MEASURES))
+    if unknown:
+        raise PolicyError(f"the contract asks for unknown measures: {unknown}")
+    gates = [
+        gate
+        for gate in contract.gates
+        if gate.comparator != "more_than" or gate.id == contract.promotion.objective
+    ]
+    notes = []
+    if evidence.champion is None:
+        compared = [gate.id for gate in gates if gate.versus == "champion"]
+        gates = [gate for gate in gates if gate.versus != "champion"]
+        notes.append(
+            f"first release: no champion to compare with; not judged: {', '.join(compared)}"
+        )
+    return gates, notes
+
+
+def _measured(context: Context, gate: Gate) -> list[Estimate]:
+    estimates = list(MEASURES[gate.measure](context, gate))
+    return estimates or [nothing("", f"the measure {gate.measure} found nothing to measure")]
+
+
+def _result(
+    gate: Gate, estimates: Sequence[Estimate], fail_confidence: float, profile: ContractProfile
+) -> GateResult:
+    checks = tuple(check_of(gate, estimate, fail_confidence) for estimate in estimates)
+    state: State = min((check.state for check in checks), key=_WORST_FIRST.index)
+    return GateResult(gate, state, _reason(checks, state), _blocks(gate, state, profile), checks)
+
+
+def check_of(gate: Gate, estimate: Estimate, fail_confidence: float) -> Check:
+    """Return what one estimate means under a gate.
+
+    Args:
+        gate: gives comparator, limit, confidence and the smallest sample.
+        estimate: the figure.
+        fail_confidence: level of the bound that shows a failure.
+    """
+    value, spread = estimate.value, estimate.spread
+    if value is None or spread is None or not math.isfinite(value):
+        needed = _needed(gate, estimate)
+        return Check(
+            estimate, "no_data", f"{estimate.why_missing or 'not measured'}{needed}", None, None
+        )
+    low, high = spread.low(gate.confidence), spread.high(gate.confidence)
+    said = f"{value:.4g} ({low:.4g} to {high:.4g}), must be {_wanted(gate)}"
+    state: State
+    if is_shown_wrong(gate, spread, fail_confidence):
+        state = "fail"
+    elif estimate.rows < gate.min_rows or estimate.positives < gate.min_positives:
+        state = "not_certified"
+        said += f"; {estimate.rows} rows, {estimate.positives} positives{_needed(gate, estimate)}"
+    elif is_shown_right(gate, low, high):
+        state = "pass"
+    else:
+        state = "not_certified"
+        said += f"; neither is shown{_needed(gate, estimate)}"
+    return Check(estimate, state, said, low, high)
+
+
+def is_shown_right(gate: Gate, low: float, high: float) -> bool:
+    """Return whether the bounds put the figure on the right side of the limit."""
+    if gate.comparator == "at_least":
+        return low >= gate.limit
+    if gate.comparator == "more_than":
+        return low > gate.limit
+    return high <= gate.limit
+
+
+def is_shown_wrong(gate: Gate, spread: Spread, confidence: float) -> bool:
+    """Return whether the bounds at `confidence` put the figure on the wrong side of the limit."""
+    if gate.comparator == "at_most":
+        return spread.low(confidence) > gate.limit
+    return spread.high(confidence) < gate.limit
+
+
+def _wanted(gate: Gate) -> str:
+    words = {"at_least": "at least", "at_most": "at most", "more_than": "more than"}
+    against = " beside the champion's" if gate.versus == "champion" else ""
+    return f"{words[gate.comparator]} {gate.limit:g}{against}"
+
+
+def _needed(gate: Gate, estimate: Estimate) -> str:
+    least = {"rows": gate.min_rows, "positives": gate.min_positives}
+    lacking = [
+        f"{number} {unit}"
+        for unit, number in least.items()
+        if getattr(estimate, unit) < number and number > 1
+    ]
+    if estimate.needed is not None:
+        lacking.append(f"{estimate.needed} {estimate.unit}")
+    return f"; it would take {' and '.join(dict.fromkeys(lacking))}" if lacking else ""
+
+
+def _reason(checks: Sequence[Check], state: State) -> str:
+    worst = [check for check in checks if check.state == state]
+    told = [": ".join(p for p in (check.estimate.of, check.reason) if p) for check in worst]
+    more = f"; and {len(told) - _MAX_REASONS} more" if len(told) > _MAX_REASONS else ""
+    return "; ".join(told[:_MAX_REASONS]) + more
+
+
+def _blocks(gate: Gate, state: State, profile: ContractProfile) -> bool:
+    if state in ("pass", "fail"):
+        return state == "fail"
+    if profile.report_all_but is not None and gate.id not in profile.report_all_but:
+        return False
+    return gate.uncertified == "block" or state == "no_data" and gate.uncertified != "cap"
+
+
+def _caps(results: Sequence[GateResult]) -> dict[str, str]:
+    """Return the weakest closed tier of each policy: what is not shown to hold is not used."""
+    order = ("tag", "review", "block", "suspend")
+    caps: dict[str, str] = {}
+    for result in results:
+        gate = result.gate
+        if gate.uncertified != "cap" or gate.tier is None:
+            continue
+        for check in result.checks:
+            if check.state != "pass":
+                policy = str(check.estimate.detail.get("policy", check.estimate.of))
+                known = caps.get(policy, gate.tier)
+                caps[policy] = min(known, gate.tier, key=order.index)
+    return caps

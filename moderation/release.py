@@ -1,0 +1,185 @@
+"""The release contract: loads and checks `policies/release.yaml`, which holds every number that a gate uses."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from moderation.errors import PolicyError
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+GateId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,47}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,47}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Uncertified = Literal["block", "report", "cap"]
+
+STANDARD: Final = "standard"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Risk(_Frozen):
+    """How often the gates may be wrong about a good candidate."""
+
+    block_good: Share
+    """Chance that a good candidate fails any check of a run."""
+
+    resamples: Annotated[int, Field(ge=200, le=20_000)]
+
+
+class Promotion(_Frozen):
+    """What a candidate must be better at."""
+
+    objective: GateId
+    """The gate that must show superiority over the champion; others that compare `more_than` do not decide."""
+
+
+class GoldenRules(_Frozen):
+    """How the golden set is drawn and kept."""
+
+    share_of_groups: Share
+    max_items: Count
+    rotation_share: Share
+    max_looks: Count
+
+
+class Capacity(_Frozen):
+    """The traffic that shares are turned into counts by."""
+
+    uploads_per_day: Count
+
+
+class Gate(_Frozen):
+    """One test that may block a candidate."""
+
+    id: GateId
+    why: Annotated[str, Field(min_length=10)]
+    measure: Name
+    set: Literal["golden", "traffic", "fresh", "attacks", "replay", "costs"]
+    versus: Literal["limit", "champion"] = "limit"
+    comparator: Literal["at_least", "at_most", "more_than"]
+    limit: Finite
+    slices: tuple[Name, ...] = ()
+    tier: Literal["tag", "review", "block", "suspend"] | None = None
+    min_rows: Count = 1
+    min_positives: Annotated[int, Field(ge=0)] = 0
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    uncertified: Uncertified = "block"
+
+    @model_validator(mode="after")
+    def _superiority_needs_a_champion(self) -> "Gate":
+        if self.comparator == "more_than" and self.versus != "champion":
+            raise ValueError("more_than is superiority: it needs versus: champion")
+        if self.uncertified == "cap" and self.tier is None:
+            raise ValueError("uncertified: cap needs the tier that it closes")
+        return self
+
+
+class ContractProfile(_Frozen):
+    """Which gates that are not certified still block."""
+
+    says: str = ""
+    """What is printed wherever this profile judged; empty for the standard one."""
+
+    report_all_but: tuple[GateId, ...] | None = None
+    """Gates that keep blocking when not certified or without data; None: all do."""
+
+
+class ReleaseContract(_Frozen):
+    """Every number of a release, with the digest of the file's bytes."""
+
+    version: str
+    digest: str
+    risk: Risk
+    promotion: Promotion
+    golden: GoldenRules
+    capacity: Capacity
+    gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
+    profiles: dict[str, ContractProfile]
+
+    def gate(self, gate_id: str) -> Gate:
+        """Return a gate by its id; KeyError if there is none."""
+        return next(gate for gate in self.gates if gate.id == gate_id)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> "ReleaseContract":
+        ids = [gate.id for gate in self.gates]
+        twice = sorted({one for one in ids if ids.count(one) > 1})
+        if twice:
+            raise ValueError(f"gates: two gates share one id: {twice}")
+        if self.promotion.objective not in ids:
+            raise ValueError(f"promotion.objective: {self.promotion.objective} is no gate")
+        if self.gate(self.promotion.objective).comparator != "more_than":
+            raise ValueError("promotion.objective: superiority is a gate with `more_than`")
+        if STANDARD not in self.profiles or self.profiles[STANDARD].report_all_but is not None:
+            raise ValueError("profiles.standard: must be there, and everything blocks in it")
+        for name, profile in self.profiles.items():
+            strangers = sorted(set(profile.report_all_but or ()) - set(ids))
+            if strangers:
+                raise ValueError(f"profiles.{name}.report_all_but: no such gate: {strangers}")
+            if profile.report_all_but is not None and not profile.says:
+                raise ValueError(f"profiles.{name}.says: a profile that lets gates off must say so")
+        return self
+
+
+def load_release(path: Path) -> ReleaseContract:
+    """Return the checked contract of a YAML file.
+
+    Raises:
+        PolicyError: naming the file, the line and each wrong field.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error}") from error
+    return parse_release(raw, str(path))
+
+
+def parse_release(raw: bytes, origin: str) -> ReleaseContract:
+    """Return the checked contract of a file's bytes; the digest is that of the bytes.
+
+    Raises:
+        PolicyError: naming the origin, the line and each wrong field.
+    """
+    try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(raw)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"{origin}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise PolicyError(f"{origin}: a mapping with version, risk, gates, ... is expected")
+    content["version"] = str(content.get("version", ""))
+    content["digest"] = hashlib.sha256(raw).hexdigest()
+    try:
+        return ReleaseContract.model_validate(content)
+    except ValidationError as error:
+        wrong = [_explain(origin, node, one["loc"], one["msg"]) for one in error.errors()]
+        raise PolicyError("; ".join(wrong)) from error
+
+
+def _explain(origin: str, node: Any, loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if not loc:  # a check over the whole file names its field itself: "gates: ...", "promotion.objective: ..."
+        loc = tuple(message.partition(":")[0].split("."))
+        return f"{origin}:{_line(node, loc)}: {message}"
+    return f"{origin}:{_line(node, loc)}: {'.'.join(map(str, loc))}: {message}"
+
+
+def _line(node: Any, loc: tuple[int | str, ...]) -> int:
+    """Return the line, from 1, of the deepest part of `loc` that the file holds."""
+    line: int = node.start_mark.line + 1
+    for step in loc:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            found = (node.value[step],) * 2 if step < len(node.value) else None
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
