@@ -130,11 +130,15 @@ def _value(
     rows_R: npt.NDArray[np.int64],
     draws: GroupBootstrap,
 ) -> tuple[float, Floats]:
+    if not np.isfinite(found.candidate.log_odds_NP[rows_R, column]).all():
+        return float("nan"), np.full(
+            draws.num_resamples, np.nan
+        )  # a score that is no number ranks nothing
     mine = _ranking(found, found.candidate, column, rows_R, draws)
     value, values_B = mine.average_precision(), mine.resampled(draws)
     if gate.versus == "champion":
         if found.champion is None:
-            return float("nan"), np.full_like(values_B, np.nan)
+            return float("nan"), np.full(draws.num_resamples, np.nan)
         other = _ranking(found, found.champion, column, rows_R, draws)
         value, values_B = value - other.average_precision(), values_B - other.resampled(draws)
     return value, values_B
@@ -173,6 +177,7 @@ def _estimate(
         positives=positives,
         needed=rows_needed(positives, spread.error, distance, gate.confidence),
         unit="positives",
+        why_missing="" if np.isfinite(value) else "a score is no number",
     )
 
 
