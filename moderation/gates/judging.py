@@ -105,6 +105,8 @@ class Judgement:
     """Policy -> weakest tier that stays closed (and every stronger one) because it is not certified."""
 
     notes: tuple[str, ...]
+    profile: str = STANDARD
+    """Profile of the contract that was judged under."""
 
     @property
     def is_passing(self) -> bool:
@@ -149,7 +151,7 @@ def judge(
         notes.append(f"judged under the profile {profile}: {chosen.says}")
     for part, why in evidence.missing.items():
         notes.append(f"{part} was not taken: {why}")
-    return Judgement(results, _caps(results), tuple(notes))
+    return Judgement(results, _caps(results), tuple(notes), profile)
 
 
 def _profile(contract: ReleaseContract, name: str) -> ContractProfile:
@@ -242,7 +244,8 @@ def _wanted(gate: Gate) -> str:
     return f"{words[gate.comparator]} {gate.limit:g}{against}"
 
 
-def _needed(gate: Gate, estimate: Estimate) -> str:
+def still_needed(gate: Gate, estimate: Estimate) -> list[str]:
+    """Return what it would take to settle a check, such as `60 positives`; empty where no number is known."""
     least = {"rows": gate.min_rows, "positives": gate.min_positives}
     lacking = [
         f"{number} {unit}"
@@ -251,7 +254,12 @@ def _needed(gate: Gate, estimate: Estimate) -> str:
     ]
     if estimate.needed is not None:
         lacking.append(f"{estimate.needed} {estimate.unit}")
-    return f"; it would take {' and '.join(dict.fromkeys(lacking))}" if lacking else ""
+    return list(dict.fromkeys(lacking))
+
+
+def _needed(gate: Gate, estimate: Estimate) -> str:
+    lacking = still_needed(gate, estimate)
+    return f"; it would take {' and '.join(lacking)}" if lacking else ""
 
 
 def _reason(checks: Sequence[Check], state: State) -> str:
