@@ -19,7 +19,6 @@ from moderation.embedded_rows import ABSENT, EmbeddedBatch, EmbeddedRows, write_
 from moderation.embedding_cache import EmbeddingCache, Vector
 from moderation.embedding_plan import Contents, Plan, plan_embedding, text_key
 from moderation.encoders import (
-    ENCODING_VERSION,
     IMAGE_FOLDER,
     TEXT_FOLDER,
     ImageEncoder,
@@ -186,7 +185,7 @@ class _Writer:
         path: Path,
     ) -> None:
         self._contents, self._encoder, self._cache, self._path = contents, encoder, cache, path
-        self._tower = f"{encoder.digest}:{ENCODING_VERSION}"
+        self._tower = encoder.cache_key
         self._offsets = contents.offsets()
 
     def write(

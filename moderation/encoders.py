@@ -59,6 +59,11 @@ class _Encoder:
         self._session = open_session(folder / "model.onnx")
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
 
+    @property
+    def cache_key(self) -> str:
+        """What embeddings of this tower are kept under: the same tower and the same way to an embedding."""
+        return f"{self.digest}:{ENCODING_VERSION}"
+
     def each(self, task: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yield `task(item)` in order, run side by side on the encoder's threads."""
         if self._pool is None or len(items) < 2:

@@ -73,10 +73,15 @@ class NgramModel:
         logits_NP = np.empty((len(texts), len(self.intercept_P)))
         for begin in range(0, len(texts), _BATCH_ROWS):
             hashed = hash_features(texts[begin : begin + _BATCH_ROWS])
-            parts = (hashed.data, self._slot[hashed.indices], hashed.indptr)
-            compact = sparse.csr_matrix(parts, shape=(hashed.shape[0], len(self._table)))
-            logits_NP[begin : begin + _BATCH_ROWS] = compact @ self._table
-        return logits_NP + self.intercept_P
+            logits_NP[begin : begin + _BATCH_ROWS] = self.logits_of(hashed)
+        return logits_NP
+
+    def logits_of(self, features: sparse.csr_matrix) -> Floats:
+        """Return logits_NP of features that `hash_features` gave: hashed once, read by many models."""
+        parts = (features.data, self._slot[features.indices], features.indptr)
+        compact = sparse.csr_matrix(parts, shape=(features.shape[0], len(self._table)))
+        logits_NP: Floats = compact @ self._table + self.intercept_P
+        return logits_NP
 
     def save(self, folder: Path) -> None:
         """Write `ngram.safetensors` and `ngram.json`; the same model gives the same bytes."""

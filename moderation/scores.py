@@ -5,7 +5,7 @@ N listings, P policies, M ensemble members, F behaviour features, D embedding wi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,40 @@ class ScoringItem:
 
     behaviour_status: Codes | None = None
     """int8[F], see `STATUS_CODES`; None: what is finite is ok."""
+
+
+class Readable(Protocol):
+    """The part of a listing that limits and behaviour are read from, whatever its images are."""
+
+    @property
+    def images(self) -> Sequence[Any]:
+        """Images in the order of the listing."""
+        ...
+
+    @property
+    def behaviour(self) -> npt.NDArray[np.float32] | None:
+        """As in `ScoringItem`."""
+        ...
+
+    @property
+    def behaviour_status(self) -> Codes | None:
+        """As in `ScoringItem`."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbeddedItem:
+    """One listing after the towers of a bundle."""
+
+    images_KD: Vectors
+    """Of the images that could be decoded."""
+
+    image_index_K: npt.NDArray[np.int32]
+    """Where these stand among the submitted ones."""
+
+    undecodable: tuple[int, ...]
+    text_D: Vectors | None
+    """None where no text is left after normalisation."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +106,7 @@ _ARRAYS: Final = (
 )
 
 
-def check_item(item: ScoringItem, name: str) -> None:
+def check_item(item: Readable, name: str) -> None:
     """Refuse a listing that breaks a limit of the scorer; what cannot be decoded breaks none.
 
     Args:
@@ -98,7 +132,7 @@ def check_item(item: ScoringItem, name: str) -> None:
         )
 
 
-def known_behaviour(items: Sequence[ScoringItem]) -> Vectors:
+def known_behaviour(items: Sequence[Readable]) -> Vectors:
     """Return behaviour_NF as training reads it: NaN where a feature is not known."""
     known_NF = np.full((len(items), len(FEATURE_NAMES)), np.nan, np.float32)
     for row, item in enumerate(items):
@@ -108,6 +142,46 @@ def known_behaviour(items: Sequence[ScoringItem]) -> Vectors:
                 usable_F &= np.asarray(item.behaviour_status) == _OK
             known_NF[row, usable_F] = item.behaviour[usable_F]
     return known_NF
+
+
+def gather_embedded(
+    images: Sequence[Vectors | None], image_dim: int, text_D: Vectors | None
+) -> EmbeddedItem:
+    """Return one listing's embeddings together.
+
+    Args:
+        images: one embedding per submitted image, None where it could not be decoded.
+        image_dim: D of the image tower.
+        text_D: None where there is no text.
+    """
+    good = [(k, vector) for k, vector in enumerate(images) if vector is not None]
+    images_KD = np.zeros((len(good), image_dim), np.float32)
+    for row, (_, vector) in enumerate(good):
+        images_KD[row] = vector
+    return EmbeddedItem(
+        images_KD,
+        np.array([k for k, _ in good], np.int32),
+        tuple(k for k, vector in enumerate(images) if vector is None),
+        text_D,
+    )
+
+
+def image_means(embedded: Sequence[EmbeddedItem], dim: int) -> Vectors:
+    """Return the mean embedding of each listing's images, zeros without any."""
+    means_ND = np.zeros((len(embedded), dim), np.float32)
+    for row, listing in enumerate(embedded):
+        if len(listing.images_KD):
+            means_ND[row] = listing.images_KD.mean(axis=0)
+    return means_ND
+
+
+def text_vectors(embedded: Sequence[EmbeddedItem], dim: int) -> Vectors:
+    """Return the embedding of each listing's text, zeros without any."""
+    texts_ND = np.zeros((len(embedded), dim), np.float32)
+    for row, listing in enumerate(embedded):
+        if listing.text_D is not None:
+            texts_ND[row] = listing.text_D
+    return texts_ND
 
 
 def join_scores(parts: Sequence[Scores], latency_s: Mapping[str, float]) -> Scores:
