@@ -56,6 +56,11 @@ class Home:
         return self.folder / "bundles"
 
     @property
+    def golden(self) -> Path:
+        """Versions of the golden set, who looked at them, and what was ever trained on."""
+        return self.folder / "golden"
+
+    @property
     def reports(self) -> Path:
         """Evaluations by bundle digest."""
         return self.folder / "reports"

@@ -1,15 +1,15 @@
 """A frozen training table: rows with truth, weights and roles, in Parquet, with a digest of its content.
 
 `SnapshotWriter` takes rows in time order as a stream; `finish` gives them groups, roles and folds, drops copies and
-writes the table. Rows whose truth is unknown under every policy are not kept: unreviewed is unknown, not negative.
-Images stay in the content store; the table names them by digest.
+what is barred, and writes the table. Rows whose truth is unknown under every policy are not kept: unreviewed is
+unknown, not negative. Images stay in the content store; the table names them by digest.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -21,7 +21,14 @@ import pyarrow.parquet as pq
 from moderation.duplicates import Fingerprints, copies_of
 from moderation.errors import InvalidSnapshot
 from moderation.features import FEATURE_NAMES
-from moderation.listing import Submission
+from moderation.snapshot_rows import (
+    MATURITY,
+    ROW_FIELDS,
+    SnapshotRow,
+    is_immature,
+    to_record,
+    to_words,
+)
 from moderation.splitting import (
     Mode,
     Split,
@@ -33,53 +40,40 @@ from moderation.splitting import (
     split_by_time,
 )
 
+__all__ = [
+    "MATURITY",
+    "Snapshot",
+    "SnapshotRow",
+    "SnapshotWriter",
+    "missing_evidence",
+    "write_table",
+]
+
 _BATCH_ROWS: Final = 1_024
 
-# Reviews come before audits, and both take days: of the newest uploads, mostly what was flagged is known, so that
-# violations would seem many times as frequent as they are.
-MATURITY: Final = timedelta(days=4)
+_PRINT_COLUMNS: Final = ["title", "description", "image_digests", "image_hashes"]
 _SEEN_KEYS: Final = ("seller", "template", "asset", "campaign")
 
-_ROW_FIELDS: Final = [
-    ("submission_id", pa.string()),
-    ("listing_id", pa.string()),
-    ("seller_id", pa.string()),
-    ("submitted_at", pa.timestamp("us", "UTC")),
-    ("title", pa.string()),
-    ("description", pa.string()),
-    ("price", pa.float64()),
-    ("currency", pa.string()),
-    ("category", pa.string()),
-    ("region", pa.string()),
-    ("language", pa.string()),
-    ("image_digests", pa.list_(pa.string())),
-    ("behaviour", pa.list_(pa.float32())),
-    ("truth", pa.list_(pa.int8())),
-    ("weight", pa.float64()),
-    ("attributes", pa.string()),
-]
-_STAGED: Final = pa.schema([*_ROW_FIELDS, ("links", pa.string())])
+_STAGED: Final = pa.schema([*ROW_FIELDS, ("links", pa.string())])
 SCHEMA: Final = pa.schema(
-    [*_ROW_FIELDS, ("group", pa.int64()), ("role", pa.string()), ("fold", pa.int8())]
+    [*ROW_FIELDS, ("group", pa.int64()), ("role", pa.string()), ("fold", pa.int8())]
 )
 
 
 @dataclass(frozen=True)
-class SnapshotRow:
-    """One submission with what was known of it at the cut-off."""
+class StagedRows:
+    """What the N rows of a snapshot in the making can be told apart by."""
 
-    submission: Submission
-    behaviour_F: npt.NDArray[np.float32] | None
-    """NaN where one feature is missing; None where nothing is known of the seller."""
+    submission_ids: Sequence[str]
+    links: Sequence[Sequence[tuple[str, str]]]
+    """Per row what ties it to others: its seller first."""
 
-    truth: Mapping[str, bool]
-    """Policy -> violates; a policy that is not there is unknown."""
+    prints: Fingerprints
+    image_digests: Sequence[Sequence[str]]
 
-    propensity: float = 1.0
-    """Chance that the truth was looked for, given that the submission was kept."""
 
-    image_hashes: Sequence[npt.NDArray[np.uint64]] = ()
-    """PDQ hashes (4 words) of the images whose quality suffices for a match."""
+Bar = Callable[[StagedRows], npt.NDArray[np.str_]]
+"""Gives, per row, why it must not enter the snapshot; the empty word where it may."""
 
 
 class SnapshotWriter:
@@ -91,8 +85,6 @@ class SnapshotWriter:
         self._staging = folder / "staged.parquet"
         self._sink = pq.ParquetWriter(self._staging, _STAGED)
         self._pending: list[dict[str, Any]] = []
-        self._hash_rows: list[int] = []
-        self._hashes: list[npt.NDArray[np.uint64]] = []
         self._num_rows = 0
         self._num_unknown = 0
         self._num_immature = 0
@@ -105,22 +97,22 @@ class SnapshotWriter:
         if not row.truth:
             self._num_unknown += 1
             return
-        if self._is_immature(row.submission):
+        if is_immature(row.submission, self._cut_off):
             self._num_immature += 1
             return
-        for image_hash in row.image_hashes:
-            self._hash_rows.append(self._num_rows)
-            self._hashes.append(image_hash)
-        self._pending.append(_to_record(row, self._policy_ids))
+        self._pending.append(to_record(row, self._policy_ids))
         self._num_rows += 1
         if len(self._pending) == _BATCH_ROWS:
             self._flush()
 
-    def finish(self) -> "Snapshot":
-        """Return the snapshot with roles, folds and groups, copies across the split dropped.
+    def finish(self, bar: Bar | None = None) -> "Snapshot":
+        """Return the snapshot with roles, folds and groups, copies across the split and barred rows dropped.
+
+        Args:
+            bar: says which rows must stay out; their weight goes to the rows of their role and truth that stay.
 
         Raises:
-            InvalidSnapshot: if no row has a known truth.
+            InvalidSnapshot: if no row has a known truth, or every one is barred.
         """
         self._flush()
         self._sink.close()
@@ -133,77 +125,107 @@ class SnapshotWriter:
             self._staging, columns=["submitted_at", "truth", "weight", "attributes", "links"]
         )
         attributes = [json.loads(text) for text in light["attributes"].to_pylist()]
-        group_N = group_rows(_read_links(light))
+        links = _read_links(light)
+        prints = _prints_of(pq.read_table(self._staging, columns=_PRINT_COLUMNS))
+        group_N = group_rows(links)
+        why_N = (
+            np.zeros(self._num_rows, np.str_) if bar is None else bar(self._staged(links, prints))
+        )
+        barred_N = why_N != ""
         planned = _Planned.of(light, attributes, group_N)
-        copies_N = planned.copies(self._fingerprints())
-        split = planned.split(copies_N)
-        mode = planned.mode
-        keep_N = split.keep_N
-        seen_role_N = np.where(keep_N, split.role_N, "left out")
+        copies_N = planned.copies(prints, barred_N)
+        split = planned.split(copies_N | barred_N)
+        seen_role_N = np.where(split.keep_N, split.role_N, "left out")
         extra = mark_seen(_seen_values(attributes, light), seen_role_N, _SEEN_KEYS)
-        digest = self._write(split, group_N, keep_N, extra)
         counts = {
-            "mode": mode,
             "unknown_truth": self._num_unknown,
             "immature": self._num_immature,
-            "purged": int((~keep_N & ~copies_N).sum()),
+            "purged": int((~split.keep_N & ~copies_N & ~barred_N).sum()),
             "copies": int(copies_N.sum()),
+            "quarantined": int(barred_N.sum()),
         }
-        self._write_manifest(digest, counts)
+        for why in sorted(set(why_N[barred_N].tolist())):
+            counts[f"quarantined_{why}"] = int((why_N == why).sum())
+        if barred_N.all():
+            raise InvalidSnapshot(f"every row is barred from training: {counts}")
+        facts = TableFacts(self._policy_ids, self._cut_off, planned.mode, counts)
+        frozen = write_table(self._folder, self._finished(split, group_N, extra), facts)
         self._staging.unlink()
-        return Snapshot.open(self._folder)
-
-    def _is_immature(self, submission: Submission) -> bool:
-        dated = (
-            submission.attributes.get("time") != "unknown" and "split" not in submission.attributes
-        )
-        return dated and submission.submitted_at > self._cut_off - MATURITY
+        return frozen
 
     def _flush(self) -> None:
         if self._pending:
             self._sink.write_table(pa.Table.from_pylist(self._pending, schema=_STAGED))
             self._pending = []
 
-    def _fingerprints(self) -> Fingerprints:
-        staged = pq.read_table(self._staging, columns=["title", "description", "image_digests"])
-        texts = zip(staged["title"].to_pylist(), staged["description"].to_pylist(), strict=True)
-        return Fingerprints(
-            image_row_I=np.array(self._hash_rows, np.int64),
-            image_hash_I4=np.array(self._hashes, np.uint64).reshape(-1, 4),
-            num_images_N=np.array([len(d) for d in staged["image_digests"].to_pylist()]),
-            text_N=[" ".join(f"{title} {text}".casefold().split()) for title, text in texts],
+    def _staged(
+        self, links: Sequence[Sequence[tuple[str, str]]], prints: Fingerprints
+    ) -> StagedRows:
+        staged = pq.read_table(self._staging, columns=["submission_id", "image_digests"])
+        return StagedRows(
+            submission_ids=staged["submission_id"].to_pylist(),
+            links=links,
+            prints=prints,
+            image_digests=staged["image_digests"].to_pylist(),
         )
 
-    def _write(
-        self,
-        split: Split,
-        group_N: npt.NDArray[np.int64],
-        keep_N: npt.NDArray[np.bool_],
-        extra: list[dict[str, str]],
-    ) -> str:
-        digest, begin = hashlib.sha256(), 0
-        with pq.ParquetWriter(self._folder / "rows.parquet", SCHEMA) as sink:
-            for batch in pq.ParquetFile(self._staging).iter_batches(_BATCH_ROWS):
-                records = batch.to_pylist()
-                kept = []
-                for row, record in enumerate(records, start=begin):
-                    if keep_N[row]:
-                        kept.append(_finished(record, row, split, group_N, extra[row]))
-                begin += len(records)
-                for record in kept:
-                    digest.update(json.dumps(record, default=str, sort_keys=True).encode())
-                sink.write_table(pa.Table.from_pylist(kept, schema=SCHEMA))
-        return digest.hexdigest()
+    def _finished(
+        self, split: Split, group_N: npt.NDArray[np.int64], extra: list[dict[str, str]]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the staged records that stay, with their role; the work of `links` is done."""
+        row = 0
+        for batch in pq.ParquetFile(self._staging).iter_batches(_BATCH_ROWS):
+            for record in batch.to_pylist():
+                if split.keep_N[row]:
+                    values = json.loads(record["attributes"]) | extra[row]
+                    record |= {
+                        "attributes": json.dumps(values, sort_keys=True),
+                        "weight": float(split.weight_N[row]),
+                        "group": int(group_N[row]),
+                        "role": str(split.role_N[row]),
+                        "fold": int(split.fold_N[row]),
+                    }
+                    record.pop("links")
+                    yield record
+                row += 1
 
-    def _write_manifest(self, digest: str, counts: dict[str, Any]) -> None:
-        manifest = {
-            "digest": digest,
-            "policies": self._policy_ids,
-            "features": FEATURE_NAMES,
-            "cut_off": self._cut_off.astimezone(UTC).isoformat(),
-            **counts,
-        }
-        (self._folder / "snapshot.json").write_text(json.dumps(manifest, indent=1))
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What is said of a whole table."""
+
+    policy_ids: tuple[str, ...]
+    cut_off: datetime
+    mode: Mode
+    counts: Mapping[str, int]
+
+
+def write_table(folder: Path, records: Iterable[dict[str, Any]], facts: TableFacts) -> "Snapshot":
+    """Return the snapshot of finished records, written to `folder` as they come."""
+    digest, pending = hashlib.sha256(), list[dict[str, Any]]()
+    with pq.ParquetWriter(folder / "rows.parquet", SCHEMA) as sink:
+        for record in records:
+            _update(digest, record)
+            pending.append(record)
+            if len(pending) == _BATCH_ROWS:
+                sink.write_table(pa.Table.from_pylist(pending, schema=SCHEMA))
+                pending.clear()
+        sink.write_table(pa.Table.from_pylist(pending, schema=SCHEMA))
+    manifest = {
+        "digest": digest.hexdigest(),
+        "policies": facts.policy_ids,
+        "features": FEATURE_NAMES,
+        "cut_off": facts.cut_off.astimezone(UTC).isoformat(),
+        "mode": facts.mode,
+        **facts.counts,
+    }
+    (folder / "snapshot.json").write_text(json.dumps(manifest, indent=1))
+    return Snapshot.open(folder)
+
+
+def _update(digest: "hashlib._Hash", record: Mapping[str, Any]) -> None:
+    ordered = {name: record[name] for name in sorted(SCHEMA.names)}
+    digest.update(json.dumps(ordered, default=str).encode())
 
 
 @dataclass(frozen=True)
@@ -216,7 +238,7 @@ class Snapshot:
     mode: Mode
     cut_off: datetime
     counts: Mapping[str, int]
-    """How many rows were left out, by reason: `unknown_truth`, `immature`, `purged`, `copies`."""
+    """How many rows were left out, by reason: `unknown_truth`, `immature`, `purged`, `copies`, `quarantined`."""
 
     @classmethod
     def open(cls, folder: Path) -> "Snapshot":
@@ -239,7 +261,7 @@ class Snapshot:
             policy_ids=tuple(manifest["policies"]),
             mode=manifest["mode"],
             cut_off=datetime.fromisoformat(manifest["cut_off"]),
-            counts={k: manifest[k] for k in ("unknown_truth", "immature", "purged", "copies")},
+            counts={k: v for k, v in manifest.items() if isinstance(v, int)},
         )
 
     def batches(
@@ -283,6 +305,22 @@ class Snapshot:
         """Return 1 violates, 0 does not, -1 unknown; columns in the order of `policy_ids`."""
         return np.array(self._lists("truth"), np.int8).reshape(-1, len(self.policy_ids))
 
+    def adjudicated_NP(self) -> npt.NDArray[np.bool_]:
+        """Return whether the truth was confirmed by a second person or a finished appeal."""
+        return np.array(self._lists("adjudicated"), bool).reshape(-1, len(self.policy_ids))
+
+    def fingerprints(self) -> Fingerprints:
+        """Return what the rows are compared by when copies are looked for."""
+        return _prints_of(pq.read_table(self.folder / "rows.parquet", columns=_PRINT_COLUMNS))
+
+    def content_digest(self) -> str:
+        """Return the digest of the rows as they are on disk; that of the manifest unless they were altered."""
+        digest = hashlib.sha256()
+        for batch in self.batches():
+            for record in batch.to_pylist():
+                _update(digest, record)
+        return digest.hexdigest()
+
     def behaviour_NF(self) -> npt.NDArray[np.float32]:
         """Return behaviour features, NaN where missing; a row of NaN where nothing is known."""
         absent = [np.nan] * len(FEATURE_NAMES)
@@ -296,41 +334,6 @@ class Snapshot:
     def _lists(self, name: str) -> list[Any]:
         table = pq.read_table(self.folder / "rows.parquet", columns=[name])
         return cast(list[Any], table[name].to_pylist())
-
-
-def _to_record(row: SnapshotRow, policy_ids: Sequence[str]) -> dict[str, Any]:
-    submission, listing = row.submission, row.submission.listing
-    record = listing.model_dump(
-        include={f for f, _ in _ROW_FIELDS} & set(type(listing).model_fields)
-    )
-    behaviour = row.behaviour_F
-    return record | {
-        "submission_id": submission.submission_id,
-        "submitted_at": submission.submitted_at,
-        "image_digests": list(submission.image_digests),
-        "behaviour": None if behaviour is None or np.isnan(behaviour).all() else behaviour.tolist(),
-        "truth": [int(row.truth[p]) if p in row.truth else -1 for p in policy_ids],
-        "weight": 1.0 / (submission.inclusion_probability * row.propensity),
-        "attributes": json.dumps(submission.attributes, sort_keys=True),
-        "links": json.dumps(list(_links(submission))),
-    }
-
-
-def _links(submission: Submission) -> Iterator[tuple[str, str]]:
-    """Yield what ties a submission to others: its seller first, then places and a named campaign."""
-    listing = submission.listing
-    if listing.seller_id:
-        yield ("seller", listing.seller_id)
-        if listing.device_fingerprint:
-            yield ("device", listing.device_fingerprint)
-        if listing.address_fingerprint:
-            yield ("address", listing.address_fingerprint)
-        if "campaign" in submission.attributes:
-            yield ("campaign", submission.attributes["campaign"])
-    elif "group" in submission.attributes:
-        yield ("group", submission.attributes["group"])
-    else:
-        yield ("listing", listing.listing_id)
 
 
 @dataclass(frozen=True)
@@ -355,11 +358,14 @@ class _Planned:
             return cls("declared", hashed_test_rows(group_N).astype(np.int64), light, group_N)
         return cls("time", places_by_time(_time(light)), light, group_N)
 
-    def copies(self, prints: Fingerprints) -> npt.NDArray[np.bool_]:
-        """Return the rows that a row of any later role is a copy of."""
+    def copies(
+        self, prints: Fingerprints, barred_N: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.bool_]:
+        """Return the rows that a row of any later role is a copy of; barred rows are no part of it."""
         copies_N = np.zeros(len(self.place_N), bool)
         for later in range(1, int(self.place_N.max(initial=0)) + 1):
-            copies_N |= copies_of(prints, self.place_N < later, self.place_N == later)
+            earlier_N = (self.place_N < later) & ~barred_N
+            copies_N |= copies_of(prints, earlier_N, (self.place_N == later) & ~barred_N)
         return copies_N
 
     def split(self, copies_N: npt.NDArray[np.bool_]) -> Split:
@@ -389,22 +395,19 @@ def _read_links(light: pa.Table) -> list[list[tuple[str, str]]]:
     return [[(kind, value) for kind, value in json.loads(text)] for text in texts]
 
 
-def _finished(
-    record: dict[str, Any],
-    row: int,
-    split: Split,
-    group_N: npt.NDArray[np.int64],
-    extra: dict[str, str],
-) -> dict[str, Any]:
-    """Return the staged record with its role; `links` is dropped, its work is done."""
-    record.pop("links")
-    record["attributes"] = json.dumps(json.loads(record["attributes"]) | extra, sort_keys=True)
-    return record | {
-        "weight": float(split.weight_N[row]),
-        "group": int(group_N[row]),
-        "role": str(split.role_N[row]),
-        "fold": int(split.fold_N[row]),
-    }
+def _prints_of(table: pa.Table) -> Fingerprints:
+    texts = zip(table["title"].to_pylist(), table["description"].to_pylist(), strict=True)
+    found = [
+        (row, to_words(text))
+        for row, hashes in enumerate(table["image_hashes"].to_pylist())
+        for text in hashes or ()
+    ]
+    return Fingerprints(
+        image_row_I=np.array([row for row, _ in found], np.int64),
+        image_hash_I4=np.array([words for _, words in found], np.uint64).reshape(-1, 4),
+        num_images_N=np.array([len(digests) for digests in table["image_digests"].to_pylist()]),
+        text_N=[" ".join(f"{title} {text}".casefold().split()) for title, text in texts],
+    )
 
 
 def missing_evidence(

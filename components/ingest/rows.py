@@ -37,8 +37,13 @@ _SCHEMA: Final = pa.schema(
         ("behaviour", pa.list_(pa.float32())),
         ("truth", pa.string()),
         ("propensity", pa.float64()),
+        ("adjudicated", pa.list_(pa.string())),
+        ("suspected", pa.bool_()),
     ]
 )
+_AT_RANDOM: Final = (TruthSource.AUDIT, TruthSource.IMPORT)
+"""Who looks without anything having pointed at the submission."""
+
 _HISTORY: Final = (EventKind.SUBMISSION, EventKind.GROUND_TRUTH, EventKind.REPORT, EventKind.APPEAL)
 
 
@@ -58,6 +63,16 @@ class _Established:
     @property
     def violates(self) -> dict[str, bool]:
         return {policy: truth.violates for policy, truth in sorted(self.by_policy.items())}
+
+    @property
+    def adjudicated(self) -> frozenset[str]:
+        """Policies whose truth, the strongest that there is, was confirmed."""
+        return frozenset(p for p, truth in self.by_policy.items() if truth.adjudicated)
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether a flag, a report or an appeal led to a review."""
+        return any(source not in _AT_RANDOM for source, _ in self.reviews)
 
     @property
     def propensity(self) -> float:
@@ -92,6 +107,8 @@ def read_rows(
             behaviour_F=None if np.isnan(behaviour_F).all() else behaviour_F,
             truth=known.violates,
             propensity=known.propensity if known.reviews else 1.0,
+            adjudicated=known.adjudicated,
+            is_suspected=known.is_suspected,
         )
 
 
@@ -155,6 +172,8 @@ def open_rows(path: Path) -> Iterator[SnapshotRow]:
                 behaviour_F=None if behaviour is None else np.array(behaviour, np.float32),
                 truth=json.loads(record["truth"]),
                 propensity=record["propensity"],
+                adjudicated=frozenset(record["adjudicated"]),
+                is_suspected=record["suspected"],
             )
 
 
@@ -164,4 +183,6 @@ def _to_record(row: SnapshotRow) -> dict[str, Any]:
         "behaviour": None if row.behaviour_F is None else row.behaviour_F.tolist(),
         "truth": json.dumps(dict(row.truth), sort_keys=True),
         "propensity": row.propensity,
+        "adjudicated": sorted(row.adjudicated),
+        "suspected": row.is_suspected,
     }
