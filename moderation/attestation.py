@@ -15,15 +15,18 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from moderation import bundle_files as files
 from moderation.bundle import ATTESTATIONS, Bundle
 from moderation.clock import Clock
-from moderation.errors import BundleRejected, PermanentError
+from moderation.errors import BundleRejected, GateRejected, PermanentError
 
 FORMAT: Final = "tidegate.attestation/1"
 _MAX_BYTES: Final = 4 * 2**20
 _UNFINISHED: Final = ".writing-"
 _REMEDY: Final = "evaluate the bundle again; an attestation is never edited or copied"
+GATES: Final = "gates"
+"""Kind of a statement that decides about a release."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+TierName = Literal["tag", "review", "block", "suspend"]
 
 
 class _Frozen(BaseModel):
@@ -63,6 +66,15 @@ class Statement(_Frozen):
 
     notes: tuple[str, ...] = ()
     """What a reader must know: no champion to compare with, what is not certified, ..."""
+
+    champion: Sha256 | None = None
+    """Digest of the bundle that it was compared with; None: with none."""
+
+    profile: str = ""
+    """Profile of the contract that was judged under; empty where nothing was judged."""
+
+    caps: dict[str, TierName] = Field(default_factory=dict)
+    """Policy -> weakest tier that stays closed, and every stronger one, because it is not certified."""
 
 
 class Attestation(Statement):
@@ -152,6 +164,38 @@ def latest_passing(
         if said.verdicts and contract in (None, said.contract)
     ]
     return judged[-1] if judged and judged[-1].is_passing else None
+
+
+def require_passing(bundle: Bundle, contract: str, *, folder: Path | None = None) -> Attestation:
+    """Return the newest statement of the gates about `bundle`, which passes: what a release stands on.
+
+    Args:
+        bundle: the bundle in question.
+        contract: digest of the release contract in force; what passed under another one is not shown to pass this.
+        folder: where attestations are kept; None means beside the bundle's files.
+
+    Raises:
+        GateRejected: if there is none, or it does not pass; the message names the gates and the remedy.
+        BundleRejected: as `read`.
+    """
+    short, remedy = bundle.digest[:12], f"run `tidegate gates run --bundle {bundle.folder}`"
+    judged = [said for said in read(bundle, folder=folder) if said.kind == GATES and said.verdicts]
+    if not judged:
+        raise GateRejected(f"bundle {short} was never judged by the gates; {remedy}")
+    under = [said for said in judged if said.contract == contract]
+    if not under:
+        raise GateRejected(
+            f"bundle {short} was judged under the contract {judged[-1].contract[:12]}, not under the one in force, "
+            f"{contract[:12]}; {remedy}"
+        )
+    newest = under[-1]
+    if not newest.is_passing:
+        blocking = ", ".join(verdict.gate for verdict in newest.verdicts if verdict.blocks)
+        raise GateRejected(
+            f"bundle {short} was blocked on {newest.created_at:%Y-%m-%d %H:%M} UTC by {blocking}; "
+            f"`tidegate gates show {bundle.folder}` says why; train a better one, or {remedy}"
+        )
+    return newest
 
 
 def _write(folder: Path, attestation: Attestation) -> None:

@@ -1,0 +1,20 @@
+"""The release contract as a pipeline carries it: its text, so that a run does not depend on a file of the machine."""
+
+from typing import Final
+
+from moderation.release import ReleaseContract, parse_release
+
+ORIGIN: Final = "the pipeline's release contract"
+
+
+def read_contract(text: str, origin: str = ORIGIN) -> ReleaseContract:
+    """Return the checked contract of a release file's text; the digest is that of the text.
+
+    Args:
+        text: content of the file.
+        origin: where the text came from, for people.
+
+    Raises:
+        PolicyError: naming the origin, the line and each wrong field.
+    """
+    return parse_release(text.encode("utf-8"), origin)
