@@ -65,6 +65,10 @@ class Home:
         """Evaluations by bundle digest."""
         return self.folder / "reports"
 
+    def pack(self, digest: str) -> Path:
+        """Evidence pack of a bundle, beside its evaluation."""
+        return self.reports / digest / "gates"
+
     @property
     def routing(self) -> Path:
         """Routing table of the gateway."""

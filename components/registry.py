@@ -1,38 +1,35 @@
-"""The model registry: every bundle with its lineage, metrics and report, and the names `champion` and `candidate`.
+"""The model registry: every bundle with its lineage, metrics, verdicts and report, and the names that release it.
 
 MLflow keeps the records; the bundle itself stays in its content-addressed folder and is referred to by digest, so a
-registry that was edited cannot hand out other bytes. Which version becomes champion is for gates to say; until there
-are any, the first one does, because there is nothing to compare it with, and every later one is a candidate.
+registry that was edited cannot hand out other bytes. Every bundle is recorded, blocked or not; the names `candidate`
+and `champion` go only to one whose newest attestation passes under the contract in force, and that was compared with
+the champion of today.
 """
 
-import logging
-import os
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from components.judge.outcome import Outcome
+from components.tracking import EXPERIMENT, SHOWN, Facts, Tracking, show
+from moderation.attestation import Attestation, require_passing
 from moderation.bundle import Bundle, store
 from moderation.clock import Clock, SystemClock
-from moderation.errors import PermanentError, TemporaryError
+from moderation.errors import GateRejected, PermanentError
 
-MODEL: Final = "tidegate"
-"""Name of the registered model and of the experiment."""
+MODEL: Final = EXPERIMENT
+"""Name of the registered model."""
 
 Alias = Literal["champion", "candidate"]
 
 _DIGEST_TAG: Final = "bundle_digest"
 _FOLDER_TAG: Final = "bundle_folder"
-_NOT_ALLOWED: Final = re.compile(
-    r"[^A-Za-z0-9_. /:-]"
-)  # in the name of a metric or parameter of MLflow
-_MAX_VALUE_CHARS: Final = (
-    500  # a parameter's limit on PostgreSQL is 6000; a digest or a URL needs far less
-)
-_RETRY: Final = frozenset({"TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "INTERNAL_ERROR"})
+_COMPARED_TAG: Final = "compared_with"
+_CHAMPION_TAG: Final = "was_champion"
+_STATE_TAG: Final = "gates"
+_MAX_REASON_CHARS: Final = 4_000
+"""MLflow takes 5,000 characters in a version's tag; the pack has the rest."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,12 @@ class ModelVersion:
     folder: Path
     run_id: str
     aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+
+    @property
+    def state(self) -> str:
+        """`proposed` or `blocked`; empty if the gates never judged it."""
+        return self.tags.get(_STATE_TAG, "")
 
 
 class Registry:
@@ -60,32 +63,34 @@ class Registry:
             artifacts: where reports go when `tracking_url` is SQLite; a server has its own store.
             clock: gives the time of metrics.
         """
-        if tracking_url.startswith("sqlite:///"):
-            Path(tracking_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._url, self._bundles, self._artifacts = tracking_url, bundles, artifacts
+        self._tracking = Tracking(tracking_url)
+        self._client = self._tracking.client
+        self._bundles, self._artifacts = bundles, artifacts
         self._clock = clock or SystemClock()
-        self._opened: Any = None
 
     def register(
         self,
         bundle: Bundle,
+        outcome: Outcome,
         *,
         metrics: Mapping[str, float | None],
         lineage: Mapping[str, str | None],
         reports: Sequence[Path] = (),
     ) -> ModelVersion:
-        """Return the version of `bundle`: champion if there is none yet, else candidate.
+        """Return the version of `bundle`: if it is proposed a candidate, the first one champion; if blocked neither.
 
         Registering the same bundle again gives the version that it has.
 
         Args:
             bundle: copied into the content-addressed folder if it is not there.
+            outcome: what the gates made of it.
             metrics: numbers of its evaluation; None is left out.
             lineage: what made it: `snapshot`, `code`, `git_commit`, `study`, ...; the parent bundle is added.
-            reports: files to show beside it, such as the HTML report.
+            reports: files and folders to show beside it, such as the HTML report and the evidence pack.
 
         Raises:
-            PermanentError: if the lineage contradicts the bundle, or the registry refuses.
+            PermanentError: if lineage or outcome contradict the bundle, or the registry refuses.
+            GateRejected: if it is proposed, but what is attested beside it does not let it be released.
             TemporaryError: if the registry cannot be reached.
         """
         _check_lineage(bundle, lineage)
@@ -94,22 +99,66 @@ class Registry:
             number = self._version_of(client, bundle.digest)
             if number is None:
                 number = self._create(client, kept, metrics, lineage, reports)
-            champion = self._version_at(client, "champion")
-            if champion is None:
-                client.set_registered_model_alias(MODEL, "champion", number)
-            elif champion != number:
-                client.set_registered_model_alias(MODEL, "candidate", number)
-            return self._describe(client.get_model_version(MODEL, str(number)))
+            return self._settle(client, number, kept, outcome)
+
+    def settle(self, outcome: Outcome, reports: Sequence[Path] = ()) -> ModelVersion | None:
+        """Record a new outcome for a registered bundle, with its aliases; None if it is not registered.
+
+        A champion that is blocked keeps its name: taking it away is a decision. It can no longer be served anew.
+
+        Raises:
+            GateRejected: if it is proposed, but what is attested beside it does not let it be released.
+        """
+        with self._client() as client:
+            number = self._version_of(client, outcome.bundle)
+            if number is None:
+                return None
+            version = self._at(client, number)
+            show(client, version.run_id, reports)
+            return self._settle(client, number, self.open(version), outcome)
 
     def champion(self) -> ModelVersion | None:
         """Return the version that answers today; None before the first."""
+        return self.named("champion")
+
+    def named(self, alias: Alias) -> ModelVersion | None:
+        """Return the version that has a name; None if none has."""
+        if self._tracking.is_new:
+            return None
         with self._client() as client:
-            number = self._version_at(client, "champion")
-            return (
-                None
-                if number is None
-                else self._describe(client.get_model_version(MODEL, str(number)))
+            number = self._version_at(client, alias)
+            return None if number is None else self._at(client, number)
+
+    def version_of(self, digest: str) -> ModelVersion | None:
+        """Return the version of a bundle; None if it is not registered."""
+        if self._tracking.is_new:
+            return None
+        with self._client() as client:
+            number = self._version_of(client, digest)
+            return None if number is None else self._at(client, number)
+
+    def opponent_of(self, digest: str) -> ModelVersion | None:
+        """Return what a bundle must be compared with: the champion; None if it is, or would be, the first release.
+
+        The champion itself is compared with what it was compared with before: a model is no evidence about itself.
+        """
+        champion = self.champion()
+        if champion is None or champion.digest != digest:
+            return champion
+        return self.version_of(champion.tags.get(_COMPARED_TAG, ""))
+
+    def open(self, version: ModelVersion) -> Bundle:
+        """Return the bundle of a version, verified against the digest that was registered.
+
+        Raises:
+            PermanentError: if its folder is gone.
+            BundleRejected: if the folder does not hold that very bundle.
+        """
+        if not version.folder.is_dir():
+            raise PermanentError(
+                f"{version.folder}: the bundle of version {version.version} is gone; restore it or train again"
             )
+        return Bundle.open(version.folder, digest=version.digest)
 
     def resolve(self, alias: Alias) -> Bundle:
         """Return the bundle that `alias` names, verified against the digest that was registered.
@@ -118,25 +167,90 @@ class Registry:
             PermanentError: if no version has that alias, or its folder is gone.
             BundleRejected: if the folder does not hold that very bundle.
         """
-        with self._client() as client:
-            number = self._version_at(client, alias)
-            if number is None:
-                raise PermanentError(f"no version is {alias}; train and register one first")
-            version = self._describe(client.get_model_version(MODEL, str(number)))
-        if not version.folder.is_dir():
-            raise PermanentError(
-                f"{version.folder}: the bundle of {alias} is gone; restore it or train again"
-            )
-        return Bundle.open(version.folder, digest=version.digest)
+        version = self.named(alias)
+        if version is None:
+            raise PermanentError(f"no version is {alias}; {self._why_none()}")
+        return self.open(version)
 
-    def set_alias(self, alias: Alias, version: int) -> None:
-        """Give `alias` to `version`, and take it from the one that had it.
+    def check_release(self, bundle: Bundle, contract: str) -> Attestation:
+        """Return the attestation that lets `bundle` answer requests.
+
+        Its copy in the content-addressed folder carries the record; a bundle that is not kept here brings its own.
+
+        Args:
+            bundle: verified.
+            contract: digest of the release contract in force.
+
+        Raises:
+            GateRejected: if it has none that passes under this contract, or was not compared with today's champion.
+            BundleRejected: if its record was altered.
+        """
+        kept = self._bundles / bundle.digest
+        said = require_passing(
+            Bundle.open(kept) if kept.is_dir() and kept != bundle.folder else bundle, contract
+        )
+        champion = self.champion()
+        if champion is None or champion.digest in (bundle.digest, said.champion):
+            return said
+        own = self.version_of(bundle.digest)
+        if own is not None and _CHAMPION_TAG in own.tags:  # it goes back to where it was
+            return said
+        against = f"bundle {said.champion[:12]}" if said.champion else "no champion"
+        raise GateRejected(
+            f"bundle {bundle.digest[:12]} was compared with {against}, but the champion is {champion.digest[:12]}; "
+            f"run `tidegate gates run --bundle {bundle.folder}`"
+        )
+
+    def set_alias(self, alias: Alias, version: int, *, contract: str) -> ModelVersion:
+        """Give `alias` to `version`, and take it from the one that had it; a candidate that becomes champion is none.
 
         Raises:
             PermanentError: if there is no such version.
+            GateRejected: as `check_release`.
         """
         with self._client() as client:
+            found = self._at(client, version)
+            self.check_release(self.open(found), contract)
             client.set_registered_model_alias(MODEL, alias, str(version))
+            if alias == "champion":
+                client.set_model_version_tag(MODEL, str(version), _CHAMPION_TAG, "true")
+                if self._version_at(client, "candidate") == version:
+                    client.delete_registered_model_alias(MODEL, "candidate")
+            return self._at(client, version)
+
+    def _settle(self, client: Any, number: int, bundle: Bundle, outcome: Outcome) -> ModelVersion:
+        if outcome.bundle != bundle.digest:
+            raise PermanentError(
+                f"the outcome is about bundle {outcome.bundle[:12]}, not {bundle.digest[:12]}; judge this one"
+            )
+        run_id = str(client.get_model_version(MODEL, str(number)).run_id)
+        for name, value in _tags_of(outcome).items():
+            client.set_model_version_tag(MODEL, str(number), name, value)
+            client.set_tag(run_id, name, value)
+        told = "; ".join((*outcome.reasons, *outcome.notes))[:_MAX_REASON_CHARS]
+        client.update_model_version(MODEL, str(number), f"{outcome.state}: {told}".strip(": "))
+        champion = self._version_at(client, "champion")
+        if outcome.state == "blocked":
+            if self._version_at(client, "candidate") == number:
+                client.delete_registered_model_alias(MODEL, "candidate")
+        elif champion != number:
+            alias: Alias = "champion" if champion is None else "candidate"
+            return self.set_alias(alias, number, contract=outcome.contract)
+        return self._at(client, number)
+
+    def _why_none(self) -> str:
+        if self._tracking.is_new:
+            return "train and register one first"
+        with self._client() as client:
+            found = client.search_model_versions(f"name='{MODEL}'")
+        newest = max(found, key=lambda version: int(version.version), default=None)
+        if newest is None or newest.tags.get(_STATE_TAG) != "blocked":
+            return "train and register one first"
+        digest = newest.tags[_DIGEST_TAG][:12]
+        return f"version {newest.version} was blocked by the gates: `tidegate gates show {digest}` says why"
+
+    def _at(self, client: Any, number: int) -> ModelVersion:
+        return self._describe(client.get_model_version(MODEL, str(number)))
 
     def _create(
         self,
@@ -153,52 +267,16 @@ class Registry:
         facts = {**lineage, "parent_bundle": parent, _DIGEST_TAG: bundle.digest}
         facts |= {f"version.{name}": version for name, version in bundle.versions.items()}
         facts |= {"profile": bundle.manifest.profile, "seed": str(bundle.manifest.inputs.seed)}
-        run = client.create_run(self._experiment(client), run_name=f"bundle {bundle.digest[:12]}")
-        run_id = run.info.run_id
-        try:
-            self._log(client, run_id, metrics, facts)
-            for path in (bundle.folder / "manifest.json", *reports):
-                client.log_artifact(run_id, str(path), artifact_path="bundle")
+        paths = (bundle.folder / "manifest.json", *reports)
+        name = f"bundle {bundle.digest[:12]}"
+        with self._tracking.recorded(
+            client, name, Facts(metrics, facts, paths), self._artifacts, self._clock
+        ) as run:
             tags = {key: value for key, value in facts.items() if value}
             tags[_FOLDER_TAG] = str(bundle.folder.resolve())
-            source = f"{run.info.artifact_uri}/bundle"
-            made = client.create_model_version(MODEL, source, run_id, tags=tags)
-        except BaseException:
-            client.set_terminated(run_id, status="FAILED")
-            raise
-        client.set_terminated(run_id)
+            source = f"{run.info.artifact_uri}/{SHOWN}"
+            made = client.create_model_version(MODEL, source, run.info.run_id, tags=tags)
         return int(made.version)
-
-    def _log(
-        self,
-        client: Any,
-        run_id: str,
-        metrics: Mapping[str, float | None],
-        facts: Mapping[str, str | None],
-    ) -> None:
-        from mlflow.entities import Metric, Param
-
-        now_ms = int(self._clock.now().timestamp() * 1_000)
-        numbers = [
-            Metric(_NOT_ALLOWED.sub("_", name), float(value), now_ms, 0)
-            for name, value in metrics.items()
-            if value is not None
-        ]
-        params = [
-            Param(_NOT_ALLOWED.sub("_", name), str(value or "none")[:_MAX_VALUE_CHARS])
-            for name, value in facts.items()
-        ]
-        for begin in range(0, len(numbers), 1_000):  # MLflow takes at most 1000 metrics at once
-            client.log_batch(run_id, metrics=numbers[begin : begin + 1_000])
-        client.log_batch(run_id, params=params)
-
-    def _experiment(self, client: Any) -> str:
-        known = client.get_experiment_by_name(MODEL)
-        if known is not None:
-            return str(known.experiment_id)
-        self._artifacts.mkdir(parents=True, exist_ok=True)
-        own = self._artifacts.resolve().as_uri() if self._url.startswith("sqlite:") else None
-        return str(client.create_experiment(MODEL, artifact_location=own))
 
     def _version_of(self, client: Any, digest: str) -> int | None:
         if not client.search_registered_models(f"name='{MODEL}'"):
@@ -222,30 +300,8 @@ class Registry:
             folder,
             str(version.run_id),
             tuple(sorted(version.aliases)),
+            dict(version.tags),
         )
-
-    @contextmanager
-    def _client(self) -> Iterator[Any]:
-        """Give MLflow's client, without its warnings, its chatter and its telemetry."""
-        # MLflow reports to its makers from its import on unless told not to before, and prints URLs of runs.
-        for name in ("MLFLOW_DISABLE_TELEMETRY", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"):
-            os.environ[name] = "true"  # noqa: TID251
-        with warnings.catch_warnings():
-            # MLflow warns about how it uses SQLAlchemy, which is not ours to mend.
-            warnings.simplefilter("ignore")
-            from mlflow.exceptions import MlflowException
-            from mlflow.tracking import MlflowClient
-
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            try:
-                self._opened = self._opened or MlflowClient(self._url, self._url)
-                yield self._opened
-            except MlflowException as error:
-                where = f"the registry at {self._url}"
-                if error.error_code in _RETRY:
-                    raise TemporaryError(f"{where} failed: {error.message}", delay_s=5) from error
-                raise PermanentError(f"{where} refused: {error.message}") from error
 
 
 def _check_lineage(bundle: Bundle, lineage: Mapping[str, str | None]) -> None:
@@ -256,3 +312,16 @@ def _check_lineage(bundle: Bundle, lineage: Mapping[str, str | None]) -> None:
             raise PermanentError(
                 f"lineage: {name} is {said}, but the bundle was made from {true}; register the run's own bundle"
             )
+
+
+def _tags_of(outcome: Outcome) -> dict[str, str]:
+    caps = ", ".join(f"{policy} from {tier}" for policy, tier in sorted(outcome.caps.items()))
+    return {
+        _STATE_TAG: outcome.state,
+        "gates_reasons": "; ".join(outcome.reasons)[:_MAX_REASON_CHARS] or "none",
+        "gates_attestation": outcome.attestation,
+        "gates_contract": outcome.contract,
+        "gates_profile": outcome.profile,
+        "gates_closed_tiers": caps[:_MAX_REASON_CHARS] or "none",
+        _COMPARED_TAG: outcome.champion or "none",
+    }
