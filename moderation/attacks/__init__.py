@@ -1,0 +1,1 @@
+"""What an evader does to a listing and a person sees through; importing any module here registers every attack."""
