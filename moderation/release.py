@@ -54,6 +54,40 @@ class Capacity(_Frozen):
     uploads_per_day: Count
 
 
+Borders = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class SliceRules(_Frozen):
+    """Where numbers are cut into slices: below the first border, below the second, and from there on."""
+
+    seller_age_days: Borders
+    """new, young, old"""
+
+    seller_uploads_30d: Borders
+    """small, medium, large"""
+
+    @model_validator(mode="after")
+    def _borders_rise(self) -> "SliceRules":
+        for name in type(self).model_fields:
+            first, second = getattr(self, name)
+            if first >= second:
+                raise ValueError(f"{name}: the second border must lie above the first")
+        return self
+
+
+class Suite(_Frozen):
+    """How many listings of the golden set the attacks are tried on."""
+
+    violations_per_policy: Count
+    innocents: Count
+    """Look-alikes first."""
+
+    white_box_items: Count
+    """Violations per run: every one costs seconds of gradients."""
+
+    white_box_steps: Count
+
+
 class Gate(_Frozen):
     """One test that may block a candidate."""
 
@@ -99,6 +133,8 @@ class ReleaseContract(_Frozen):
     promotion: Promotion
     golden: GoldenRules
     capacity: Capacity
+    slices: SliceRules
+    suite: Suite
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     profiles: dict[str, ContractProfile]
 
