@@ -3,6 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
 
 from components.home import Home
 from components.judge.outcome import Outcome
@@ -11,33 +14,42 @@ from moderation.bundle import Bundle
 from moderation.clock import Clock
 from moderation.gates.evidence import Evidence, ScoredSet
 from moderation.release import ReleaseContract, parse_release
-from tests.gate_world import scored_set
+from tests.gate_world import CONTRACT, scored_set
 
-CONTRACT_TEXT = """\
-version: one gate
-risk: {block_good: 0.05, resamples: 200}
-promotion: {objective: better}
-golden: {share_of_groups: 0.2, max_items: 100, rotation_share: 0.1, max_looks: 50}
-capacity: {uploads_per_day: 1000}
-gates:
-  - id: ranks
-    why: Violations are ranked above others.
-    measure: average_precision
-    set: golden
-    comparator: at_least
-    limit: 0.5
-    min_positives: 10
-  - id: better
-    why: A release must be better than the champion.
-    measure: mean_average_precision
-    set: golden
-    versus: champion
-    comparator: more_than
-    limit: 0.0
-profiles:
-  standard: {}
-  lenient: {says: a test, report_all_but: [ranks]}
+_GATES = """\
+- id: ranks
+  why: Violations are ranked above others.
+  measure: average_precision
+  set: golden
+  comparator: at_least
+  limit: 0.5
+  min_positives: 10
+- id: better
+  why: A release must be better than the champion.
+  measure: mean_average_precision
+  set: golden
+  versus: champion
+  comparator: more_than
+  limit: 0.0
 """
+
+
+def contract_text(*gate_ids: str) -> str:
+    """Return the shipped contract with other gates: `ranks`, absolute, and `better`, the objective."""
+    content: dict[str, Any] = yaml.safe_load(CONTRACT.read_bytes())
+    gates = [gate for gate in yaml.safe_load(_GATES) if gate["id"] in (gate_ids or IDS)]
+    content |= {
+        "gates": gates,
+        "promotion": {"objective": "better"},
+        "profiles": {"standard": {}, "lenient": {"says": "a test", "report_all_but": ["better"]}},
+        "version": "made for tests",
+    }
+    content["risk"] |= {"resamples": 200}
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+IDS = ("ranks", "better")
+CONTRACT_TEXT = contract_text(*IDS)
 
 GOOD, BAD = 3.5, 0.3
 """How far the candidate tells violations apart; a champion lies between."""

@@ -6,31 +6,38 @@ from pathlib import Path
 
 import pytest
 
+from components.home import Home
 from components.registry import ModelVersion, Registry
-from moderation.bundle import Bundle, build
-from moderation.errors import BundleRejected, PermanentError, TemporaryError
+from moderation.bundle import ATTESTATIONS, Bundle, build
+from moderation.errors import BundleRejected, GateRejected, PermanentError, TemporaryError
+from tests.judged import BAD, contract, judged
 from tests.tiny_bundle import TinyRun
 
 LINEAGE = {"git_commit": "abc123", "study": "study-7"}
+CONTRACT = contract().digest
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with an empty registry: its tables take seconds to create."""
     folder = tmp_path_factory.mktemp("home")
-    assert _registry(folder).champion() is None
+    with _registry(Home(folder))._client() as client:
+        assert client.search_registered_models() == []
     return folder
 
 
 @pytest.fixture
-def registry(home: Path, tmp_path: Path) -> Registry:
-    shutil.copytree(home, tmp_path / "home")
-    return _registry(tmp_path / "home")
+def home(empty: Path, tmp_path: Path) -> Home:
+    return Home(Path(shutil.copytree(empty, tmp_path / "home")))
 
 
-def _registry(folder: Path) -> Registry:
-    url = f"sqlite:///{folder / 'mlflow.sqlite'}"
-    return Registry(url, bundles=folder / "bundles", artifacts=folder / "mlruns")
+@pytest.fixture
+def registry(home: Home) -> Registry:
+    return _registry(home)
+
+
+def _registry(home: Home) -> Registry:
+    return Registry(home.tracking_url, bundles=home.bundles, artifacts=home.artifacts)
 
 
 def _other(tiny: TinyRun, folder: Path, seed: int = 12) -> Bundle:
@@ -39,69 +46,186 @@ def _other(tiny: TinyRun, folder: Path, seed: int = 12) -> Bundle:
     return build(folder, tiny.parts, description)
 
 
-def _register(registry: Registry, bundle: Bundle, *reports: Path) -> ModelVersion:
+def _register(
+    registry: Registry, home: Home, bundle: Bundle, *reports: Path, **how: object
+) -> ModelVersion:
+    champion = registry.opponent_of(bundle.digest)
+    how.setdefault("champion", champion.digest if champion else None)
+    outcome = judged(bundle, home, **how)  # type: ignore[arg-type]  # as the caller gave them
     return registry.register(
-        bundle, metrics={"weapons/ap": 0.5, "gone": None}, lineage=LINEAGE, reports=reports
+        bundle,
+        outcome,
+        metrics={"weapons/ap": 0.5, "gone": None},
+        lineage=LINEAGE,
+        reports=reports,
     )
 
 
 def test_first_version_is_champion_and_next_candidate(
-    registry: Registry, tiny: TinyRun, tmp_path: Path
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
 ) -> None:
-    first = _register(registry, tiny.bundle)
-    second = _register(registry, _other(tiny, tmp_path / "b"))
+    first = _register(registry, home, tiny.bundle)
+    second = _register(registry, home, _other(tiny, tmp_path / "b"))
     assert (first.version, first.aliases) == (1, ("champion",))
     assert (second.version, second.aliases) == (2, ("candidate",))
     assert registry.resolve("champion").digest == tiny.bundle.digest
     assert registry.resolve("candidate").digest == second.digest
+    assert second.tags["compared_with"] == first.digest
 
 
-def test_same_bundle_keeps_its_version(registry: Registry, tiny_bundle: Bundle) -> None:
-    assert _register(registry, tiny_bundle) == _register(registry, tiny_bundle)
+def test_blocked_version_is_kept_without_a_name(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    blocked = _register(registry, home, tiny.bundle, separation=BAD)
+    assert (blocked.version, blocked.aliases, blocked.state) == (1, (), "blocked")
+    assert blocked.tags["gates_reasons"].startswith("ranks: fail")
+    with pytest.raises(PermanentError, match="version 1 was blocked by the gates"):
+        registry.resolve("champion")
+    first = _register(registry, home, _other(tiny, tmp_path / "b"))
+    assert (first.aliases, first.state) == (("champion",), "proposed")
+    again = _register(registry, home, _other(tiny, tmp_path / "c", 13), separation=BAD)
+    assert again.aliases == ()
 
 
-def test_alias_moves_when_set(registry: Registry, tiny: TinyRun, tmp_path: Path) -> None:
-    _register(registry, tiny.bundle)
-    second = _register(registry, _other(tiny, tmp_path / "b"))
-    registry.set_alias("champion", second.version)
-    champion = registry.champion()
-    assert champion is not None
-    assert champion.digest == second.digest
-    assert champion.aliases == ("candidate", "champion")
+def test_candidate_loses_its_name_when_blocked_later(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    first = _register(registry, home, tiny.bundle)
+    bundle = _other(tiny, tmp_path / "b")
+    assert _register(registry, home, bundle).aliases == ("candidate",)
+    blocked = judged(bundle, home, separation=BAD, champion=first.digest)
+    settled = registry.settle(blocked)
+    assert settled is not None
+    assert (settled.aliases, settled.state) == ((), "blocked")
+    assert registry.settle(judged(_other(tiny, tmp_path / "c", 13), home)) is None
+
+
+def test_same_bundle_keeps_its_version(registry: Registry, home: Home, tiny_bundle: Bundle) -> None:
+    first = _register(registry, home, tiny_bundle)
+    again = _register(registry, home, tiny_bundle)
+    assert (first.version, first.aliases) == (again.version, again.aliases)
+
+
+def test_champion_is_never_compared_with_itself(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    assert registry.opponent_of(tiny.bundle.digest) is None
+    first = _register(registry, home, tiny.bundle)
+    assert registry.opponent_of(first.digest) is None
+    second = _register(registry, home, _other(tiny, tmp_path / "b"))
+    registry.set_alias("champion", second.version, contract=CONTRACT)
+    opponent = registry.opponent_of(second.digest)
+    assert opponent is not None
+    assert opponent.digest == first.digest
+
+
+def test_candidate_becomes_champion_and_back(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    first = _register(registry, home, tiny.bundle)
+    second = _register(registry, home, _other(tiny, tmp_path / "b"))
+    promoted = registry.set_alias("champion", second.version, contract=CONTRACT)
+    assert promoted.aliases == ("champion",), "and it is no candidate any more"
+    back = registry.set_alias("champion", first.version, contract=CONTRACT)
+    assert back.aliases == ("champion",), "it was champion before, so it may be again"
     with pytest.raises(PermanentError, match="refused"):
-        registry.set_alias("champion", 99)
+        registry.set_alias("champion", 99, contract=CONTRACT)
+
+
+def test_names_are_refused_when_judged_against_another(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    _register(registry, home, tiny.bundle)
+    with pytest.raises(GateRejected, match="compared with no champion, but the champion is"):
+        _register(registry, home, _other(tiny, tmp_path / "b"), champion=None)
+    with pytest.raises(GateRejected, match="compared with bundle ffff"):
+        _register(registry, home, _other(tiny, tmp_path / "b"), champion="f" * 64)
+
+
+def test_names_are_refused_without_a_passing_attestation(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    done = _register(registry, home, tiny.bundle)
+    folder = done.folder / ATTESTATIONS
+    with pytest.raises(GateRejected, match="under the contract .* run `tidegate gates run"):
+        registry.set_alias("candidate", done.version, contract="0" * 64)
+    judged(tiny.bundle, home, separation=BAD)
+    with pytest.raises(GateRejected, match="by ranks"):
+        registry.set_alias("candidate", done.version, contract=CONTRACT)
+    last = sorted(folder.iterdir())[-1]
+    last.write_text(last.read_text().replace('"fail"', '"pass"'))
+    with pytest.raises(BundleRejected, match="was altered"):
+        registry.set_alias("candidate", done.version, contract=CONTRACT)
+    shutil.rmtree(folder)
+    with pytest.raises(GateRejected, match="never judged by the gates; run `tidegate gates run"):
+        registry.set_alias("candidate", done.version, contract=CONTRACT)
+
+
+def test_register_is_refused_when_the_record_is_gone(
+    registry: Registry, home: Home, tiny: TinyRun
+) -> None:
+    outcome = judged(tiny.bundle, home)
+    shutil.rmtree(home.bundles / tiny.bundle.digest / ATTESTATIONS)
+    with pytest.raises(GateRejected, match="never judged"):
+        registry.register(tiny.bundle, outcome, metrics={}, lineage={})
+    assert registry.champion() is None
+
+
+def test_release_check_reads_the_kept_copy(home: Home, tiny: TinyRun, tmp_path: Path) -> None:
+    registry = _registry(Home(tmp_path / "none"))
+    with pytest.raises(GateRejected, match="never judged"):
+        registry.check_release(tiny.bundle, CONTRACT)
+    judged(tiny.bundle, home)
+    kept = _registry(home)
+    assert kept.check_release(tiny.bundle, CONTRACT).is_passing, "the copy below home was judged"
+    carried = Bundle.open(home.bundles / tiny.bundle.digest)
+    assert registry.check_release(carried, CONTRACT).is_passing, "it brings its own record"
 
 
 def test_lineage_metrics_and_report_are_kept(
-    registry: Registry, tiny: TinyRun, tmp_path: Path
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.html"
     report.write_text("<p>fine</p>")
-    _register(registry, tiny.bundle)
-    done = _register(registry, _other(tiny, tmp_path / "b"), report)
+    _register(registry, home, tiny.bundle)
+    bundle = _other(tiny, tmp_path / "b")
+    done = _register(registry, home, bundle, report, home.pack(bundle.digest))
     with registry._client() as client:
         run = client.get_run(done.run_id)
         names = [entry.path for entry in client.list_artifacts(done.run_id, "bundle")]
+        pack = [entry.path for entry in client.list_artifacts(done.run_id, "bundle/gates")]
+        described = client.get_model_version("tidegate", "2").description
     assert run.data.metrics == {"weapons/ap": 0.5}
     assert run.data.params["git_commit"] == "abc123"
     assert run.data.params["parent_bundle"] == tiny.bundle.digest
     assert run.data.params["version.ngram"] == tiny.bundle.versions["ngram"]
     assert run.info.status == "FINISHED"
-    assert sorted(names) == ["bundle/manifest.json", "bundle/report.html"]
+    assert sorted(names) == ["bundle/gates", "bundle/manifest.json", "bundle/report.html"]
+    assert "bundle/gates/index.html" in pack
+    assert run.data.tags["gates"] == done.tags["gates"] == "proposed"
+    assert described.startswith("proposed")
 
 
-def test_register_is_refused_when_lineage_lies(registry: Registry, tiny_bundle: Bundle) -> None:
+def test_register_is_refused_when_lineage_lies(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    outcome = judged(tiny.bundle, home)
     with pytest.raises(PermanentError, match="snapshot is 1111"):
-        registry.register(tiny_bundle, metrics={}, lineage={"snapshot": "1" * 64})
+        registry.register(tiny.bundle, outcome, metrics={}, lineage={"snapshot": "1" * 64})
+    other = _other(tiny, tmp_path / "b")
+    with pytest.raises(PermanentError, match="the outcome is about bundle"):
+        registry.register(other, outcome, metrics={}, lineage={})
 
 
 def test_resolve_is_refused_when_there_is_no_version(registry: Registry) -> None:
-    with pytest.raises(PermanentError, match="no version is champion"):
+    with pytest.raises(PermanentError, match="no version is champion; train and register one"):
         registry.resolve("champion")
 
 
-def test_resolve_is_refused_when_bundle_changed(registry: Registry, tiny_bundle: Bundle) -> None:
-    done = _register(registry, tiny_bundle)
+def test_resolve_is_refused_when_bundle_changed(
+    registry: Registry, home: Home, tiny_bundle: Bundle
+) -> None:
+    done = _register(registry, home, tiny_bundle)
     (done.folder / "ensemble.json").write_text("{}")
     with pytest.raises(BundleRejected, match=r"ensemble\.json: was altered"):
         registry.resolve("champion")
@@ -111,20 +235,20 @@ def test_resolve_is_refused_when_bundle_changed(registry: Registry, tiny_bundle:
 
 
 def test_registry_speaks_to_no_network(
-    registry: Registry, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, home: Home, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*address: object) -> None:
         raise AssertionError(f"connected to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert _register(registry, tiny_bundle).version == 1
+    assert _register(registry, home, tiny_bundle).version == 1
 
 
 def test_registry_is_quiet(
-    registry: Registry, tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
+    registry: Registry, home: Home, tiny_bundle: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    _register(registry, tiny_bundle)
+    _register(registry, home, tiny_bundle)
     assert capfd.readouterr() == ("", "")
 
 
