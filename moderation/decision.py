@@ -92,7 +92,8 @@ class Attempt(_Record):
     latency_ms: float
     scores: tuple[PolicyScore, ...] = ()
     thresholds: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Open tiers by policy as they were applied: those of the bundle that answered, overrides included."""
+    """Open tiers by policy as they were applied: those of the bundle that answered, less those that were not
+    certified when it was released, overrides included."""
 
     tier: TierName
     error: str | None = None
@@ -143,11 +144,45 @@ def tier_of(probability: float, thresholds: Mapping[str, float]) -> Tier:
     return max(reached, default=Tier.ALLOW)
 
 
+def capped(thresholds: Thresholds, caps: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return thresholds without the tiers that caps close; what these would have taken goes to review.
+
+    >>> capped({"spam": {"review": 0.4, "block": 0.9}}, {"spam": "block"})
+    {'spam': {'review': 0.4}}
+    >>> capped({"spam": {"block": 0.9, "suspend": 0.99}}, {"spam": "block"})
+    {'spam': {'review': 0.9}}
+
+    Args:
+        thresholds: policy -> tier -> smallest probability that opens it.
+        caps: policy -> weakest tier that stays closed, and every stronger one.
+    """
+    return {policy: _closed_from(tiers, caps.get(policy)) for policy, tiers in thresholds.items()}
+
+
+def _closed_from(tiers: Mapping[str, float], cap: str | None) -> dict[str, float]:
+    if cap is None:
+        return dict(tiers)
+    first, review = Tier[cap.upper()], Tier.REVIEW
+    kept = {name: limit for name, limit in tiers.items() if Tier[name.upper()] < first}
+    closed = [limit for name, limit in tiers.items() if name not in kept]
+    if closed and review < first:
+        kept[review.label] = min(kept.get(review.label, 1.0), *closed)
+    return kept
+
+
 def effective_thresholds(
-    thresholds: Thresholds, policies: PolicyFile, now: datetime
+    thresholds: Thresholds,
+    policies: PolicyFile,
+    now: datetime,
+    *,
+    caps: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Return a bundle's thresholds with the manual overrides that hold at `now`."""
-    merged = {policy: dict(thresholds.get(policy, {})) for policy in policies.ids}
+    """Return the thresholds that decide: a bundle's, less the tiers that `caps` close, with the overrides of `now`.
+
+    An override is a person's decision with a name, a reason and an end: it holds where a tier is closed, too.
+    """
+    bundle = capped(thresholds, caps or {})
+    merged = {policy: dict(bundle.get(policy, {})) for policy in policies.ids}
     for override in policies.overrides:
         if now < override.until:
             merged[override.policy][override.tier] = override.threshold

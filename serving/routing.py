@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Final, Literal
 from prometheus_client import Counter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from moderation.attestation import Attestation, TierName
 from moderation.clock import Clock
 from moderation.errors import ModelNotReady, PermanentError
 from moderation.listing import Digest
@@ -35,6 +37,14 @@ class Route(BaseModel):
     url: Annotated[str, Field(pattern=r"^grpc://[A-Za-z0-9.\-]+:[0-9]{1,5}$")]
     weight: Weight = 0.0
     """Share of a candidate; the champion takes what is left, whatever is written here."""
+
+    caps: dict[str, TierName] = Field(default_factory=dict)
+    """Policy -> weakest tier that stays closed, and every stronger one: not certified when the release was judged."""
+
+    @classmethod
+    def of(cls, attestation: Attestation, url: str, *, weight: float) -> "Route":
+        """Return the route of a judged bundle; tiers that it was not certified for stay closed."""
+        return cls(url=url, weight=weight, caps=attestation.caps)
 
 
 class RoutingTable(BaseModel):
@@ -102,6 +112,7 @@ class Choice:
     arm: Arm
     weight: float
     revision: int
+    caps: Mapping[str, TierName]
 
 
 def choose(table: RoutingTable, sticky_key: str, *, is_lease_live: bool) -> Choice:
@@ -109,9 +120,13 @@ def choose(table: RoutingTable, sticky_key: str, *, is_lease_live: bool) -> Choi
     candidate = table.candidate if is_lease_live else None
     share = table.releases[candidate].weight if candidate else 0.0
     if candidate and _position(table.salt, sticky_key) < share:
-        return Choice(candidate, table.releases[candidate].url, "candidate", share, table.revision)
-    champion = table.releases[table.champion]
-    return Choice(table.champion, champion.url, "champion", 1.0 - share, table.revision)
+        return _choice(table, candidate, "candidate", share)
+    return _choice(table, table.champion, "champion", 1.0 - share)
+
+
+def _choice(table: RoutingTable, release: str, arm: Arm, share: float) -> Choice:
+    route = table.releases[release]
+    return Choice(release, route.url, arm, share, table.revision, route.caps)
 
 
 def _position(salt: str, sticky_key: str) -> float:

@@ -174,6 +174,7 @@ class UploadGate:
         attempt, codes = answered(
             answer,
             self.policies,
+            caps=choice.caps,
             now=self.clock.now(),
             latency_ms=(self.clock.monotonic() - begin) * 1e3,
         )

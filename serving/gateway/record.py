@@ -1,7 +1,7 @@
 """From what was measured to the records of a decision: pure functions, no I/O."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -71,11 +71,24 @@ class Behaviour:
 
 
 def answered(
-    answer: Answer, policies: PolicyFile, *, now: datetime, latency_ms: float
+    answer: Answer,
+    policies: PolicyFile,
+    *,
+    caps: Mapping[str, str],
+    now: datetime,
+    latency_ms: float,
 ) -> tuple[Attempt, tuple[str, ...]]:
-    """Return the attempt of a predictor that answered, and the reason codes."""
+    """Return the attempt of a predictor that answered, and the reason codes.
+
+    Args:
+        answer: of the predictor.
+        policies: give reason codes and overrides.
+        caps: policy -> weakest tier that stays closed for this release.
+        now: decides which overrides hold.
+        latency_ms: how long the answer took.
+    """
     scores = policy_scores(answer)
-    thresholds = effective_thresholds(answer.release.thresholds, policies, now)
+    thresholds = effective_thresholds(answer.release.thresholds, policies, now, caps=caps)
     tier, codes = judge(scores, thresholds, policies)
     attempt = Attempt(
         role="answer",

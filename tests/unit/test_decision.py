@@ -16,6 +16,7 @@ from moderation.decision import (
     Decision,
     PolicyScore,
     Versions,
+    capped,
     effective_thresholds,
     judge,
     replay,
@@ -161,6 +162,34 @@ def test_override_is_gone_when_its_time_has_come(late_s: int) -> None:
 def test_override_opens_a_closed_tier() -> None:
     merged = effective_thresholds({}, with_override(NOW + timedelta(days=1)), NOW)
     assert merged == {"weapons": {}, "counterfeit": {}, "spam": {"block": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("cap", "kept"),
+    [
+        ("suspend", {"tag": 0.1, "review": 0.4, "block": 0.8}),
+        ("block", {"tag": 0.1, "review": 0.4}),
+        ("review", {"tag": 0.1}),
+        ("tag", {}),
+    ],
+)
+def test_cap_closes_its_tier_and_stronger_ones(cap: str, kept: dict[str, float]) -> None:
+    tiers = {"tag": 0.1, "review": 0.4, "block": 0.8, "suspend": 0.95}
+    found = capped({"spam": tiers, "weapons": tiers}, {"spam": cap})
+    assert found == {"spam": kept, "weapons": tiers}
+
+
+def test_capped_tier_falls_to_review_when_it_was_weaker() -> None:
+    solved = {"spam": {"review": 0.9, "block": 0.7}}
+    assert capped(solved, {"spam": "block"}) == {"spam": {"review": 0.7}}
+
+
+def test_override_opens_what_a_cap_closed() -> None:
+    policies = with_override(NOW + timedelta(days=1))
+    merged = effective_thresholds(ALL_OPEN, policies, NOW, caps={"spam": "block"})
+    assert merged["spam"]["block"] == 0.2
+    late = effective_thresholds(ALL_OPEN, policies, NOW + timedelta(days=2), caps={"spam": "block"})
+    assert "block" not in late["spam"]
 
 
 def test_replay_gives_the_recorded_answer_again() -> None:

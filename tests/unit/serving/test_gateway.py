@@ -10,6 +10,7 @@ from ledger.events import EventKind, to_review_task
 from ledger.ledger import SqliteLedger
 from moderation.decision import MODEL_UNAVAILABLE, replay
 from serving.gateway.gate import UploadGate
+from serving.routing import Route, RoutingTable, write_table
 from tests.unit.serving.fakes import BUNDLE, FakePredictor, an_upload
 
 REVIEWER = {"Authorization": "Bearer r3view"}
@@ -56,6 +57,24 @@ async def test_decision_carries_codes_when_policies_are_reached(
     assert codes == ["COUNTERFEIT_SUSPECTED", "WEAPONS_PROHIBITED"]
     assert answer["reasons"][0]["message"] == gate.policies.policies[1].seller_message
     assert "evidence" not in answer
+
+
+async def test_score_past_a_capped_tier_ends_in_review(
+    client: httpx.AsyncClient, predictor: FakePredictor, gate: UploadGate, routing: Path
+) -> None:
+    route = Route(url=predictor.url, weight=1.0, caps={"weapons": "block"})
+    write_table(routing, RoutingTable(revision=8, champion=BUNDLE, releases={BUNDLE: route}))
+    predictor.probability_P = [0.95, 0.0, 0.0]
+    answer = (await _decide(client)).json()
+    assert answer["tier"] == "review"
+    decision = gate.ledger.get_decision(answer["trace_id"])
+    assert decision is not None
+    assert decision.attempts[0].thresholds["weapons"] == {"tag": 0.1, "review": 0.5}
+    assert decision.attempts[0].thresholds["spam"]["block"] == 0.9
+    assert replay(decision, gate.policies) == ("review", ("WEAPONS_PROHIBITED",))
+    predictor.probability_P = [0.0, 0.0, 0.95]
+    other = await _decide(client, submission_id="another")
+    assert other.json()["tier"] == "block", "the cap is of one policy"
 
 
 async def test_review_tier_opens_a_task_when_decided(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moderation.attestation import Attestation
 from moderation.clock import SimulatedClock
 from moderation.errors import ModelNotReady, PermanentError
 from serving.routing import (
@@ -104,6 +105,7 @@ def test_lease_is_never_live_beyond_its_length(steps: list[tuple[int, float]]) -
         ({"lease_s": 0}, "lease_s"),
         ({"surprise": 1}, "surprise"),
         ({"releases": {CHAMPION: {"url": "http://x", "weight": 1}}}, "url"),
+        ({"releases": {CHAMPION: {"url": "grpc://x:1", "caps": {"spam": "allow"}}}}, "caps"),
         ({"releases": {d * 64: {"url": "grpc://x:1", "weight": 0.5} for d in "abc"}}, "one candid"),
     ],
 )
@@ -143,6 +145,23 @@ def test_router_keeps_the_last_table_when_a_bad_one_comes(tmp_path: Path) -> Non
     assert router.choose("s").revision == 3
     write_table(path, _table(revision=5))
     assert router.choose("s").revision == 5
+
+
+def test_route_of_an_attestation_carries_its_caps(tmp_path: Path) -> None:
+    said = Attestation(
+        kind="gates",
+        contract="c" * 64,
+        sets={},
+        caps={"spam": "block"},
+        bundle=CHAMPION,
+        created_at=NOON,
+        tool="tests",
+    )
+    route = Route.of(said, "grpc://localhost:1", weight=1.0)
+    path = tmp_path / "routing.json"
+    write_table(path, RoutingTable(revision=1, champion=CHAMPION, releases={CHAMPION: route}))
+    choice = choose(load_table(path), "s", is_lease_live=True)
+    assert choice.caps == {"spam": "block"}
 
 
 def test_champion_alone_is_a_table() -> None:
