@@ -125,6 +125,11 @@ class Scorer:
         probability_NP: Floats = self._ensemble.combine(signals_NPM, signal_status_NPM)
         return probability_NP
 
+    def log_odds(self, signals_NPM: Floats, signal_status_NPM: Codes) -> Floats:
+        """Return the calibrated log-odds_NP behind `combine`."""
+        log_odds_NP: Floats = self._ensemble.log_odds(signals_NPM, signal_status_NPM)
+        return log_odds_NP
+
     def score_embedded(
         self,
         items: Sequence[Readable],

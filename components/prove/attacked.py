@@ -1,0 +1,225 @@
+"""Golden listings under attack: the same changes on violations and on innocent listings, answered by both bundles.
+
+R attacked rows.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.prove.frozen import FrozenRows
+from components.prove.opponents import Opponents
+from moderation.attacks import registry
+from moderation.attacks.registry import ATTACKS, ATTACKS_VERSION, GATE, Subject
+from moderation.errors import PermanentError
+from moderation.gates.evidence import AttackOutcome
+from moderation.image import decode
+from moderation.release import Suite
+from moderation.rescoring import LazyImage, LazyItem
+
+Indices = npt.NDArray[np.int64]
+
+# Stands for an image whose pixels are not needed: what becomes of texts and of the number of images depends on none.
+_PLACEHOLDER_SIDE: Final = 64
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of the golden set that are attacked."""
+
+    violations: Indices
+    innocents: Indices
+
+    @property
+    def rows(self) -> Indices:
+        """Both, in the order of the set."""
+        return np.union1d(self.violations, self.innocents)
+
+
+def choose(golden: FrozenRows, suite: Suite, seed: int) -> Chosen:
+    """Return the rows to attack, drawn by the seed: violations of every policy, and innocents, look-alikes first."""
+    order = np.random.default_rng(seed).permutation(len(golden.items))
+    violations: set[int] = set()
+    for column in range(len(golden.policies)):
+        guilty = order[golden.truth_NP[order, column] == 1]
+        violations.update(guilty[: suite.violations_per_policy].tolist())
+    innocent = order[_innocent(golden)[order]].tolist()
+    innocent.sort(key=lambda row: not _is_look_alike(golden, row))
+    return Chosen(
+        np.array(sorted(violations), np.int64),
+        np.array(sorted(innocent[: suite.innocents]), np.int64),
+    )
+
+
+def attack_outcomes(
+    golden: FrozenRows,
+    chosen: Chosen,
+    opponents: Opponents,
+    words: Sequence[str],
+    progress: Callable[[int, int], None],
+) -> list[AttackOutcome]:
+    """Return what every registered attack does at the severity that gates judge.
+
+    Args:
+        golden: gives the listings.
+        chosen: which of them are attacked.
+        opponents: answer.
+        words: telling words of all policies.
+        progress: called with (attacks done, attacks in all).
+
+    Raises:
+        PermanentError: if an attack gives a listing that could not be submitted.
+    """
+    neighbours = _Neighbours(golden)
+    targets = [
+        _Target.of(golden, int(row), neighbours.of(golden, int(row)), words) for row in chosen.rows
+    ]
+    outcomes = []
+    for number, name in enumerate(ATTACKS, start=1):
+        outcomes.append(_outcome(name, targets, opponents))
+        progress(number, len(ATTACKS))
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One listing to attack, its images not yet read."""
+
+    row: int
+    key: bytes
+    item: LazyItem
+    subject: Subject
+    """With placeholders in the place of images."""
+
+    neighbour: LazyItem | None
+    content: bytes
+    """SHA-256 of everything that an attack may read of it."""
+
+    @classmethod
+    def of(
+        cls, golden: FrozenRows, row: int, beside: int | None, words: Sequence[str]
+    ) -> "_Target":
+        item, key = golden.items[row], str(golden.records[row]["submission_id"]).encode()
+        neighbour = None if beside is None else golden.items[beside]
+        subject = replace(
+            _placeholders(item),
+            words=tuple(words),
+            neighbour=None if neighbour is None else _placeholders(neighbour),
+        )
+        return cls(row, key, item, subject, neighbour, _digest(item, neighbour, words))
+
+    def attacked(self, name: str) -> LazyItem | None:
+        """Return the listing under an attack; None where the attack has nothing to change."""
+        changed = self._apply(name, self.subject)
+        if changed is None:
+            return None
+        images = [self._image(name, place, changed) for place in range(len(changed.images))]
+        return replace(
+            self.item, title=changed.title, description=changed.description, images=images
+        )
+
+    def _apply(self, name: str, subject: Subject) -> Subject | None:
+        try:
+            return registry.apply(name, subject, severity=GATE, key=self.key)
+        except ValueError as error:
+            raise PermanentError(f"{error}; mend the attack") from error
+
+    def _image(self, name: str, place: int, changed: Subject) -> LazyImage:
+        image = changed.images[place]
+        for subject, item in ((self.subject, self.item), (self.subject.neighbour, self.neighbour)):
+            if subject is None or item is None:
+                continue
+            for placeholder, lazy in zip(subject.images, item.images, strict=True):
+                if image is placeholder:
+                    return lazy
+        said = (name, ATTACKS_VERSION, GATE, place, self.content.hex(), self.key.hex())
+        key = hashlib.sha256(json.dumps(said).encode()).digest()
+        return LazyImage(key, partial(self._load, name, place, len(changed.images)))
+
+    def _load(self, name: str, place: int, num_images: int) -> Image.Image:
+        """Return one attacked image; only what it is made from is read, if that can be told.
+
+        Raises:
+            InvalidListing: if it cannot be decoded.
+        """
+        images = list(self.subject.images)
+        alone = [place] if num_images == len(images) else range(len(images))
+        for source in alone:
+            loaded = self.item.images[source].load()
+            images[source] = decode(loaded) if isinstance(loaded, bytes) else loaded
+        changed = self._apply(name, replace(self.subject, images=tuple(images)))
+        if changed is None or len(changed.images) != num_images:
+            raise PermanentError(f"attack {name} depends on pixels; mend the attack")
+        return changed.images[place]
+
+
+def _outcome(name: str, targets: Sequence[_Target], opponents: Opponents) -> AttackOutcome:
+    attacked = [(target.row, target.attacked(name)) for target in targets]
+    items = [item for _, item in attacked if item is not None]
+    candidate_RP, champion_RP = opponents.probabilities("attacks", items)
+    return AttackOutcome(
+        name=name,
+        family=ATTACKS[name].family,
+        severity=GATE,
+        row_R=np.array([row for row, item in attacked if item is not None], np.int64),
+        candidate_RP=candidate_RP,
+        champion_RP=champion_RP,
+    )
+
+
+def _placeholders(item: LazyItem) -> Subject:
+    size = (_PLACEHOLDER_SIDE, _PLACEHOLDER_SIDE)
+    return Subject(item.title, item.description, tuple(Image.new("RGB", size) for _ in item.images))
+
+
+def _digest(item: LazyItem, neighbour: LazyItem | None, words: Sequence[str]) -> bytes:
+    beside = neighbour or LazyItem()
+    texts = [item.title, item.description, beside.title, beside.description, *words]
+    keys = [image.key.hex() for one in (item, beside) for image in one.images]
+    return hashlib.sha256(json.dumps([texts, keys]).encode()).digest()
+
+
+def _is_look_alike(golden: FrozenRows, row: int) -> bool:
+    return bool(json.loads(golden.records[row]["attributes"]).get("hard_negative"))
+
+
+class _Neighbours:
+    """Honest listings with text, by category."""
+
+    def __init__(self, golden: FrozenRows) -> None:
+        is_honest_N = _innocent(golden)
+        self._all = [
+            int(row)
+            for row in np.flatnonzero(is_honest_N)
+            if golden.items[row].title or golden.items[row].description
+        ]
+        self._near: defaultdict[str | None, list[int]] = defaultdict(list)
+        for row in self._all:
+            self._near[golden.records[row]["category"]].append(row)
+
+    def of(self, golden: FrozenRows, row: int) -> int | None:
+        """Return a row of the same category where there is one, drawn by this row's own id; never itself."""
+        record = golden.records[row]
+        drawn = int.from_bytes(hashlib.sha256(record["submission_id"].encode()).digest()[:8], "big")
+        for honest in (self._near[record["category"]], self._all):
+            others = len(honest) - (row in honest)
+            if others:
+                found = honest[drawn % others]
+                return honest[-1] if found == row else found
+        return None
+
+
+def _innocent(golden: FrozenRows) -> npt.NDArray[np.bool_]:
+    """Return which rows are known to be innocent under a policy, and violate none as far as is known."""
+    is_innocent_N: npt.NDArray[np.bool_] = (golden.truth_NP == 0).any(axis=1) & ~(
+        golden.truth_NP == 1
+    ).any(axis=1)
+    return is_innocent_N

@@ -1,0 +1,257 @@
+"""One proof in the making: each part of the evidence is taken by itself, and says why where it cannot be."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from components.home import Home
+from components.progress import show_progress
+from components.prove.attacked import attack_outcomes, choose
+from components.prove.frozen import FrozenRows
+from components.prove.lineage import cut_off_of, record_cut_off
+from components.prove.opponents import Opponents
+from components.prove.sets import fresh_rows, golden_rows, traffic_rows
+from ledger.store import ContentStore
+from moderation.bundle import Bundle
+from moderation.clock import Clock, SystemClock
+from moderation.embedding_cache import EmbeddingCache
+from moderation.errors import InvalidSnapshot, PermanentError
+from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet
+from moderation.golden import GoldenSet, latest_golden, record_look
+from moderation.leaks import LeakCheck
+from moderation.policy import PolicyFile
+from moderation.release import ReleaseContract
+from moderation.scoring import Scorer
+from moderation.settings import settings
+from moderation.snapshot import Snapshot
+
+_NO_GOLDEN: Final = "no golden set was built in this home; build one with `tidegate golden build`"
+_LOOKED_BY: Final = "prove"
+
+# Progress lines of one part: enough to see that it moves, few enough to read.
+_LINES: Final = 10
+
+
+@dataclass(frozen=True)
+class ProveInputs:
+    """Where the inputs of a proof lie."""
+
+    release: str
+    """Folder of the candidate."""
+
+    champion: str
+    """Folder of the champion; empty for a first release."""
+
+    table: str
+    """Folder of the snapshot that the candidate was trained on."""
+
+    home: str
+
+
+@dataclass
+class Proof:
+    """What was taken so far, and what could not be."""
+
+    home: Home
+    snapshot: Snapshot
+    opponents: Opponents
+    contract: ReleaseContract
+    policies: PolicyFile
+    seed: int
+    clock: Clock
+    sets: dict[str, ScoredSet] = field(default_factory=dict)
+    attacks: list[AttackOutcome] = field(default_factory=list)
+    leaks: LeakCheck | None = None
+    costs: Costs | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    _golden: tuple[GoldenSet, FrozenRows] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        inputs: ProveInputs,
+        contract: ReleaseContract,
+        policies: PolicyFile,
+        seed: int,
+        clock: Clock | None = None,
+    ) -> "Proof":
+        """Return a proof with nothing taken yet, both bundles verified and loaded."""
+        home, snapshot = Home(Path(inputs.home)), Snapshot.open(Path(inputs.table))
+        candidate = Bundle.open(Path(inputs.release))
+        champion = Bundle.open(Path(inputs.champion)) if inputs.champion else None
+        if champion is not None and champion.digest == candidate.digest:
+            raise PermanentError(
+                f"bundle {candidate.digest[:12]} is the champion: compared with itself it proves nothing"
+            )
+        record_cut_off(home, candidate, snapshot)
+        opponents = Opponents(
+            Scorer(candidate),
+            None if champion is None else Scorer(champion),
+            EmbeddingCache(home.embeddings),
+            settings().num_threads,
+        )
+        proof = cls(home, snapshot, opponents, contract, policies, seed, clock or SystemClock())
+        proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
+        proof._note_policies()
+        return proof
+
+    def take_golden(self) -> None:
+        """Score the golden set; the look is logged before it is taken."""
+        with self._part("golden"):
+            golden = latest_golden(self.home.golden)
+            if golden is None:
+                raise InvalidSnapshot(_NO_GOLDEN)
+            most = self.contract.golden.max_looks
+            looks = record_look(
+                golden,
+                bundle=self.opponents.candidate.digest,
+                by=_LOOKED_BY,
+                at=self.clock.now(),
+                max_looks=most,
+            )
+            self.facts["golden set"] = f"version {golden.version}, {golden.digest[:12]}"
+            self.facts["looks at it"] = f"{looks} of {most}"
+            rows = golden_rows(golden, self.opponents.policies, self._read_blob)
+            self._answer(rows)
+            self._golden = (golden, rows)
+
+    def take_traffic(self) -> None:
+        """Score the test rows of the candidate's snapshot."""
+        with self._part("traffic"):
+            self._answer(traffic_rows(self.snapshot, self.opponents.policies, self._read_blob))
+
+    def take_fresh(self) -> None:
+        """Score what neither bundle's training could see."""
+        with self._part("fresh"):
+            after = self.snapshot.cut_off
+            if self.opponents.champion is not None:
+                theirs = cut_off_of(self.home, self.opponents.champion.bundle)
+                self.facts["champion saw truth until"] = f"{theirs:%Y-%m-%d %H:%M} UTC"
+                after = max(after, theirs)
+            known = set(self.snapshot.column("submission_id").tolist())
+            if self._golden is not None:
+                known.update(self._golden[0].table.column("submission_id").tolist())
+            self._answer(
+                fresh_rows(
+                    self.home,
+                    after,
+                    self.opponents.policies,
+                    self._read_blob,
+                    known=frozenset(known),
+                )
+            )
+
+    def take_replay(self) -> None:
+        """Decide recorded traffic again."""
+        with self._part("replay"):
+            raise PermanentError("replay is not taken yet")
+
+    def take_attacks(self) -> None:
+        """Score golden listings under every attack, then under the candidate's own gradients."""
+        with self._part("attacks"):
+            golden, rows = self._need_golden()
+            chosen = choose(rows, self.contract.suite, self.seed)
+            words = [word for policy in self.policies.policies for word in policy.keywords]
+            self.attacks += attack_outcomes(
+                rows, chosen, self.opponents, words, self._told("attacks")
+            )
+        with self._part("white_box"):
+            golden, rows = self._need_golden()
+            from components.prove.white_boxed import white_box_outcomes  # torch takes seconds
+
+            self.attacks += white_box_outcomes(
+                rows,
+                self.sets["golden"].candidate.probability_NP,
+                self.opponents.candidate,
+                self.contract.suite,
+                self._told("white-box attacks"),
+            )
+
+    def take_leaks(self) -> None:
+        """Look for golden listings among the rows that the candidate was fitted on."""
+        with self._part("leaks"):
+            self._need_golden()
+            raise PermanentError("leaks are not searched yet")
+
+    def take_costs(self) -> None:
+        """Measure latency and size."""
+        with self._part("costs"):
+            raise PermanentError("costs are not measured yet")
+
+    def evidence(self) -> Evidence:
+        """Return what was taken."""
+        champion, cache = self.opponents.champion, self.opponents.cache
+        self.facts["embeddings"] = f"{cache.hits} read, {cache.misses} computed"
+        self.facts["seed"] = str(self.seed)
+        self.facts["contract"] = f"{self.contract.version}, {self.contract.digest[:12]}"
+        return Evidence(
+            candidate=self.opponents.candidate.digest,
+            champion=None if champion is None else champion.digest,
+            policies=self.opponents.policies,
+            sets=self.sets,
+            attacks=tuple(self.attacks),
+            leaks=self.leaks,
+            costs=self.costs,
+            facts=self.facts,
+            missing=self.missing | self.opponents.missing,
+        )
+
+    def counts(self, evidence: Evidence) -> dict[str, float]:
+        """Return rows per set, attacks, missing parts, embeddings and seconds by part."""
+        counts = {f"{name}_rows": float(one.num_rows) for name, one in evidence.sets.items()}
+        counts |= {f"{name}_seconds": spent for name, spent in self.seconds.items()}
+        return counts | {
+            "attacks": float(len(evidence.attacks)),
+            "missing": float(len(evidence.missing)),
+            "embeddings_read": float(self.opponents.cache.hits),
+            "embeddings_computed": float(self.opponents.cache.misses),
+        }
+
+    @cached_property
+    def _read_blob(self) -> Callable[[str], bytes]:
+        return ContentStore(self.home.content).get
+
+    def _answer(self, rows: FrozenRows) -> None:
+        self.sets[rows.name] = self.opponents.answer(
+            rows, self.contract.slices, self._told(rows.name)
+        )
+
+    def _need_golden(self) -> tuple[GoldenSet, FrozenRows]:
+        if self._golden is None:
+            raise InvalidSnapshot("the golden set was not taken, see there")
+        return self._golden
+
+    def _note_policies(self) -> None:
+        champion = self.opponents.champion
+        for policy in self.opponents.policies:
+            if champion is not None and policy not in champion.policies:
+                self.missing[f"champion on {policy}"] = (
+                    "it has no head for this policy: comparisons under it have no data"
+                )
+
+    @contextmanager
+    def _part(self, name: str) -> Iterator[None]:
+        """Take one part; what keeps it from being taken is recorded, what may work later is raised."""
+        begin = self.clock.monotonic()
+        try:
+            yield
+        except PermanentError as error:
+            self.missing[name] = str(error)
+            show_progress(0, 1, f"{name} is missing: {error}".splitlines()[0])
+        self.seconds[name] = self.clock.monotonic() - begin
+
+    def _told(self, note: str) -> Callable[[int, int], None]:
+        shown = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal shown
+            if done * _LINES // max(total, 1) > shown:
+                shown = done * _LINES // total
+                show_progress(done, total, note)
+
+        return report

@@ -1,0 +1,95 @@
+"""Attacks by a bundle's own gradients on a few violations: the suite's own test. Loads torch.
+
+R attacked rows.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.prove.frozen import FrozenRows
+from moderation.attacks.registry import GATE, Subject
+from moderation.attacks.white_box import UNLIMITED, Target, WhiteBox
+from moderation.errors import InvalidListing
+from moderation.gates.evidence import AttackOutcome, Floats
+from moderation.image import decode
+from moderation.release import Suite
+from moderation.rescoring import LazyImage
+from moderation.scoring import Scorer
+
+FAMILY: Final = "white_box"
+
+_TRIED: Final = (("joint", UNLIMITED), ("pgd", GATE), ("token_swap", GATE))
+"""Unlimited in all that it may change, the attack must succeed; at the gate's severity a person sees no difference."""
+
+Indices = npt.NDArray[np.int64]
+
+
+def white_box_outcomes(
+    golden: FrozenRows,
+    found_NP: Floats,
+    scorer: Scorer,
+    suite: Suite,
+    progress: Callable[[int, int], None],
+) -> list[AttackOutcome]:
+    """Return what the candidate's own gradients do to violations that it finds.
+
+    Args:
+        golden: gives the listings.
+        found_NP: what the candidate says of them; the violations that it is surest of are attacked.
+        scorer: the candidate.
+        suite: how many rows and steps.
+        progress: called with (listings done, listings in all).
+
+    Raises:
+        BundleRejected: if the bundle's weights do not fit its profile.
+    """
+    rows = _surest(golden, found_NP, suite.white_box_items)
+    targets = [_target(golden, int(row)) for row in rows]
+    box = WhiteBox(scorer, steps=suite.white_box_steps)
+    outcomes = []
+    for number, (name, severity) in enumerate(_TRIED):
+        items = []
+        for done, target in enumerate(targets, start=1):
+            items.append(target.item(getattr(box, name)(target, severity)))
+            progress(number * len(targets) + done, len(_TRIED) * len(targets))
+        probability_RP = scorer.score(items).probability_NP
+        outcomes.append(AttackOutcome(name, FAMILY, severity, rows, probability_RP, None))
+    return outcomes
+
+
+def _surest(golden: FrozenRows, found_NP: Floats, num_rows: int) -> Indices:
+    """Return the violations of which a policy that they do violate is most probable; each shows something."""
+    certainty_N = np.where(golden.truth_NP == 1, found_NP, -1.0).max(axis=1)
+    order = np.argsort(-certainty_N, kind="stable")
+    shows = [
+        row
+        for row in order.tolist()
+        if certainty_N[row] >= 0 and (golden.items[row].images or golden.items[row].title)
+    ]
+    return np.array(sorted(shows[:num_rows]), np.int64)
+
+
+def _target(golden: FrozenRows, row: int) -> Target:
+    item = golden.items[row]
+    return Target(
+        Subject(item.title, item.description, tuple(_decoded(item.images))),
+        tuple(np.flatnonzero(golden.truth_NP[row] == 1).tolist()),
+        item.behaviour,
+        item.behaviour_status,
+    )
+
+
+def _decoded(images: Sequence[LazyImage]) -> list[Image.Image]:
+    """Return the images that can be decoded; the others count for nothing, attacked or not."""
+    found = []
+    for image in images:
+        loaded = image.load()
+        try:
+            found.append(decode(loaded) if isinstance(loaded, bytes) else loaded)
+        except InvalidListing:
+            continue
+    return found
