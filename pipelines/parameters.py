@@ -10,12 +10,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import data_version, newest_truth
 from components.policies import cut_off_of, read_policies
 from ledger.ledger import SqliteLedger
 from moderation.errors import PermanentError, SettingsError
+from moderation.golden import latest_golden
 from moderation.profiles import profile_named
+from moderation.release import STANDARD
 from moderation.settings import Settings
 
 _PACKAGES: Final = ("moderation", "ledger", "components", "pipelines")
@@ -23,8 +26,8 @@ _PACKAGES: Final = ("moderation", "ledger", "components", "pipelines")
 
 _SOURCES: Final = (".py", ".yaml", ".json", ".txt")
 
-# A parameter travels on a command line, where the kernel allows 128 KiB per argument.
-_MAX_POLICY_BYTES: Final = 100_000
+# The parameters of a step travel in one argument of a command line, where the kernel allows 128 KiB.
+_MAX_FILE_BYTES: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Choices:
     prior_study: str = "auto"
     """Study to start from; `auto` takes the newest one of an earlier logical date, empty takes none."""
 
+    release_profile: str = STANDARD
+    """Profile of the release contract: which gates that are not certified still block."""
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -53,6 +59,8 @@ class Parameters:
     code_digest: str
     config_digest: str
     policies: str
+    release_contract: str
+    release_profile: str
     profile: str
     seed: int
     num_trials: int
@@ -72,17 +80,18 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     """Return everything that a run of `choices` on this machine depends on.
 
     Raises:
-        PermanentError: if the profile or the date is unknown, or the ledger is empty.
-        PolicyError: if the policy file does not load.
+        PermanentError: if a profile or the date is unknown, or the ledger is empty.
+        PolicyError: if the policy file or the release contract does not load.
     """
     profile_named(choices.profile)
     home = Home(settings.home.resolve())
-    policies = _policy_text(settings.policy_file)
+    policies = policy_text(settings.policy_file)
     ledger = _open_ledger(home)
     logical_date = choices.logical_date or _day_after_newest_truth(ledger)
+    known = data_version(ledger, cut_off_of(logical_date))
     return Parameters(
         logical_date=logical_date,
-        data_version=data_version(ledger, cut_off_of(logical_date)),
+        data_version=_with_golden(known, home),
         config_digest=config_digest(choices, policies, settings.num_threads),
         home=str(home.folder),
         **_chosen(choices, policies, settings),
@@ -93,10 +102,10 @@ def for_submission(choices: Choices, settings: Settings) -> Parameters:
     """Return the parameters of a run elsewhere: home and data version are the cluster's own.
 
     Raises:
-        PermanentError: if the profile is unknown.
-        PolicyError: if the policy file does not load.
+        PermanentError: if a profile is unknown.
+        PolicyError: if the policy file or the release contract does not load.
     """
-    policies = _policy_text(settings.policy_file)
+    policies = policy_text(settings.policy_file)
     return Parameters(
         logical_date=choices.logical_date or "",
         data_version="",
@@ -139,9 +148,16 @@ def git_commit() -> str:
 
 
 def _chosen(choices: Choices, policies: str, settings: Settings) -> dict[str, Any]:
+    contract = contract_text(settings.release_file, choices.release_profile)
+    if len((policies + contract).encode()) > _MAX_FILE_BYTES:
+        raise SettingsError(
+            f"{settings.policy_file} and {settings.release_file} are together larger than {_MAX_FILE_BYTES} bytes"
+        )
     return {
         "code_digest": code_digest(),
         "policies": policies,
+        "release_contract": contract,
+        "release_profile": choices.release_profile,
         "profile": choices.profile,
         "seed": choices.seed,
         "num_trials": choices.num_trials,
@@ -153,15 +169,48 @@ def _chosen(choices: Choices, policies: str, settings: Settings) -> dict[str, An
     }
 
 
-def _policy_text(path: Path) -> str:
+def policy_text(path: Path) -> str:
+    """Return the text of a policy file that loads.
+
+    Raises:
+        SettingsError: if it cannot be read or is too long.
+        PolicyError: if it does not load.
+    """
+    text = _read_text(path, "policy file", "TIDEGATE__POLICY_FILE")
+    read_policies(text, str(path))
+    return text
+
+
+def contract_text(path: Path, profile: str = STANDARD) -> str:
+    """Return the text of a release contract that loads and has `profile`.
+
+    Raises:
+        SettingsError: if it cannot be read, is too long, or has no such profile.
+        PolicyError: if it does not load.
+    """
+    text = _read_text(path, "release contract", "TIDEGATE__RELEASE_FILE")
+    profiles = sorted(read_contract(text, str(path)).profiles)
+    if profile not in profiles:
+        raise SettingsError(f"{path} has no profile {profile}; it has {profiles}")
+    return text
+
+
+def _read_text(path: Path, what: str, variable: str) -> str:
     try:
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"policy file {path}: {error}; set TIDEGATE__POLICY_FILE") from error
-    if len(text.encode()) > _MAX_POLICY_BYTES:
-        raise SettingsError(f"policy file {path} is larger than {_MAX_POLICY_BYTES} bytes")
-    read_policies(text, str(path))
+        raise SettingsError(f"{what} {path}: {error}; set {variable}") from error
+    if len(text.encode()) > _MAX_FILE_BYTES:
+        raise SettingsError(f"{what} {path} is larger than {_MAX_FILE_BYTES} bytes")
     return text
+
+
+def _with_golden(data: str, home: Home) -> str:
+    """Return a data version that changes with the golden set: its rows stay out of the snapshot, and judge it."""
+    golden = latest_golden(home.golden)
+    if golden is None:
+        return data
+    return hashlib.sha256(f"{data}\x1f{golden.digest}".encode()).hexdigest()
 
 
 def _open_ledger(home: Home) -> SqliteLedger:

@@ -30,6 +30,9 @@ RESOURCES: Final = {
     "calibrate": Resources("2", "4Gi", 3_600),
     "bundle": Resources("1", "4Gi", 1_800),
     "evaluate": Resources("4", "8Gi", 7_200),
+    "resolve": Resources("1", "2Gi", 1_800, num_retries=3),
+    "prove": Resources("8", "16Gi", 14_400),
+    "judge": Resources("2", "8Gi", 3_600),
     "register": Resources("1", "2Gi", 1_800, num_retries=3),
 }
 

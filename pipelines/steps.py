@@ -14,6 +14,9 @@ STEP_NAMES: Final = (
     "calibrate",
     "bundle",
     "evaluate",
+    "resolve",
+    "prove",
+    "judge",
     "register",
 )
 

@@ -1,4 +1,4 @@
-"""The daily training pipeline: from the ledger to a registered bundle."""
+"""The daily training pipeline: from the ledger to a registered bundle, proposed or blocked."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,10 @@ from components.calibrate.component import calibrate
 from components.embed.component import embed
 from components.evaluate.component import evaluate
 from components.ingest.component import ingest
+from components.judge.component import judge
+from components.prove.component import prove
 from components.register.component import register
+from components.resolve.component import resolve
 from components.snapshot.component import snapshot
 from components.train.component import train
 from components.tune.component import tune
@@ -23,11 +26,13 @@ class Outputs(NamedTuple):
 
     digest: str
     registered_version: str
+    state: str
+    outcome: dsl.Artifact
     table: dsl.Dataset
 
 
 @dsl.pipeline(  # type: ignore[untyped-decorator]  # kfp has no types
-    name="training", description="Train, judge and register one day's bundle."
+    name="training", description="Train, prove, judge and register one day's bundle."
 )
 def training(  # noqa: PLR0913  # every parameter of a run is one of the pipeline
     logical_date: str,
@@ -35,6 +40,8 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     code_digest: str,
     config_digest: str,
     policies: str,
+    release_contract: str,
+    release_profile: str = "standard",
     profile: str = "small",
     seed: int = 17,
     num_trials: int = 12,
@@ -90,15 +97,37 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         version=version,
     )
     release = bundled.outputs["release"]
-    judged = evaluate(
+    evaluated = evaluate(
         table=table, model=model, release=release, policies=policies, seed=seed, **here
+    )
+    # Nobody spends minutes on the proof of a bundle that must not be served.
+    opponent = resolve(release=release, tracking_url=tracking_url, **here).after(evaluated)
+    opponent.set_caching_options(False)  # the champion may be another one since
+    proved = prove(
+        table=table,
+        release=release,
+        champion=opponent.outputs["Output"],
+        contract=release_contract,
+        policies=policies,
+        seed=seed,
+        **here,
+    )
+    judged = judge(
+        evidence=proved.outputs["evidence"],
+        release=release,
+        contract=release_contract,
+        profile=release_profile,
+        seed=seed,
+        **here,
     )
     kept = register(
         table=table,
         config=config,
         release=release,
-        figures=judged.outputs["figures"],
-        report=judged.outputs["report"],
+        figures=evaluated.outputs["figures"],
+        report=evaluated.outputs["report"],
+        outcome=judged.outputs["outcome"],
+        pack=judged.outputs["pack"],
         home=home,
         tracking_url=tracking_url,
         logical_date=logical_date,
@@ -107,9 +136,14 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         git_commit=git_commit,
         version=version,
     )
-    steps = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled, judged, kept)
+    fitted = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled)
+    steps = (*fitted, evaluated, opponent, proved, judged, kept)
     for task, step in zip(steps, STEP_NAMES, strict=True):
         on_cluster(task, step, num_gpus)
     return Outputs(
-        digest=bundled.outputs["Output"], registered_version=kept.outputs["Output"], table=table
+        digest=bundled.outputs["Output"],
+        registered_version=kept.outputs["Output"],
+        state=judged.outputs["Output"],
+        outcome=judged.outputs["outcome"],
+        table=table,
     )

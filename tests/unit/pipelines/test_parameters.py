@@ -59,6 +59,28 @@ def test_parameters_refuse_a_policy_file_too_long_for_a_command_line(
     long.write_text(text + "# padding\n" * 12_000)
     with pytest.raises(SettingsError, match="larger than 100000 bytes"):
         parameters(Choices(), settings.model_copy(update={"policy_file": long}))
+    long.write_text(text + "# padding\n" * 9_500)
+    with pytest.raises(SettingsError, match="together larger than 100000 bytes"):
+        parameters(Choices(), settings.model_copy(update={"policy_file": long}))
+
+
+def test_parameters_carry_the_contract_and_its_profile(settings: Settings) -> None:
+    found = parameters(Choices(release_profile="demo"), settings)
+    standard = parameters(Choices(), settings)
+    assert found.release_contract == settings.release_file.read_text(encoding="utf-8")
+    assert (found.release_profile, standard.release_profile) == ("demo", "standard")
+    assert found.config_digest == standard.config_digest, "a bundle does not depend on its judges"
+
+
+def test_parameters_refuse_a_broken_contract(settings: Settings, tmp_path: Path) -> None:
+    broken = tmp_path / "release.yaml"
+    broken.write_text("version: 1")
+    with pytest.raises(PolicyError, match="gates: Field required"):
+        parameters(Choices(), settings.model_copy(update={"release_file": broken}))
+    with pytest.raises(SettingsError, match="TIDEGATE__RELEASE_FILE"):
+        parameters(Choices(), settings.model_copy(update={"release_file": tmp_path / "none"}))
+    with pytest.raises(SettingsError, match="has no profile easy; it has .*'standard'"):
+        parameters(Choices(release_profile="easy"), settings)
 
 
 @pytest.mark.parametrize(
