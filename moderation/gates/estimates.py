@@ -139,6 +139,9 @@ class Estimate:
 
     unit: str = "rows"
     why_missing: str = ""
+    remark: str = ""
+    """What people must know of the figure, told with the reason: which slice value is meant, which are too small."""
+
     detail: Mapping[str, Any] = field(default_factory=dict)
     """More for the evidence pack: plain JSON values."""
 

@@ -219,6 +219,8 @@ def check_of(gate: Gate, estimate: Estimate, fail_confidence: float) -> Check:
     else:
         state = "not_certified"
         said += f"; neither is shown{_needed(gate, estimate)}"
+    if estimate.remark:
+        said += f"; {estimate.remark}"
     return Check(estimate, state, said, low, high)
 
 
