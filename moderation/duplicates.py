@@ -43,7 +43,8 @@ def copies_of(
     """
     copies_N = np.zeros(len(prints.text_N), bool)
     from_earlier, from_later = earlier_N[prints.image_row_I], later_N[prints.image_row_I]
-    matched = _matches(prints.image_hash_I4[from_earlier], prints.image_hash_I4[from_later])
+    hash_I4 = prints.image_hash_I4
+    matched = near_hash(hash_I4[from_earlier], hash_I4[from_later]) >= 0
     copies_N[prints.image_row_I[from_earlier][matched]] = True
     bare_N = prints.num_images_N == 0
     texts = {prints.text_N[row] for row in np.flatnonzero(later_N & bare_N).tolist()} - {""}
@@ -52,17 +53,20 @@ def copies_of(
     return copies_N
 
 
-def _matches(
+def near_hash(
     left_A4: npt.NDArray[np.uint64], right_B4: npt.NDArray[np.uint64]
-) -> npt.NDArray[np.bool_]:
-    """Return which left hashes lie within `MAX_DISTANCE` of any right one; exact, in blocks."""
-    matched_A = np.zeros(len(left_A4), bool)
-    right_B4 = np.unique(right_B4, axis=0) if len(right_B4) else right_B4
+) -> npt.NDArray[np.int64]:
+    """Return for each left hash the index of a right one within `MAX_DISTANCE`, -1 without one; exact, in blocks."""
+    near_A = np.full(len(left_A4), -1, np.int64)
+    if not len(right_B4):
+        return near_A
+    right_B4, index_B = np.unique(right_B4, axis=0, return_index=True)
     for a in range(0, len(left_A4), _BLOCK):
         for b in range(0, len(right_B4), _BLOCK):
             left, right = left_A4[a : a + _BLOCK], right_B4[b : b + _BLOCK]
             distance = np.zeros((len(left), len(right)), np.uint16)
             for word in range(4):
                 distance += np.bitwise_count(left[:, None, word] ^ right[None, :, word])
-            matched_A[a : a + _BLOCK] |= (distance <= MAX_DISTANCE).any(axis=1)
-    return matched_A
+            found = np.flatnonzero((distance <= MAX_DISTANCE).any(axis=1))
+            near_A[a + found] = index_B[b + distance[found].argmin(axis=1)]
+    return near_A
