@@ -1,0 +1,108 @@
+"""Yesterday's traffic: what the champion decided about the uploads of the last day, as a gateway records it."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Final
+
+import numpy as np
+
+from components.home import Home
+from components.ingest.rows import read_rows
+from ledger.events import Event, from_decision
+from ledger.ledger import SqliteLedger
+from ledger.store import ContentStore
+from moderation.bundle import Bundle
+from moderation.decision import SIGNALS, Decision, Versions
+from moderation.features import FEATURE_NAMES
+from moderation.policy import PolicyFile
+from moderation.scoring import Scorer, ScoringItem
+from moderation.snapshot import SnapshotRow
+from serving.client import Answer
+from serving.gateway.record import Behaviour, answered
+from serving.release import Release
+from tidegate.doctor.world import END, REPLAYED_FROM
+
+_LATE_TRUTH: Final = timedelta(days=3)
+_LATENCY: Final = timedelta(milliseconds=40)
+
+
+def record_traffic(home: Home, bundle: Bundle, policies: PolicyFile) -> int:
+    """Append the bundle's decision about every upload of the last day; return how many there were."""
+    scorer, ledger = Scorer(bundle), SqliteLedger(home.ledger)
+    rows = [
+        row
+        for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids)
+        if row.submission.submitted_at >= REPLAYED_FROM and row.truth
+    ]
+    return ledger.append(_decisions(rows, scorer, policies, ContentStore(home.content)))
+
+
+def _decisions(
+    rows: Sequence[SnapshotRow], scorer: Scorer, policies: PolicyFile, store: ContentStore
+) -> Iterator[Event]:
+    release = Release(
+        bundle=scorer.digest,
+        policies=scorer.policies,
+        members=SIGNALS,
+        features=FEATURE_NAMES,
+        thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
+        versions=scorer.bundle.versions,
+    )
+    scores = scorer.score([_item(row, store) for row in rows])
+    for number, row in enumerate(rows):
+        answer = Answer(
+            release,
+            scores.probability_NP[number],
+            scores.signals_NPM[number],
+            scores.signal_status_NPM[number],
+            scores.worst_image_NP[number],
+        )
+        decision = _decision(row, answer, policies)
+        yield from_decision(
+            decision,
+            recorded_at=decision.decided_at,
+            seller_id=row.submission.listing.seller_id,
+        )
+
+
+def _item(row: SnapshotRow, store: ContentStore) -> ScoringItem:
+    submission = row.submission
+    return ScoringItem(
+        submission.listing.title,
+        submission.listing.description,
+        [store.get(digest) for digest in submission.image_digests],
+        row.behaviour_F,
+    )
+
+
+def _decision(row: SnapshotRow, answer: Answer, policies: PolicyFile) -> Decision:
+    submission = row.submission
+    behaviour_F = row.behaviour_F
+    if behaviour_F is None:
+        behaviour_F = np.full(len(FEATURE_NAMES), np.nan, np.float32)
+    behaviour = Behaviour.measured(behaviour_F, submission.submitted_at)
+    decided_at = submission.submitted_at + _LATENCY
+    attempt, codes = answered(
+        answer, policies, caps={}, now=decided_at, latency_ms=_LATENCY / timedelta(milliseconds=1)
+    )
+    return Decision(
+        decision_id=f"d-{submission.submission_id}",
+        trace_id=f"t-{submission.submission_id}",
+        submission_id=submission.submission_id,
+        tier=attempt.tier,
+        reason_codes=codes,
+        attempts=(attempt,),
+        arm="champion",
+        weight=1.0,
+        sticky_key=submission.listing.seller_id or submission.submission_id,
+        routing_revision=0,
+        input_digests={
+            f"image.{place}": digest for place, digest in enumerate(submission.image_digests)
+        },
+        features=behaviour.feature_values(),
+        versions=Versions(
+            bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
+        ),
+        submitted_at=submission.submitted_at,
+        decided_at=decided_at,
+    )

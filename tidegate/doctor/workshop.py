@@ -1,0 +1,141 @@
+"""Where the doctor works: one folder that holds its world, the two trained bundles and everything made of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from components.contract import read_contract
+from components.home import Home
+from components.ingest.rows import open_rows, write_rows
+from components.policies import read_policies
+from components.prove import step as proving
+from components.prove.step import ProveInputs
+from components.snapshot.step import hashed_rows
+from ledger.store import ContentStore
+from moderation.bundle import Bundle
+from moderation.golden import build_golden
+from moderation.snapshot import SnapshotRow
+from tidegate.doctor.making import SEED, Run, freeze, ingest, train
+from tidegate.doctor.recorded import record_traffic
+from tidegate.doctor.world import EARLY_DAY, LAST_DAY, DoctorWorld, Size
+
+WORLD_SEED: Final = 7
+
+Retell = Callable[[SnapshotRow], SnapshotRow]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Every step is done once: what is there is taken as it is."""
+
+    folder: Path
+    contract: str
+    """Text of the release contract."""
+
+    policies: str
+    """Text of the policy file, with the words of the doctor's world."""
+
+    size: Size = Size()
+
+    @property
+    def home(self) -> Home:
+        """Holds the world."""
+        return Home(self.folder / "home")
+
+    @property
+    def late(self) -> Run:
+        """The training whose bundle is good."""
+        return Run(self.folder / "late")
+
+    @property
+    def early(self) -> Run:
+        """The training on what was known before: its bundle is the champion."""
+        return Run(self.folder / "early")
+
+    def world(self) -> None:
+        """Fill the ledger and draw the golden set."""
+        with self.once("world") as is_new:
+            if is_new:
+                DoctorWorld(self.policy_ids, WORLD_SEED, self.size).fill(self.home)
+                for run, day in ((self.late, LAST_DAY), (self.early, EARLY_DAY)):
+                    run.folder.mkdir(parents=True, exist_ok=True)
+                    ingest(self.home, run, day, self.policies)
+                self.draw_golden(self.home)
+
+    def champion(self) -> Bundle:
+        """Return the bundle of the early training; it has decided the recorded traffic."""
+        with self.once("champion") as is_new:
+            if is_new:
+                freeze(self.home, self.early, EARLY_DAY, self.policies)
+                bundle = train(self.home, self.early, self.policies)
+                record_traffic(self.home, bundle, read_policies(self.policies))
+        return Bundle.open(self.early.release)
+
+    def good(self) -> Bundle:
+        """Return the bundle of the late training."""
+        with self.once("good") as is_new:
+            if is_new:
+                freeze(self.home, self.late, LAST_DAY, self.policies)
+                train(self.home, self.late, self.policies)
+        return Bundle.open(self.late.release)
+
+    def retrained(self, name: str, retell: Retell, home: Home | None = None) -> Run:
+        """Return a training on the early rows, each as `retell` tells it."""
+        run, place = Run(self.folder / "trained" / name), home or self.home
+        with self.once(f"trained-{name}") as is_new:
+            if is_new:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_rows(map(retell, open_rows(self.early.rows)), run.rows)
+                freeze(place, run, EARLY_DAY, self.policies)
+                train(self.home, run, self.policies)
+        return run
+
+    def proof(
+        self, release: Path, champion: Path | None, table: Path, home: Home, out: Path
+    ) -> None:
+        """Take the evidence about a bundle, by the pipeline's own step."""
+        inputs = ProveInputs(
+            str(release), "" if champion is None else str(champion), str(table), str(home.folder)
+        )
+        proving.run(inputs, self.contract, self.policies, SEED, out=str(out))
+
+    def variant(self, name: str, *without: str) -> Home:
+        """Return a home like the world's in which some files or folders are missing."""
+        folder = self.folder / "homes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in self.home.folder.iterdir():
+            link = folder / path.name
+            if path.name not in without and not link.exists():
+                link.symlink_to(path.resolve())
+        return Home(folder)
+
+    def draw_golden(self, home: Home, retell: Retell | None = None) -> None:
+        """Draw the golden set of a home from all that the late training may see, each row as `retell` tells it."""
+        read_blob = ContentStore(self.home.content).get
+
+        def rows() -> Iterator[SnapshotRow]:
+            found = hashed_rows(open_rows(self.late.rows), read_blob)
+            return found if retell is None else map(retell, found)
+
+        build_golden(
+            home.golden,
+            rows,
+            read_contract(self.contract).golden,
+            policy_ids=self.policy_ids,
+            as_of=LAST_DAY,
+        )
+
+    @property
+    def policy_ids(self) -> tuple[str, ...]:
+        """Of the policies."""
+        return read_policies(self.policies).ids
+
+    @contextmanager
+    def once(self, name: str) -> Iterator[bool]:
+        """Tell whether a step is still to be done; it counts as done when the block is left without an error."""
+        stamp = self.folder / "done" / name
+        yield not stamp.exists()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
