@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tidegate.options import Data, Mapping, Policies, Profile, Seed
+from tidegate.options import Data, Mapping, Policies, Profile, ReleaseProfile, Seed
 
 app = typer.Typer(
     name="tidegate",
@@ -17,9 +17,11 @@ app = typer.Typer(
 )
 simulate_app = typer.Typer(rich_markup_mode="rich")
 bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+gates_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 pipelines_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(bundle_app, name="bundle", help="Look at a trained bundle.")
+app.add_typer(gates_app, name="gates", help="Judge bundles by the release contract.")
 app.add_typer(pipelines_app, name="pipelines", help="Compile, run or submit the pipelines.")
 
 
@@ -85,7 +87,7 @@ def import_data(
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913  # every one is an option of the command
     date: Annotated[
         str | None,
         typer.Option(help="Logical date; the day after the newest truth if absent."),
@@ -97,17 +99,19 @@ def train(
     min_positives: Annotated[
         int, typer.Option(min=1, help="Known violations per policy to train and to test on.")
     ] = 30,
+    release_profile: ReleaseProfile = "standard",
 ) -> None:
-    """Run the daily training pipeline on this machine.
+    """Run the daily training pipeline on this machine; it ends in a proposed bundle, or a blocked one with reasons.
 
     Example: [cyan]tidegate train --date 2026-11-20[/]
     """
     from pipelines.parameters import Choices
     from tidegate.training import run_and_show
 
-    run_and_show(
-        Choices(date, profile, seed, trials, min_positives=min_positives), policies=policies
+    chosen = Choices(
+        date, profile, seed, trials, min_positives=min_positives, release_profile=release_profile
     )
+    run_and_show(chosen, policies=policies)
 
 
 @app.command()
@@ -132,7 +136,7 @@ def serve(
     ] = None,
     policies: Policies = None,
 ) -> None:
-    """Serve a bundle: predictor and gateway as processes on the loopback, until Ctrl-C.
+    """Serve a bundle that passed the gates: predictor and gateway as processes on the loopback, until Ctrl-C.
 
     Example: [cyan]tidegate serve[/], then [cyan]tidegate decide --title "water gun"[/]
     """
@@ -201,6 +205,70 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) 
     verify_bundle(path)
 
 
+@gates_app.command("run")
+def run_gates(
+    bundle: Annotated[
+        str, typer.Option(help="champion, candidate, a folder, or the start of a digest.")
+    ] = "candidate",
+    champion: Annotated[
+        str | None,
+        typer.Option(help="What to compare with; the registry's champion if absent, or none."),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Snapshot it was trained on; the recorded one if absent.")
+    ] = None,
+    profile: ReleaseProfile = "standard",
+    seed: Seed = 17,
+) -> None:
+    """Score a bundle beside the champion and judge it: exit code 0 proposed, 1 blocked, 2 could not judge.
+
+    Example: [cyan]tidegate gates run --bundle candidate[/]
+    """
+    from tidegate.gates import run_gates
+
+    code = run_gates(bundle, champion=champion, table=table, profile=profile, seed=seed)
+    raise typer.Exit(code)
+
+
+@gates_app.command("list")
+def list_gates() -> None:
+    """Show every gate of the release contract with its limit.
+
+    Example: [cyan]tidegate gates list[/]
+    """
+    from tidegate.gates import show_contract
+
+    show_contract()
+
+
+@gates_app.command("show")
+def show_gates(
+    bundle: Annotated[str, typer.Argument(help="champion, candidate, a folder, or a digest.")],
+) -> None:
+    """Show what the gates last said of a bundle.
+
+    Example: [cyan]tidegate gates show candidate[/]
+    """
+    from tidegate.gates import show_verdict
+
+    show_verdict(bundle)
+
+
+@gates_app.command()
+def promote(
+    bundle: Annotated[
+        str, typer.Argument(help="candidate, a folder, or the start of a digest.")
+    ] = "candidate",
+) -> None:
+    """Make the candidate champion, if its attestation passes; an earlier champion comes back the same way.
+
+    Example: [cyan]tidegate gates promote[/]
+    """
+    from tidegate.gates import promote
+
+    promote(bundle)
+
+
 @pipelines_app.command("compile")
 def compile_pipelines(
     out: Annotated[Path, typer.Option(help="Folder of the YAML files.")] = Path("build/pipelines"),
@@ -219,6 +287,7 @@ def run_pipeline(
     date: Annotated[str | None, typer.Option(help="Logical date.")] = None,
     profile: Profile = "small",
     policies: Policies = None,
+    release_profile: ReleaseProfile = "standard",
 ) -> None:
     """Run the training pipeline on this machine: the same as `tidegate train`.
 
@@ -227,7 +296,7 @@ def run_pipeline(
     from pipelines.parameters import Choices
     from tidegate.training import run_and_show
 
-    run_and_show(Choices(date, profile), policies=policies)
+    run_and_show(Choices(date, profile, release_profile=release_profile), policies=policies)
 
 
 @pipelines_app.command()

@@ -15,3 +15,6 @@ Mapping = Annotated[
 Policies = Annotated[Path | None, typer.Option(help="Policy file; the setting's if absent.")]
 Profile = Annotated[str, typer.Option(help="Towers and sizes: small, tiny or clip.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+ReleaseProfile = Annotated[
+    str, typer.Option(help="Profile of the release contract: standard, or demo for small data.")
+]

@@ -1,4 +1,8 @@
-"""Serving on this machine: a predictor and a gateway as processes on the loopback, for one bundle."""
+"""Serving on this machine: a predictor and a gateway as processes on the loopback, for one bundle.
+
+Here a bundle gets its traffic, so here it is refused without a passing attestation, wherever its folder came from. A
+predictor alone answers nobody: it proves the bytes that it loads, and judges nothing.
+"""
 
 import json
 import secrets
@@ -10,12 +14,14 @@ from pathlib import Path
 from typing import Final
 
 from components.home import Home
+from moderation.attestation import Attestation
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
 from serving.process import ServingProcess, start_gateway, start_predictor
 from serving.routing import Route, RoutingTable, load_table, write_table
 from tidegate.console import console, say
+from tidegate.releasing import CHAMPION, check_release, contract_of, named_bundle
 from tidegate.training import with_policies
 
 _TOKEN_BYTES: Final = 24
@@ -30,14 +36,19 @@ class Served:
     token: str
     """Of the laptop's own admin, who may see evidence."""
 
+    attestation: Attestation
+    """What lets the bundle answer."""
+
 
 @contextmanager
 def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
     """Serve `bundle` for the length of the block; where it listens is written below the home folder.
 
     Raises:
+        GateRejected: if no attestation of the bundle passes under the contract in force, before anything starts.
         StartFailed: if predictor or gateway do not come up; the message ends with what they logged last.
     """
+    attestation = check_release(bundle, config)
     home = Home(config.home.resolve())
     tokens = config.gateway_tokens.get_secret_value() or own_tokens(home)
     environment = {
@@ -51,23 +62,24 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
         num_threads=config.num_threads,
         environment=environment,
     ) as predictor:
-        route(home.routing, bundle.digest, predictor.url)
+        route(home.routing, attestation, predictor.url)
         with start_gateway(
             routing=home.routing, log_folder=home.logs, environment=environment
         ) as gateway:
             home.gateway.write_text(json.dumps({"url": gateway.url}), encoding="utf-8")
             try:
-                yield Served(gateway, predictor, admin_token(tokens))
+                yield Served(gateway, predictor, admin_token(tokens), attestation)
             finally:
                 home.gateway.unlink(missing_ok=True)
 
 
-def route(path: Path, digest: str, url: str) -> None:
-    """Send all traffic to one release; the revision grows with every change."""
+def route(path: Path, attestation: Attestation, url: str) -> None:
+    """Send all traffic to one judged release; the revision grows with every change."""
     revision = 0
     with suppress(PermanentError, OSError):
         revision = load_table(path).revision
-    releases = {digest: Route(url=url, weight=1.0)}
+    digest = attestation.bundle
+    releases = {digest: Route.of(attestation, url, weight=1.0)}
     write_table(path, RoutingTable(revision=revision + 1, champion=digest, releases=releases))
 
 
@@ -101,15 +113,7 @@ def chosen_bundle(path: Path | None, config: Settings) -> Bundle:
         PermanentError: if there is no champion yet.
         BundleRejected: if the bundle was altered.
     """
-    if path is not None:
-        return Bundle.open(path)
-    from components.registry import Registry  # mlflow takes seconds to import
-
-    home = Home(config.home)
-    registry = Registry(
-        config.tracking_url or home.tracking_url, bundles=home.bundles, artifacts=home.artifacts
-    )
-    return registry.resolve("champion")
+    return named_bundle(CHAMPION if path is None else str(path), config)
 
 
 def serve(*, bundle: Path | None, policies: Path | None) -> None:
@@ -120,12 +124,26 @@ def serve(*, bundle: Path | None, policies: Path | None) -> None:
         context = serving(found, config)
         served = context.__enter__()
     try:
+        show_release(served.attestation, config)
         show_addresses(served, Home(settings().home))
         say("Ctrl-C stops both.")
         with suppress(KeyboardInterrupt):
             signal.pause()
     finally:
         context.__exit__(None, None, None)
+
+
+def show_release(said: Attestation, config: Settings) -> None:
+    """Say what answers: on which verdict, under which profile, and which tiers stay closed."""
+    against = f"compared with {said.champion[:12]}" if said.champion else "a first release"
+    say(f"bundle     {said.bundle}, passed {said.created_at:%Y-%m-%d %H:%M} UTC, {against}")
+    profile = contract_of(config).profiles.get(said.profile)
+    if profile is not None and profile.says:
+        say(f"profile    {said.profile}: {profile.says}", style="yellow", markup=False)
+    for policy, tier in sorted(said.caps.items()):
+        say(
+            f"closed     {policy}: {tier} and stronger, not certified", style="yellow", markup=False
+        )
 
 
 def show_addresses(served: Served, home: Home) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from components.home import Home
+from components.judge.outcome import Outcome
 from moderation.clock import SystemClock
 from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
@@ -26,7 +27,10 @@ def run(choices: Choices, config: Settings) -> RunResult:
 
 
 def run_and_show(choices: Choices, *, policies: Path | None) -> None:
-    """Run the training pipeline and say what came out and where it lies."""
+    """Run the training pipeline and say what came out, proposed or blocked, and where it lies."""
+    from tidegate.gates import show_outcome  # mlflow takes seconds to import
+    from tidegate.releasing import registry_of
+
     config = with_policies(policies)
     done = run(choices, config)
     home, digest = Home(config.home), done.outputs["digest"]
@@ -34,7 +38,9 @@ def run_and_show(choices: Choices, *, policies: Path | None) -> None:
     say(f"report   {home.reports / digest / 'report.html'}")
     say(f"registry version {done.outputs['registered_version']}")
     say(f"log      {done.log} ({seconds(sum(done.seconds.values()))} in steps)")
-    say("next     tidegate evaluate, tidegate serve")
+    version = registry_of(config).version_of(digest)
+    outcome = Outcome.load(done.outputs["outcome"])
+    show_outcome(outcome, config, aliases=version.aliases if version else ())
 
 
 def compile_all(out: Path) -> None:
