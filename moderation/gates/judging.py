@@ -142,16 +142,27 @@ def judge(
     gates, notes = _applicable(evidence, contract)
     context = Context(evidence, contract, seed)
     measured = [(gate, _measured(context, gate)) for gate in gates]
-    num_checks = sum(len(estimates) for _, estimates in measured)
-    fail_confidence = 1 - contract.risk.block_good / max(num_checks, 1)
-    results = tuple(
-        _result(gate, estimates, fail_confidence, chosen) for gate, estimates in measured
-    )
+    results = decide(measured, contract.risk.block_good, chosen)
     if chosen.says:
         notes.append(f"judged under the profile {profile}: {chosen.says}")
     for part, why in evidence.missing.items():
         notes.append(f"{part} was not taken: {why}")
     return Judgement(results, _caps(results), tuple(notes), profile)
+
+
+def decide(
+    measured: Sequence[tuple[Gate, Sequence[Estimate]]], block_good: float, profile: ContractProfile
+) -> tuple[GateResult, ...]:
+    """Return what follows from figures that were taken: nothing is measured again.
+
+    Args:
+        measured: every gate with its estimates.
+        block_good: chance that a good candidate fails any check, shared out over all of them.
+        profile: says which gates block when not certified.
+    """
+    num_checks = sum(len(estimates) for _, estimates in measured)
+    fail_confidence = 1 - block_good / max(num_checks, 1)
+    return tuple(_result(gate, estimates, fail_confidence, profile) for gate, estimates in measured)
 
 
 def _profile(contract: ReleaseContract, name: str) -> ContractProfile:
