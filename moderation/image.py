@@ -131,6 +131,23 @@ def hamming(first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64]) -> np
     return distance
 
 
+def central_square(image: Image.Image, size: int, crop: float = 1.0) -> Image.Image:
+    """Return what a tower sees of an image, as `size` x `size` pixels of 8 bits: see `to_tensor`.
+
+    A square of that size comes back as it is.
+
+    Raises:
+        ValueError: if `crop` is not in (0, 1].
+    """
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop must be in (0, 1], not {crop}")
+    width, height = image.size
+    side = min(width, height) * crop
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
 def to_tensor(
     image: Image.Image,
     size: int,
@@ -147,13 +164,7 @@ def to_tensor(
     Raises:
         ValueError: if `crop` is not in (0, 1].
     """
-    if not 0 < crop <= 1:
-        raise ValueError(f"crop must be in (0, 1], not {crop}")
-    width, height = image.size
-    side = min(width, height) * crop
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    square = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    square = central_square(image, size, crop)
     scale = 1 / (255 * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
     pixels_HWC = np.asarray(square, np.float32) * scale.astype(np.float32) - shift

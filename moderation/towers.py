@@ -7,16 +7,17 @@ import functools
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from moderation.errors import PermanentError
+from moderation.errors import BundleRejected, PermanentError
 from moderation.profiles import TowerSpec
 
 _SPECIAL: Final = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -111,24 +112,69 @@ def build_text_tower(spec: TowerSpec) -> TextParts:
         tokenizer = tokens.backend_tokenizer.to_str()
     elif spec.source == "package":
         weights = _package_file(spec, "model.safetensors")
-        config = AutoConfig.from_pretrained(weights.parent, local_files_only=True)
-        model = encoders.from_config(config, **_EAGER)
+        model = encoders.from_config(_text_config(spec), **_EAGER)
         _load_encoder(model, weights)
         tokenizer = (weights.parent / "tokenizer.json").read_text()
     else:
-        vocabulary = tiny_vocabulary()
-        config = AutoConfig.for_model(spec.name, vocab_size=len(vocabulary), **spec.options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.seed)
-            model = encoders.from_config(config, **_EAGER)
-        tokenizer = _tiny_tokenizer(vocabulary).to_str()
+            model = encoders.from_config(_text_config(spec), **_EAGER)
+        tokenizer = _tiny_tokenizer(tiny_vocabulary()).to_str()
     model = model.float()
     _check_width(spec, int(getattr(model.config, "hidden_size", 0)))
     return TextParts(TextTower(model).eval(), tokenizer)
 
 
+def load_image_tower(spec: TowerSpec, weights: Path) -> ImageTower:
+    """Return an exported image tower in evaluation mode, from its architecture and its safetensors.
+
+    Raises:
+        BundleRejected: if the weights are not those of `spec`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model: Any = cast(Any, timm.create_model)(
+            spec.name, pretrained=False, num_classes=0, **spec.options
+        )
+    return _with_weights(ImageTower(model), spec, weights)
+
+
+def load_text_tower(spec: TowerSpec, weights: Path) -> TextTower:
+    """Return an exported text tower in evaluation mode, from its architecture and its safetensors.
+
+    Raises:
+        BundleRejected: if the weights are not those of `spec`.
+        PermanentError: if the architecture is described by a package or on a hub that cannot be reached.
+    """
+    encoders: Any = AutoModel
+    with torch.random.fork_rng(devices=[]):
+        model = encoders.from_config(_text_config(spec), **_EAGER).float()
+    return _with_weights(TextTower(model), spec, weights)
+
+
 # Scaled-dot-product kernels differ in their last bits by length; the plain graph also exports to fewer nodes.
 _EAGER: Final[dict[str, Any]] = {"attn_implementation": "eager"}
+
+
+def _text_config(spec: TowerSpec) -> Any:
+    if spec.source == "hub":
+        return _from_hub(spec.name, lambda: AutoConfig.from_pretrained(spec.name))
+    if spec.source == "package":
+        folder = _package_file(spec, "model.safetensors").parent
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    return AutoConfig.for_model(spec.name, vocab_size=len(tiny_vocabulary()), **spec.options)
+
+
+_TowerT = TypeVar("_TowerT", bound=nn.Module)
+
+
+def _with_weights(tower: _TowerT, spec: TowerSpec, weights: Path) -> _TowerT:
+    try:
+        tower.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BundleRejected(
+            f"{weights.parent.name}/{weights.name}: no weights of {spec.name}: {error}; build the bundle again"
+        ) from error
+    return tower.eval()
 
 
 def tiny_vocabulary() -> dict[str, int]:
