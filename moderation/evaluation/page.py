@@ -156,11 +156,11 @@ def reliability(bins: Sequence[Record]) -> str:
     return "".join(parts)
 
 
-def document(title: str, body: Iterable[str]) -> str:
-    """Return a whole page that needs nothing from outside."""
+def document(title: str, body: Iterable[str], *, style: str = "") -> str:
+    """Return a whole page that needs nothing from outside; `style` is added to the common one."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{STYLE}{style}</style></head>"
         f"<body>{''.join(body)}</body></html>"
     )

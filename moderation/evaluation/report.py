@@ -12,6 +12,7 @@ from typing import Any, Final
 from moderation.evaluation import page
 from moderation.evaluation.bootstrap import DEFAULT_RESAMPLES
 from moderation.evaluation.judgement import BASELINE, ENSEMBLE, EVASIVE, Subject, judge_all
+from moderation.evaluation.plain import without_nan
 
 MAX_HTML_BYTES: Final = 300_000
 """What the pipeline's page viewer shows; beyond it details of later policies are left to the JSON."""
@@ -57,7 +58,7 @@ def evaluate(
         "metrics": flat_metrics(policies),
         "policies": policies,
     }
-    figures = _without_nan(figures)
+    figures = without_nan(figures)
     out_folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(figures, indent=1, allow_nan=False)
     (out_folder / "metrics.json").write_text(text, encoding="utf-8")
@@ -287,12 +288,3 @@ def _modality_table(found: Record) -> str:
         )
     heads = ["only", "#rows", "#PR-AUC", "#predicted / observed", "answered by"]
     return page.table(heads, rows)
-
-
-def _without_nan(value: Any) -> Any:
-    """Return the same structure with None for what is not a finite number: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,126 @@
+"""Whether every group is treated alike: found violations and flagged innocents by slice, beside the champion's."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from moderation.evaluation import page
+from moderation.gates.evidence import Evidence, ScoredSet
+from moderation.pack.curves import missing
+from moderation.pack.decided import Flags, held_NP
+from moderation.pack.record import PackRecord
+from moderation.pack.words import STATES, clipped
+
+_WORST_FIRST = ("fail", "no_data", "not_certified", "pass")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One slice value under one policy; a share is None where there is nothing to take it of."""
+
+    name: str
+    rows: int
+    violations: int
+    found: float | None
+    found_before: float | None
+    flagged: float | None
+    flagged_before: float | None
+
+
+def groups_of(found: ScoredSet, column: int) -> Iterator[Group]:
+    """Yield every slice value of a set under one policy, the whole set first."""
+    truth_N = found.truth_NP[:, column]
+    mine_N = held_NP(found.candidate, found.policies)[:, column]
+    other_N = None
+    if found.champion is not None:
+        other_N = held_NP(found.champion, found.policies)[:, column]
+
+    def group(name: str, rows_N: Flags) -> Group:
+        bad_N, fine_N = rows_N & (truth_N == 1), rows_N & (truth_N == 0)
+        shares = [
+            _share(flags_N, of_N) for of_N in (bad_N, fine_N) for flags_N in (mine_N, other_N)
+        ]
+        return Group(name, int((bad_N | fine_N).sum()), int(bad_N.sum()), *shares)
+
+    yield group("all", np.ones(found.num_rows, bool))
+    for name, values_N in found.slices.items():
+        for value in sorted(set(values_N.tolist()) - {""}):
+            yield group(f"{name}={value}", values_N == value)
+
+
+def groups(record: PackRecord, evidence: Evidence, *, max_policies: int, max_rows: int) -> str:
+    """Return one table per policy: the groups that stand out in gates first, then by how little is found."""
+    golden = evidence.sets.get("golden")
+    if golden is None:
+        return missing(evidence, "golden")
+    states = _states(record)
+    blocks = []
+    for column, policy in enumerate(evidence.policies[:max_policies]):
+        whole, *parts = groups_of(golden, column)
+        parts.sort(key=lambda g: _order(states.get((policy, g.name)), g))
+        rows = [_row(one, states.get((policy, one.name), "")) for one in [whole, *parts[:max_rows]]]
+        left = len(parts) - max_rows
+        rest = f"<p class=soft>{left} more groups were left out to keep the page small.</p>"
+        heads = ["group", "#violations", "found 0 … 1", "#found", "#champion finds"]
+        heads += ["#innocents", "#flagged", "#champion flags", "gates"]
+        blocks.append(
+            f"<h3>{page.escape(policy)}</h3>{page.table(heads, rows, own_row=0)}"
+            + (rest if left > 0 else "")
+        )
+    return _INTRO + "".join(blocks)
+
+
+_INTRO = (
+    "<p>Golden listings by group. <b>Found</b>: violations that are sent to review or stronger. <b>Flagged</b>: "
+    "innocent listings that are. A group whose dot lies far left of the others is protected worse. The last "
+    "column is the worst verdict of the gates that look at this group.</p>"
+    '<p class="legend soft"><span class="dot"></span> candidate <span class="dot ring"></span> champion</p>'
+)
+
+
+def _share(flags_N: Flags | None, of_N: Flags) -> float | None:
+    return None if flags_N is None or not of_N.any() else float(flags_N[of_N].mean())
+
+
+def _states(record: PackRecord) -> dict[tuple[str, str], str]:
+    """Return the worst state of each policy and slice value that gates look at apart."""
+    states: dict[tuple[str, str], str] = {}
+    for one in record.gates:
+        if one.gate.set != "golden":
+            continue
+        for check in one.checks:
+            policy, _, name = check.of.partition(" · ")
+            known = states.get((policy, name), "pass")
+            states[policy, name] = min(known, check.state, key=_WORST_FIRST.index)
+    return states
+
+
+def _order(state: str | None, one: Group) -> tuple[int, float]:
+    rank = _WORST_FIRST.index(state) if state == "fail" else len(_WORST_FIRST)
+    return rank, 2.0 if one.found is None else one.found
+
+
+def _row(one: Group, state: str) -> list[str]:
+    innocents = one.rows - one.violations
+    return [
+        page.escape(clipped(one.name.replace("=", ": ").replace("_", " "), 60)),
+        f"{one.violations:,}",
+        _dots(one.found, one.found_before),
+        page.percent(one.found),
+        "" if one.found_before is None else page.percent(one.found_before),
+        f"{innocents:,}",
+        page.percent(one.flagged),
+        "" if one.flagged_before is None else page.percent(one.flagged_before),
+        page.chip(*STATES[state][:2]) if state else "",
+    ]
+
+
+def _dots(value: float | None, before: float | None) -> str:
+    if value is None:
+        return ""
+    ring = "" if before is None else f'<circle class="r" cx="{6 + 108 * before:.0f}" cy="8" r="4"/>'
+    return (
+        '<svg class="dots" width="120" height="16" viewBox="0 0 120 16" aria-hidden="true">'
+        f'<path class="g" d="M6 8H114"/>{ring}<circle cx="{6 + 108 * value:.0f}" cy="8" r="4.5"/></svg>'
+    )
