@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from components.home import Home
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
+from tests.judged import CONTRACT_TEXT, judged
 from tests.toy import toy_world
 from tidegate.deciding import Listed
 from tidegate.demo import pick_listings
@@ -41,6 +43,7 @@ class Laptop:
         return {
             "PATH": "/usr/bin:/bin",
             "TIDEGATE__HOME": str(self.home),
+            "TIDEGATE__RELEASE_FILE": str(self.home / "release.yaml"),
             "COLUMNS": "200",
         }
 
@@ -48,6 +51,8 @@ class Laptop:
 @pytest.fixture(scope="module")
 def laptop(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
     laptop = Laptop(tmp_path_factory.mktemp("home"), tiny_bundle)
+    (laptop.home / "release.yaml").write_text(CONTRACT_TEXT)
+    judged(tiny_bundle, Home(laptop.home))
     command = [sys.executable, "-m", "tidegate", "serve", "--bundle", str(tiny_bundle.folder)]
     log = laptop.home / "serve.log"
     with log.open("w") as sink:
@@ -104,6 +109,12 @@ def test_replay_gives_the_decision_again(laptop: Laptop) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bit for bit" in done.stdout
     assert "within 1e-05" in done.stdout
+
+
+def test_serve_tells_what_the_release_stands_on(laptop: Laptop) -> None:
+    told = (laptop.home / "serve.log").read_text()
+    assert f"bundle     {laptop.bundle.digest}, passed" in told
+    assert "a first release" in told
 
 
 def test_bundle_show_and_verify_accept_a_whole_bundle(laptop: Laptop) -> None:
