@@ -76,8 +76,10 @@ def attack_outcomes(
         progress: called with (attacks done, attacks in all).
 
     Raises:
-        PermanentError: if an attack gives a listing that could not be submitted.
+        PermanentError: if there is no attack, or one gives a listing that could not be submitted.
     """
+    if not ATTACKS:
+        raise PermanentError("no attack is registered: nothing would be shown")
     neighbours = _Neighbours(golden)
     targets = [
         _Target.of(golden, int(row), neighbours.of(golden, int(row)), words) for row in chosen.rows
