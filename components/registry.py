@@ -129,6 +129,15 @@ class Registry:
             number = self._version_at(client, alias)
             return None if number is None else self._at(client, number)
 
+    def newest(self) -> ModelVersion | None:
+        """Return the version that was registered last, blocked or not; None before the first."""
+        if self._tracking.is_new:
+            return None
+        with self._client() as client:
+            found = client.search_model_versions(f"name='{MODEL}'")
+            number = max((int(version.version) for version in found), default=None)
+            return None if number is None else self._at(client, number)
+
     def version_of(self, digest: str) -> ModelVersion | None:
         """Return the version of a bundle; None if it is not registered."""
         if self._tracking.is_new:
@@ -239,15 +248,13 @@ class Registry:
         return self._at(client, number)
 
     def _why_none(self) -> str:
-        if self._tracking.is_new:
+        newest = self.newest()
+        if newest is None or newest.state != "blocked":
             return "train and register one first"
-        with self._client() as client:
-            found = client.search_model_versions(f"name='{MODEL}'")
-        newest = max(found, key=lambda version: int(version.version), default=None)
-        if newest is None or newest.tags.get(_STATE_TAG) != "blocked":
-            return "train and register one first"
-        digest = newest.tags[_DIGEST_TAG][:12]
-        return f"version {newest.version} was blocked by the gates: `tidegate gates show {digest}` says why"
+        return (
+            f"version {newest.version} was blocked by the gates: "
+            f"`tidegate gates show {newest.digest[:12]}` says why"
+        )
 
     def _at(self, client: Any, number: int) -> ModelVersion:
         return self._describe(client.get_model_version(MODEL, str(number)))

@@ -117,7 +117,8 @@ def train(  # noqa: PLR0913  # every one is an option of the command
 @app.command()
 def evaluate(
     bundle: Annotated[
-        Path | None, typer.Option(help="Folder of a bundle; the champion if absent.")
+        Path | None,
+        typer.Option(help="Folder of a bundle; the champion, or else the newest, if absent."),
     ] = None,
 ) -> None:
     """Show the recorded evaluation of a bundle.

@@ -13,7 +13,7 @@ from moderation.errors import PermanentError
 from moderation.settings import settings
 from moderation.thresholds import read_thresholds
 from tidegate.console import console, say
-from tidegate.serving import chosen_bundle
+from tidegate.releasing import registry_of
 
 
 def verify_bundle(path: Path) -> None:
@@ -62,7 +62,7 @@ def show_evaluation(path: Path | None) -> None:
     Raises:
         PermanentError: if this bundle was not evaluated here.
     """
-    bundle = chosen_bundle(path, settings())
+    bundle = _evaluated(path)
     folder = Home(settings().home).reports / bundle.digest
     try:
         figures = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -73,6 +73,21 @@ def show_evaluation(path: Path | None) -> None:
     say(f"bundle {bundle.digest}")
     console.print(figures_table(figures["metrics"]))
     say(f"report {folder / 'report.html'}")
+
+
+def _evaluated(path: Path | None) -> Bundle:
+    """Return the bundle in `path`, else the champion, else the one registered last: to look is no release."""
+    if path is not None:
+        return Bundle.open(path)
+    registry = registry_of(settings())
+    version = registry.champion() or registry.newest()
+    if version is None:
+        raise PermanentError("no bundle is registered here; run `tidegate train`")
+    if version.state == "blocked":
+        say(
+            f"version {version.version} was blocked by the gates: tidegate gates show {version.digest[:12]}"
+        )
+    return registry.open(version)
 
 
 def figures_table(metrics: dict[str, Any]) -> Table:

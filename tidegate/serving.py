@@ -106,21 +106,11 @@ def admin_token(tokens: str) -> str:
     return entries[0][2]
 
 
-def chosen_bundle(path: Path | None, config: Settings) -> Bundle:
-    """Return the bundle in `path`, or the registry's champion.
-
-    Raises:
-        PermanentError: if there is no champion yet.
-        BundleRejected: if the bundle was altered.
-    """
-    return named_bundle(CHAMPION if path is None else str(path), config)
-
-
 def serve(*, bundle: Path | None, policies: Path | None) -> None:
     """Serve until Ctrl-C or a termination signal."""
     config = with_policies(policies)
     with console.status("verifying the bundle, starting predictor and gateway ..."):
-        found = chosen_bundle(bundle, config)
+        found = named_bundle(CHAMPION if bundle is None else str(bundle), config)
         context = serving(found, config)
         served = context.__enter__()
     try:
