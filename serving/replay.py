@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ledger.ledger import Ledger
+from ledger.recorded import answer_of, behaviour_of, image_digests, listing_of
 from ledger.store import ContentStore
 from moderation.decision import (
     STATUS_CODES,
@@ -16,8 +17,6 @@ from moderation.decision import (
     tier_of,
 )
 from moderation.errors import PermanentError
-from moderation.features import FEATURE_NAMES
-from moderation.listing import Listing
 from moderation.policy import PolicyFile
 from moderation.scoring import Scores, ScoringItem
 
@@ -105,8 +104,8 @@ def replay_decision(
     used = f"{policies.version}@sha256:{policies.digest}"
     if decision.versions.policy != used:
         raise PermanentError(f"it was decided by policies {decision.versions.policy}, not {used}")
-    answer = next((a for a in decision.attempts if a.role == "answer"), None)
-    if answer is None or answer.status != "ok":
+    answer = answer_of(decision)
+    if answer is None:
         return ReplayReport(trace_id, None, _judged_differences(decision, policies), None, ())
     if scorer is None or scorer.digest != answer.release:
         held = scorer.digest if scorer else "no bundle"
@@ -125,25 +124,9 @@ def replay_decision(
 
 def stored_item(decision: Decision, store: ContentStore) -> ScoringItem:
     """Return what was scored, rebuilt from the content store and the recorded features."""
-    listing = _listing(store.get(decision.input_digests["listing"]))
-    num_images = sum(name.startswith("image.") for name in decision.input_digests)
-    images = [store.get(decision.input_digests[f"image.{k}"]) for k in range(num_images)]
-    features = {feature.name: feature for feature in decision.features}
-    ordered = [features[name] for name in FEATURE_NAMES]
-    return ScoringItem(
-        listing.title,
-        listing.description,
-        images,
-        np.array([f.value if f.value is not None else 0.0 for f in ordered], np.float32),
-        np.array([STATUS_CODES[f.status] for f in ordered], np.int8),
-    )
-
-
-def _listing(data: bytes) -> Listing:
-    try:
-        return Listing.model_validate_json(data)
-    except ValueError as error:
-        raise PermanentError(f"the stored listing cannot be read: {error}") from error
+    listing, (values_F, status_F) = listing_of(decision, store), behaviour_of(decision)
+    images = [store.get(digest) for digest in image_digests(decision)]
+    return ScoringItem(listing.title, listing.description, images, values_F, status_F)
 
 
 def _signal_differences(answer: Attempt, scorer: Rescorer) -> tuple[str, ...]:

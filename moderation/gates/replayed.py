@@ -1,0 +1,210 @@
+"""Recorded traffic decided again: how many decisions become stronger or weaker, and which.
+
+Yesterday's decision is what was recorded, under the thresholds of that time; today's is the candidate's, under its own.
+N rows of the set, R of them judged together, G groups.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.evaluation.bootstrap import GroupBootstrap
+from moderation.gates.estimates import Estimate, Proportion, nothing, rows_needed
+from moderation.gates.evidence import Answers, Flags, Floats, Integers, ScoredSet
+from moderation.gates.judging import Context, measure
+from moderation.policy import Tier
+from moderation.precision import flags_needed
+from moderation.release import Gate
+
+MAX_LISTED: Final = 50
+"""Changed listings that a check of the whole set names; a check of a slice names a tenth of them."""
+
+_REMEDY: Final = "let the gateway decide traffic, then prove the candidate again"
+
+
+@measure("decisions_stronger")
+def decisions_stronger(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield the share of recorded decisions that the candidate makes stronger, per policy and slice value.
+
+    With a tier: the share that newly reaches it, whatever happens above or below.
+    """
+    yield from _changes(context, gate, 1)
+
+
+@measure("decisions_weaker")
+def decisions_weaker(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield the share of recorded decisions that the candidate makes weaker, per policy and slice value.
+
+    With a tier: the share that no longer reaches it.
+    """
+    yield from _changes(context, gate, -1)
+
+
+def tiers_of(answers: Answers, column: int, policy: str) -> Integers:
+    """Return the tier of each row under one policy, as the number of `Tier`.
+
+    Raises:
+        ValueError: if a probability is no number; see `decision.tier_of`, which this is for many rows.
+    """
+    probability_N = answers.probability_NP[:, column]
+    if np.isnan(probability_N).any():
+        raise ValueError("a probability is a number; a missing score has a status instead")
+    tier_N = np.full(len(probability_N), int(Tier.ALLOW), np.int64)
+    for name, limit in answers.thresholds.get(policy, {}).items():
+        tier_N = np.maximum(tier_N, np.where(probability_N >= limit, int(Tier[name.upper()]), 0))
+    return tier_N
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """What becomes of the decisions under one policy."""
+
+    found: ScoredSet
+    column: int
+    before_N: Integers
+    after_N: Integers
+
+    def direction(self, tier: str | None) -> Integers:
+        """Return 1 where a decision becomes stronger, -1 where weaker; with a tier, where it crosses that one."""
+        before_N, after_N = self.before_N, self.after_N
+        if tier is not None:
+            least = int(Tier[tier.upper()])
+            before_N, after_N = (before_N >= least).astype(int), (after_N >= least).astype(int)
+        direction_N: Integers = np.sign(after_N - before_N)
+        return direction_N
+
+    def listed(self, rows_C: Integers) -> list[dict[str, Any]]:
+        """Return changed rows as plain values."""
+        found = self.found
+        assert found.champion is not None
+        was_N = found.champion.probability_NP[:, self.column]
+        is_N = found.candidate.probability_NP[:, self.column]
+        return [
+            {
+                "item": str(found.item_id[row]),
+                "before": Tier(self.before_N[row]).label,
+                "after": Tier(self.after_N[row]).label,
+                "probability_before": round(float(was_N[row]), 6),
+                "probability_after": round(float(is_N[row]), 6),
+            }
+            for row in rows_C.tolist()
+        ]
+
+
+def _changes(context: Context, gate: Gate, side: int) -> Iterator[Estimate]:
+    found = context.set(gate)
+    if found is None or found.champion is None:
+        yield nothing("", f"no recorded decisions; {_REMEDY}", needed=gate.min_rows)
+        return
+    for column, policy in enumerate(found.policies):
+        try:
+            before_N = tiers_of(found.champion, column, policy)
+            moves = _Moves(found, column, before_N, tiers_of(found.candidate, column, policy))
+        except ValueError as error:
+            yield nothing(policy, str(error))
+            continue
+        for name, rows_N in _parts(found, gate):
+            of = f"{policy} · {name}" if name else policy
+            yield _one(context, gate, side, moves, (of, np.flatnonzero(rows_N)))
+
+
+def _parts(found: ScoredSet, gate: Gate) -> Iterator[tuple[str, Flags]]:
+    """Yield (name, rows): everything, or each value of the gate's slices; a slice that is not there is empty."""
+    if not gate.slices:
+        yield "", np.ones(found.num_rows, bool)
+    for name in gate.slices:
+        values_N = found.slices.get(name)
+        values = [] if values_N is None else sorted(set(values_N.tolist()) - {""})
+        if values_N is None or not values:
+            yield f"{name}=?", np.zeros(found.num_rows, bool)
+            continue
+        for value in values:
+            yield f"{name}={value}", values_N == value
+
+
+def _one(
+    context: Context, gate: Gate, side: int, moves: _Moves, part: tuple[str, Integers]
+) -> Estimate:
+    of, rows_R = part
+    if not len(rows_R):
+        return nothing(of, "no recorded decision", needed=gate.min_rows)
+    found = moves.found
+    direction_R = moves.direction(gate.tier)[rows_R]
+    changed_R, weight_R = direction_R == side, found.weight[rows_R]
+    spread = _share(changed_R, weight_R, context.draws(found.name).take(rows_R))
+    value = spread.successes / spread.trials
+    most = MAX_LISTED // 10 if gate.slices else MAX_LISTED
+    listed_C = _largest(moves, rows_R, direction_R, most)
+    pairs = zip(moves.before_N[rows_R].tolist(), moves.after_N[rows_R].tolist(), strict=True)
+    counts = Counter(
+        f"{Tier(before).label} > {Tier(after).label}" for before, after in pairs if before != after
+    )
+    return Estimate(
+        of=of,
+        value=value,
+        spread=spread,
+        rows=len(rows_R),
+        positives=int(changed_R.sum()),
+        needed=_needed(len(rows_R), spread, gate),
+        detail={
+            "policy": found.policies[moves.column],
+            "stronger": int((direction_R == 1).sum()),
+            "weaker": int((direction_R == -1).sum()),
+            "moves": dict(sorted(counts.items())),
+            "changed": moves.listed(listed_C),
+        },
+    )
+
+
+def _share(changed_R: Flags, weight_R: Floats, draws: GroupBootstrap) -> Proportion:
+    """Return the weighted share of changed rows with the number of independent rows that would be as informative.
+
+    It lies between the number of groups (all rows of a seller change together) and that of rows. Where nothing or
+    everything changed no resample varies, so that the groups are counted: a bootstrap would say that the error is 0.
+
+    Source:
+        Korn and Graubard 1998 (exact bounds at the effective number); Kish 1965 (unequal weights).
+    """
+    total = float(weight_R.sum())
+    share = float(weight_R[changed_R].sum()) / total
+    weight_G = np.bincount(draws.member_N, weight_R)
+    least, most = (total**2 / float((part**2).sum()) for part in (weight_G, weight_R))
+    trials = least
+    if 0 < share < 1:
+        above_B, below_B = draws.sums(weight_R * changed_R), draws.sums(weight_R)
+        variance = float((above_B[below_B > 0] / below_B[below_B > 0]).var())
+        trials = min(max(share * (1 - share) / variance, least), most) if variance else least
+    return Proportion(share * trials, trials)
+
+
+def _needed(rows: int, spread: Proportion, gate: Gate) -> int | None:
+    """Return the rows of this kind that would show the share to be within an upper limit."""
+    value = spread.successes / spread.trials
+    counted = rows_needed(rows, spread.error, gate.limit - value, gate.confidence)
+    if gate.comparator != "at_most" or counted is None:
+        return None
+    without = flags_needed(1 - gate.limit, gate.confidence) or 0
+    return max(counted, math.ceil(without * rows / spread.trials))
+
+
+def _largest(moves: _Moves, rows_R: Integers, direction_R: Integers, most: int) -> Integers:
+    """Return the rows that moved most, both ways: half of either, more of one where the other has fewer."""
+    found = moves.found
+    assert found.champion is not None
+    jump_R = np.abs(moves.after_N[rows_R] - moves.before_N[rows_R])
+    apart_NP = found.candidate.probability_NP - found.champion.probability_NP
+    order = np.lexsort((-np.abs(apart_NP[rows_R, moves.column]), -jump_R))
+    sides = [rows_R[order][direction_R[order] == side] for side in (1, -1)]
+    return np.concatenate(_halves(sides, most))
+
+
+def _halves(sides: Sequence[npt.NDArray[np.int64]], most: int) -> list[npt.NDArray[np.int64]]:
+    first, second = (len(side) for side in sides)
+    half = most // 2
+    taken = min(first, max(half, most - second))
+    return [sides[0][:taken], sides[1][: most - taken]]
