@@ -139,9 +139,8 @@ def _wrapped(text: str, letters: ImageFont.FreeTypeFont, width: float) -> list[s
 def _pattern(words: Sequence[str]) -> re.Pattern[str]:
     """Return what finds any of some words, each whole and in any case; the longest first."""
     ordered = sorted(words, key=len, reverse=True)
-    return re.compile(
-        rf"(?<!\w)(?:{'|'.join(map(re.escape, ordered)) or '(?!)'})(?!\w)", re.IGNORECASE
-    )
+    any_of_them = "|".join(r"\s+".join(map(re.escape, word.split())) for word in ordered) or "(?!)"
+    return re.compile(rf"(?<!\w)(?:{any_of_them})(?!\w)", re.IGNORECASE)
 
 
 def _without(gone: re.Pattern[str], text: str) -> str:
