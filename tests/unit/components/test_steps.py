@@ -16,7 +16,11 @@ from components.evaluate.component import evaluate
 from components.evaluate.parity import check_parity
 from components.home import Home
 from components.ingest.component import ingest
+from components.judge.component import judge
+from components.judge.outcome import Outcome
+from components.prove.component import prove
 from components.register.component import register
+from components.resolve.component import resolve
 from components.snapshot.component import snapshot
 from components.train.component import train
 from components.tune.component import tune
@@ -26,6 +30,7 @@ from moderation.bundle import Bundle
 from moderation.errors import InvalidSnapshot, PermanentError
 from moderation.signals import SignalTable
 from moderation.snapshot import Snapshot
+from tests.judged import CONTRACT_TEXT, judged
 from tests.toy_home import toy_home
 
 DATE = "2026-04-10"
@@ -50,7 +55,11 @@ ARTIFACTS = {
     "confusion": dsl.ClassificationMetrics,
     "report": dsl.HTML,
     "tiers": dsl.Markdown,
+    "page": dsl.HTML,
+    "summary": dsl.Markdown,
+    "curve": dsl.ClassificationMetrics,
 }
+PLAIN = ("accepted", "config", "figures", "registered", "evidence", "outcome", "pack")
 
 
 @dataclass
@@ -67,7 +76,7 @@ class Run:
         name = component.name
         for output in outputs:
             kind = ARTIFACTS.get(output, dsl.Metrics)
-            if output in ("accepted", "config", "figures", "registered"):
+            if output in PLAIN:
                 kind = dsl.Artifact
             path = self.folder / name / output
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,22 +158,48 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         seed=SEED,
         **here,
     )
+    run.step(resolve, [], release=release, tracking_url="", **here)
     run.step(
-        register,
-        ["registered"],
+        prove,
+        ["evidence", "counts"],
         table=table,
-        config=run["tune.config"],
         release=release,
-        figures=run["evaluate.figures"],
-        report=run["evaluate.report"],
-        tracking_url="",
-        logical_date=DATE,
-        data_version="data",
-        code_digest="code",
-        git_commit="",
+        champion=run.results["resolve"],
+        contract=CONTRACT_TEXT,
+        policies=POLICIES,
+        seed=SEED,
         **here,
     )
+    run.step(
+        judge,
+        ["outcome", "pack", "page", "summary", "verdicts", "curve"],
+        evidence=run["prove.evidence"],
+        release=release,
+        contract=CONTRACT_TEXT,
+        profile="standard",
+        seed=SEED,
+        **here,
+    )
+    run.step(register, ["registered"], outcome=run["judge.outcome"], **_registering(run))
     return run
+
+
+def _registering(run: Run) -> dict[str, Any]:
+    return {
+        "table": run["snapshot.table"],
+        "config": run["tune.config"],
+        "release": run["bundle.release"],
+        "figures": run["evaluate.figures"],
+        "report": run["evaluate.report"],
+        "pack": run["judge.pack"],
+        "home": str(run.home.folder),
+        "tracking_url": "",
+        "logical_date": DATE,
+        "data_version": "data",
+        "code_digest": "code",
+        "git_commit": "",
+        "version": "v",
+    }
 
 
 def test_steps_leave_a_file_for_every_artifact(run: Run) -> None:
@@ -204,14 +239,37 @@ def test_evaluate_gives_what_the_dashboard_draws(run: Run) -> None:
     assert "<html" in Path(run["evaluate.report"].path).read_text()
 
 
-def test_register_makes_the_first_bundle_champion(run: Run) -> None:
+def test_blocked_bundle_is_registered_without_a_name(run: Run) -> None:
+    assert run.results["resolve"] == "", "a first release is compared with nothing"
+    assert run.results["judge"] == "blocked", "there is no golden set, and no data is no pass"
+    outcome = Outcome.load(run["judge.outcome"].path)
+    assert outcome.reasons[0].startswith("ranks: no_data")
+    assert any("tidegate golden build" in note for note in outcome.notes)
     registered = run["register.registered"].metadata
-    assert registered["aliases"] == "champion"
+    assert (registered["aliases"], registered["state"]) == ("", "blocked")
     assert registered["digest"] == run.results["bundle"]
     reports = run.home.reports / run.results["bundle"]
     assert (reports / "report.html").is_file()
+    assert (run.home.pack(run.results["bundle"]) / "index.html").is_file()
     assert json.loads((reports / "metrics.json").read_text())["metrics"]
     assert Bundle.open(run.home.bundles / run.results["bundle"])
+
+
+def test_proposed_bundle_becomes_the_first_champion(run: Run, tmp_path: Path) -> None:
+    release = run["bundle.release"]
+    judged(Bundle.open(Path(release.path)), run.home).save(str(tmp_path / "outcome"))
+    registered = dsl.Artifact(uri=str(tmp_path / "registered"))
+    outcome = dsl.Artifact(uri=str(tmp_path / "outcome"))
+    version = register.python_func(outcome=outcome, registered=registered, **_registering(run))
+    assert version == "1", "the very same bundle"
+    assert (registered.metadata["aliases"], registered.metadata["state"]) == (
+        "champion",
+        "proposed",
+    )
+    again = resolve.python_func(
+        release=release, home=str(run.home.folder), tracking_url="", version="v"
+    )
+    assert again == "", "a champion is never compared with itself"
 
 
 def _parity(run: Run, change: Callable[[SignalTable], SignalTable]) -> float:
