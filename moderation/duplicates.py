@@ -28,6 +28,11 @@ class Fingerprints:
     text_N: Sequence[str]
 
 
+def plain_text(title: str, description: str) -> str:
+    """Return the text that listings are compared by: one case, single spaces."""
+    return " ".join(f"{title} {description}".casefold().split())
+
+
 def copies_of(
     prints: Fingerprints, earlier_N: npt.NDArray[np.bool_], later_N: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:

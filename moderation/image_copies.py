@@ -19,8 +19,9 @@ from moderation.errors import InvalidListing, PermanentError
 from moderation.image import decode
 
 MIN_COSINE: Final = 0.79
-"""With the comparison of pixels behind it, it finds 100 % of crops of grocery photos to 90 %, 94 % of crops to 80 %, 69 %
-of crops to 70 %, 99 % of frames of 5 to 20 % and 100 % of mirror images, and takes 0.5 % of other photos for copies."""
+"""With the comparison of pixels behind it, it finds 100 % of crops of grocery photos to 90 %, 94 % of crops to 80 %,
+69 % of crops to 70 %, 99 % of frames of 5 to 20 % and 100 % of mirror images, and takes 0.5 % of other photos for
+copies."""
 
 _NEAREST: Final = 3
 """Golden photos per photo whose pixels are compared: other photos of the product may come before the original."""

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moderation.duplicates import Fingerprints, copies_of
+from moderation.duplicates import Fingerprints, copies_of, plain_text
 from moderation.errors import InvalidSnapshot
 from moderation.features import FEATURE_NAMES
 from moderation.snapshot_rows import (
@@ -309,6 +309,10 @@ class Snapshot:
         """Return whether the truth was confirmed by a second person or a finished appeal."""
         return np.array(self._lists("adjudicated"), bool).reshape(-1, len(self.policy_ids))
 
+    def image_digests(self) -> list[list[str]]:
+        """Return the digests of each row's images."""
+        return self._lists("image_digests")
+
     def fingerprints(self) -> Fingerprints:
         """Return what the rows are compared by when copies are looked for."""
         return _prints_of(pq.read_table(self.folder / "rows.parquet", columns=_PRINT_COLUMNS))
@@ -406,7 +410,7 @@ def _prints_of(table: pa.Table) -> Fingerprints:
         image_row_I=np.array([row for row, _ in found], np.int64),
         image_hash_I4=np.array([words for _, words in found], np.uint64).reshape(-1, 4),
         num_images_N=np.array([len(digests) for digests in table["image_digests"].to_pylist()]),
-        text_N=[" ".join(f"{title} {text}".casefold().split()) for title, text in texts],
+        text_N=[plain_text(title, text) for title, text in texts],
     )
 
 

@@ -17,7 +17,7 @@ def snapshot(
     table: dsl.Output[dsl.Dataset],
     counts: dsl.Output[dsl.Metrics],
 ) -> None:
-    """Give the rows with known truth groups, roles and folds; drop copies across the split."""
+    """Give the rows with known truth groups, roles and folds; drop copies and what the golden set keeps out."""
     from components.outputs import log_metrics
     from components.snapshot import step
 

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from components.home import Home
+from components.image_copies import image_copies
 from components.ingest.rows import open_rows
 from components.policies import cut_off_of, read_policies
 from ledger.store import ContentStore
 from moderation import image
 from moderation.duplicates import MIN_QUALITY
 from moderation.errors import InvalidListing, InvalidSnapshot, PermanentError
+from moderation.golden import record_fitted
+from moderation.quarantine import Quarantine
 from moderation.snapshot import Snapshot, SnapshotRow, SnapshotWriter, missing_evidence
 
 
@@ -30,22 +33,24 @@ class Done:
 def run(
     rows: str, home: str, logical_date: str, policies: str, min_positives: int, *, out: str
 ) -> Done:
-    """Write the snapshot to the folder `out`.
+    """Write the snapshot to the folder `out`, without golden rows and what resembles them.
 
     Raises:
-        InvalidSnapshot: if a policy has fewer than `min_positives` to train or to test on.
+        InvalidSnapshot: if a policy has fewer than `min_positives` to train or to test on, or a golden set is altered.
     """
-    policy_ids = read_policies(policies).ids
-    read_blob = ContentStore(Home(Path(home)).content).get
+    policy_ids, place = read_policies(policies).ids, Home(Path(home))
+    read_blob = ContentStore(place.content).get
+    quarantine = Quarantine.of(place.golden)
     writer = SnapshotWriter(Path(out), policy_ids, cut_off_of(logical_date))
     for row in hashed_rows(open_rows(Path(rows)), read_blob):
         writer.add(row)
-    frozen = writer.finish()
+    frozen = writer.finish(quarantine.bar(lambda: image_copies(place)))
     lacking = missing_evidence(
         frozen, min_train=min_positives, min_test=min_positives, min_negatives=min_positives
     )
     if lacking:
         raise InvalidSnapshot("too little truth to train and judge: " + "; ".join(lacking))
+    record_fitted(place.golden, frozen)
     return Done(frozen.digest, frozen.mode, _counts(frozen))
 
 
