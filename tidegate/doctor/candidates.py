@@ -56,14 +56,18 @@ class Candidate:
     objective: str | None = None
     """The declared objective, where it is not the contract's."""
 
+    proved_as: str | None = None
+    """The candidate whose proof serves this one too: the same bundles in the same home."""
+
 
 def _good(shop: Workshop, _: str) -> Entry:
     return Entry(shop.good().folder, shop.champion().folder, shop.late.table, shop.home)
 
 
-def _tie(shop: Workshop, _: str) -> Entry:
-    good = shop.good().folder
-    return Entry(good, good, shop.late.table, shop.home)
+def _tie(shop: Workshop, name: str) -> Entry:
+    """Enter the good bundle against itself: a file that nobody reads makes it another bundle with the same answers."""
+    entry = _changed(lambda _: surgery.padded(1))(shop, "tie")
+    return replace(entry, champion=shop.good().folder)
 
 
 def _changed(change: Callable[[Workshop], Change]) -> Callable[[Workshop, str], Entry]:
@@ -157,7 +161,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     Candidate(GOOD, "trained on everything", _good),
     Candidate(
         TIE,
-        "no better than the champion: it is the champion",
+        "no better than the champion: it gives the same answers",
         _tie,
         ("better-on-golden",),
         held_by_these_alone=True,
@@ -169,12 +173,14 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         ("better-on-fresh-truth",),
         held_by_these_alone=True,
         objective="better-on-fresh-truth",
+        proved_as=TIE,
     ),
     Candidate(
         "good, fresh truth decides",
         "trained on everything, where the declared objective is fresh truth",
         _good,
         objective="better-on-fresh-truth",
+        proved_as=GOOD,
     ),
     Candidate(
         "noisy truth",
@@ -281,8 +287,8 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     ),
     Candidate(
         "unreachable tier",
-        "its strongest tier opens at a certainty that it never has",
-        _as_is(surgery.thresholds(lambda tiers: dict(tiers) | {"suspend": 1.0})),
+        "sends to review at a certainty that it never has",
+        _as_is(surgery.thresholds(lambda tiers: dict(tiers) | {"review": 1.0})),
         ("tiers-reachable",),
     ),
     Candidate(

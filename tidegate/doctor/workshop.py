@@ -1,5 +1,6 @@
 """Where the doctor works: one folder that holds its world, the two trained bundles and everything made of them."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,6 +132,10 @@ class Workshop:
     def policy_ids(self) -> tuple[str, ...]:
         """Of the policies."""
         return read_policies(self.policies).ids
+
+    def candidate_folder(self, name: str) -> Path:
+        """Return the folder of a candidate's evidence and judgement."""
+        return self.folder / "candidates" / re.sub(r"[^a-z0-9]+", "-", name)
 
     @contextmanager
     def once(self, name: str) -> Iterator[bool]:

@@ -1,0 +1,157 @@
+"""Would the doctor notice a wrong contract? Every number of every gate is changed, and some expected cell must change.
+
+Nothing is scored or measured again: the figures that the candidates gave are decided under the changed gate.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moderation.gates.estimates import Exact
+from moderation.gates.evidence import Evidence
+from moderation.gates.gaps import Discoveries
+from moderation.gates.judging import GateResult, decide
+from moderation.release import STANDARD, Gate, ReleaseContract
+from tidegate.doctor.candidates import CANDIDATES, GOOD, Candidate
+from tidegate.doctor.judging import evidence_folder
+from tidegate.doctor.making import SEED
+from tidegate.doctor.rates import fires, judge_some
+from tidegate.doctor.table import expects
+from tidegate.doctor.workshop import Workshop
+
+_FAR: Final = 1e9
+_FLIPPED: Final = {"at_least": "at_most", "at_most": "at_least", "more_than": "at_most"}
+
+Change = Callable[[Gate], Gate | None]
+"""Gives the changed gate; None where the gate has nothing of the kind."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of the contract, and who noticed."""
+
+    gate: str
+    change: str
+    noticed_by: str
+    """The first candidate whose cell changed; empty if the change survived."""
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One expectation with the figures that it rests on."""
+
+    candidate: str
+    must_pass: bool
+    result: GateResult
+    block_good: float
+    """Part of the contract's that these checks may spend."""
+
+
+def _comparator(gate: Gate) -> Gate | None:
+    return gate.model_copy(update={"comparator": _FLIPPED[gate.comparator]})
+
+
+def _permissive(gate: Gate) -> Gate | None:
+    side = 1 if gate.comparator == "at_most" else -1
+    return gate.model_copy(update={"limit": side * _FAR})
+
+
+def _strict(gate: Gate) -> Gate | None:
+    side = -1 if gate.comparator == "at_most" else 1
+    return gate.model_copy(update={"limit": side * _FAR})
+
+
+def _rows(gate: Gate) -> Gate | None:
+    return gate.model_copy(update={"min_rows": int(_FAR)})
+
+
+def _positives(gate: Gate) -> Gate | None:
+    return gate.model_copy(update={"min_positives": int(_FAR)}) if gate.min_positives else None
+
+
+def _confidence(gate: Gate) -> Gate | None:
+    return gate.model_copy(update={"confidence": 1.0})
+
+
+CHANGES: Final[dict[str, Change]] = {
+    "comparator flipped": _comparator,
+    "limit far to the permissive side": _permissive,
+    "limit far to the strict side": _strict,
+    "min_rows absurd": _rows,
+    "min_positives absurd": _positives,
+    "confidence absurd": _confidence,
+}
+
+
+def survey(
+    shop: Workshop, contract: ReleaseContract, candidates: Sequence[Candidate] = CANDIDATES
+) -> list[Mutant]:
+    """Return every change of the contract with who noticed it."""
+    pairs = list(_pairs(shop, contract, candidates))
+    mutants = []
+    for gate in contract.gates:
+        own = [pair for pair in pairs if pair.result.gate.id == gate.id]
+        for name, change in CHANGES.items():
+            changed = change(gate)
+            if changed is not None and not (name == "confidence absurd" and _has_no_error(own)):
+                mutants.append(Mutant(gate.id, name, _noticed(changed, own, contract)))
+        if any(pair.result.state == "not_certified" for pair in own if not pair.must_pass):
+            let_go = gate.model_copy(update={"uncertified": "report"})
+            mutants.append(Mutant(gate.id, "uncertified: report", _noticed(let_go, own, contract)))
+    return mutants
+
+
+def _pairs(
+    shop: Workshop, contract: ReleaseContract, candidates: Sequence[Candidate]
+) -> Iterator[_Pair]:
+    num_checks = 1
+    for candidate in sorted(candidates, key=lambda one: one.name != GOOD):
+        wanted = {
+            gate.id: must_pass
+            for gate in contract.gates
+            if (must_pass := expects(candidate, gate, contract)) is not None
+        }
+        evidence = Evidence.load(evidence_folder(shop, candidate))
+        results = judge_some(evidence, contract, tuple(wanted), seed=SEED, num_checks=num_checks)
+        if candidate.name == GOOD:
+            num_checks = sum(len(result.checks) for result in results)
+        for result in results:
+            share = contract.risk.block_good * len(result.checks) / num_checks
+            yield _Pair(candidate.name, wanted[result.gate.id], result, share)
+
+
+def _noticed(changed: Gate, pairs: Sequence[_Pair], contract: ReleaseContract) -> str:
+    for pair in pairs:
+        estimates = [check.estimate for check in pair.result.checks]
+        (result,) = decide(
+            [(changed, estimates)], min(pair.block_good, 0.5), contract.profiles[STANDARD]
+        )
+        is_right = result.state == "pass" if pair.must_pass else fires(result)
+        if not is_right:
+            return pair.candidate
+    return ""
+
+
+def _has_no_error(pairs: Sequence[_Pair]) -> bool:
+    """Return whether the gate's figures are counts of everything: no confidence changes them."""
+    return all(
+        isinstance(check.estimate.spread, Exact | Discoveries)
+        for pair in pairs
+        for check in pair.result.checks
+        if check.estimate.spread is not None
+    )
+
+
+def survivors(mutants: Sequence[Mutant]) -> list[Mutant]:
+    """Return the changes that nobody noticed."""
+    return [mutant for mutant in mutants if not mutant.noticed_by]
+
+
+def summary(mutants: Sequence[Mutant]) -> str:
+    """Return how many changes of each kind there were, and how many were noticed, as a table."""
+    rows = ["| change | tried | noticed |", "| --- | ---: | ---: |"]
+    for change in dict.fromkeys(mutant.change for mutant in mutants):
+        of_kind = [mutant for mutant in mutants if mutant.change == change]
+        noticed = len(of_kind) - len(survivors(of_kind))
+        rows.append(f"| {change} | {len(of_kind)} | {noticed} |")
+    return "\n".join(rows)

@@ -1,0 +1,177 @@
+"""Drawn evidence of bad candidates: the same world, one fault each, and the gates that must not pass it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from moderation.gates.evidence import Evidence, Floats, ScoredSet
+from moderation.leaks import Leak, LeakCheck
+from tidegate.doctor.drawn import CHAMPION, answers, attacks, costs, with_answers
+
+Spoil = Callable[[Evidence, np.random.Generator], Evidence]
+Change = Callable[[ScoredSet, np.random.Generator], Floats]
+
+_ALL_SETS: Final = ("golden", "traffic", "fresh", "replay")
+
+
+def _everywhere(change: Change) -> Spoil:
+    def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+        for name in _ALL_SETS:
+            evidence = with_answers(evidence, name, change(evidence.sets[name], rng))
+        return evidence
+
+    return spoil
+
+
+def _right(found: ScoredSet) -> Floats:
+    return found.candidate.log_odds_NP
+
+
+def _noisy(found: ScoredSet, rng: np.random.Generator) -> Floats:
+    return _right(found) + rng.normal(0, 9.0, found.truth_NP.shape)
+
+
+def _scaled(factor: float) -> Spoil:
+    return _everywhere(lambda found, _: _right(found) * factor)
+
+
+def _shifted(by: float) -> Spoil:
+    return _everywhere(lambda found, _: _right(found) + by)
+
+
+def _lost_in(name: str, value: str, share: float) -> Spoil:
+    """Return the fault of missing a share of the violations of one slice value."""
+
+    def change(found: ScoredSet, rng: np.random.Generator) -> Floats:
+        lost_N = (found.slices[name] == value) & (rng.random(found.num_rows) < share)
+        return np.where((found.truth_NP == 1) & lost_N[:, None], -6.0, _right(found))
+
+    return _everywhere(change)
+
+
+def _suspected_in(name: str, value: str, share: float) -> Spoil:
+    """Return the fault of suspecting a share of the innocent rows of one slice value."""
+
+    def change(found: ScoredSet, rng: np.random.Generator) -> Floats:
+        hit_N = (found.slices[name] == value) & (rng.random(found.num_rows) < share)
+        return np.where((found.truth_NP == 0) & hit_N[:, None], 1.5, _right(found))
+
+    return _everywhere(change)
+
+
+def _tiers(**tiers: float) -> Spoil:
+    def spoil(evidence: Evidence, _: np.random.Generator) -> Evidence:
+        for name in _ALL_SETS:
+            evidence = with_answers(evidence, name, _right(evidence.sets[name]), **tiers)
+        return evidence
+
+    return spoil
+
+
+def _tie(evidence: Evidence, _: np.random.Generator) -> Evidence:
+    """A/A: another model of the same quality, its error independent of the champion's."""
+    sets = dict(evidence.sets)
+    for name in ("golden", "fresh"):
+        champion = sets[name].champion
+        assert champion is not None
+        sets[name] = replace(sets[name], candidate=replace(champion, bundle=evidence.candidate))
+    return replace(evidence, sets=sets)
+
+
+def _attacked(hidden: float, suspected: float) -> Spoil:
+    def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+        found = attacks(evidence.sets["golden"], rng, hidden=hidden, suspected=suspected)
+        return replace(evidence, attacks=tuple(found))
+
+    return spoil
+
+
+def _unbeaten(evidence: Evidence, _: np.random.Generator) -> Evidence:
+    return replace(
+        evidence,
+        attacks=tuple(
+            replace(one, candidate_RP=np.full_like(one.candidate_RP, 0.99))
+            if one.family == "white_box"
+            else one
+            for one in evidence.attacks
+        ),
+    )
+
+
+def _leaked(evidence: Evidence, _: np.random.Generator) -> Evidence:
+    leak = Leak("golden-0", "submission-0", "id")
+    return replace(evidence, leaks=LeakCheck("c" * 64, 5_000, (leak,)))
+
+
+def _slow(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+    return replace(evidence, costs=costs(rng, slower=20.0))
+
+
+def _large(evidence: Evidence, _: np.random.Generator) -> Evidence:
+    assert evidence.costs is not None
+    return replace(evidence, costs=replace(evidence.costs, candidate_bytes=2**40))
+
+
+def _replayed(share: float, tier_log_odds: float) -> Spoil:
+    """Return the fault of deciding a share of yesterday's traffic otherwise."""
+
+    def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+        found = evidence.sets["replay"]
+        moved_N = rng.random(found.num_rows) < share
+        said_NP = _right(found).copy()
+        said_NP[moved_N, 0] = tier_log_odds
+        if tier_log_odds < 0:  # yesterday they were held
+            was_NP = np.where(moved_N[:, None], 2.0, _right(found))
+            recorded = replace(found, champion=answers(CHAMPION, was_NP))
+            evidence = replace(evidence, sets=dict(evidence.sets) | {"replay": recorded})
+        return with_answers(evidence, "replay", said_NP)
+
+    return spoil
+
+
+SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
+    "leak": (_leaked, ("no-leak",)),
+    "noise": (
+        _everywhere(_noisy),
+        (
+            "golden-average-precision",
+            "golden-recall-at-block",
+            "golden-recall-at-suspend",
+            "not-worse-on-golden",
+            "better-on-golden",
+        ),
+    ),
+    "tie": (_tie, ("better-on-golden", "better-on-fresh-truth")),
+    "a language lost": (
+        _lost_in("language", "es", 0.4),
+        ("not-worse-in-any-language", "fair-true-positives", "fair-intersections"),
+    ),
+    "evasion lost": (_lost_in("evasive", "evasive", 0.4), ("not-worse-on-evasion",)),
+    "a region suspected": (
+        _suspected_in("region", "west", 0.25),
+        ("fair-false-positives", "fair-intersections", "calibration-by-slice", "replay-by-segment"),
+    ),
+    "hidden by attacks": (_attacked(0.6, 0.0), ("attacks-worst-recall", "attacks-mean-recall")),
+    "suspected under attack": (
+        _attacked(0.1, 0.25),
+        ("attacks-worst-false-positives", "attacks-mean-false-positives"),
+    ),
+    "unbeaten": (_unbeaten, ("attacks-white-box-works",)),
+    "log-odds times 3": (_scaled(3), ("calibration-slope-low",)),
+    "log-odds by 3": (_scaled(1 / 3), ("calibration-slope-high",)),
+    "log-odds minus 2": (_shifted(-2.0), ("calibration-shift-low",)),
+    "log-odds plus 2": (_shifted(2.0), ("calibration-shift-high", "calibration-in-review")),
+    "review at .0001": (_tiers(review=1e-4), ("tier-review", "review-volume", "replay-shift-up")),
+    "all tiers at .005": (
+        _tiers(review=5e-3, block=5e-3, suspend=5e-3),
+        ("tier-block", "tier-suspend"),
+    ),
+    "review beyond certainty": (_tiers(review=1.0 + 1e-9), ("tiers-reachable",)),
+    "6 % held": (_replayed(0.06, 2.0), ("replay-shift-up",)),
+    "6 % let through": (_replayed(0.06, -6.0), ("replay-shift-down",)),
+    "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
+    "large": (_large, ("cost-size",)),
+}
+"""Name -> the fault and the gates that must not pass it."""
