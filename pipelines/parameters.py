@@ -14,7 +14,7 @@ from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import data_version, newest_truth
 from components.policies import cut_off_of, read_policies
-from ledger.ledger import SqliteLedger
+from ledger.ledger import Ledger, SqliteLedger
 from moderation.errors import PermanentError, SettingsError
 from moderation.golden import latest_golden
 from moderation.profiles import profile_named
@@ -87,7 +87,7 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     home = Home(settings.home.resolve())
     policies = policy_text(settings.policy_file)
     ledger = _open_ledger(home)
-    logical_date = choices.logical_date or _day_after_newest_truth(ledger)
+    logical_date = choices.logical_date or day_after_newest_truth(ledger)
     known = data_version(ledger, cut_off_of(logical_date))
     return Parameters(
         logical_date=logical_date,
@@ -221,7 +221,12 @@ def _open_ledger(home: Home) -> SqliteLedger:
     return SqliteLedger(home.ledger)
 
 
-def _day_after_newest_truth(ledger: SqliteLedger) -> str:
+def day_after_newest_truth(ledger: Ledger) -> str:
+    """Return the first day that sees all truth: what a run takes that names none.
+
+    Raises:
+        PermanentError: if there is no truth.
+    """
     newest = newest_truth(ledger)
     if newest is None:
         raise PermanentError(

@@ -1,39 +1,53 @@
 """The main job end to end, on one machine and in minutes, with everything shown as it happens."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import typer
 
+from components.golden import build
 from components.home import Home
+from components.judge.outcome import Outcome
+from components.policies import cut_off_of
+from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from marketplace.config import WorldConfig
+from moderation import attestation
+from moderation.attestation import Attestation
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
-from moderation.errors import PermanentError
+from moderation.errors import InvalidSnapshot, PermanentError
+from moderation.golden import latest_golden
 from moderation.policy import Tier, load_policies
 from moderation.settings import Settings
 from moderation.snapshot import Snapshot
 from pipelines.local import RunResult
-from pipelines.parameters import Choices
+from pipelines.parameters import Choices, day_after_newest_truth
 from tidegate.console import say, seconds
 from tidegate.deciding import Answered, GatewayCaller, Listed, show_decisions
+from tidegate.gates import show_outcome
 from tidegate.importing import import_shown
-from tidegate.serving import chosen_bundle, serving
+from tidegate.releasing import contract_of, registry_of
+from tidegate.serving import serving
 from tidegate.training import run as run_pipeline
 from tidegate.training import with_policies
 from tidegate.usage import PeakMemory
 from tidegate.world import build_shown, ending_by, unseen_listings
 
+_NUM_PARTS: Final = 6
 _NUM_SHOWN: Final = 12
 _NUM_UNSEEN_DAYS: Final = 3
 
 # A tenth of the default world has about a tenth of its violations; the pipeline's own minimum would refuse it.
 _MIN_POSITIVES: Final = 10
 _NUM_TRIALS: Final = 8
+
+_RELEASE_PROFILE: Final = "demo"
 
 _GIB: Final = 2**30
 
@@ -56,7 +70,9 @@ def run(*, data: Path | None, mapping: Path | None, policies: Path | None, seed:
             prepared = _simulated(config, seed, clock)
         else:
             prepared = _imported(data, config, mapping=mapping, policies=policies)
-        _title(2, "training: the daily pipeline in Kubeflow Pipelines' local runner")
+        _title(2, "golden set: what every candidate is judged on and none is trained on")
+        show_golden(prepared)
+        _title(3, "training and proof: the daily pipeline in Kubeflow Pipelines' local runner")
         result = run_pipeline(prepared.choices, prepared.config)
         home = Home(prepared.config.home)
         if data is None:
@@ -64,8 +80,9 @@ def run(*, data: Path | None, mapping: Path | None, policies: Path | None, seed:
         else:
             table = Snapshot.open(Path(result.outputs["table"]))
             listings = pick_listings(held_out_listings(table, ContentStore(home.content)), seed)
-        bundle = _registered(prepared.config, result)
-        _title(4, "serving: KServe's model server and the gateway as processes on the loopback")
+        _title(4, "verdict: the gates of the release contract, and the registry: MLflow on SQLite")
+        bundle = _released(prepared.config, result)
+        _title(5, "serving: KServe's model server and the gateway as processes on the loopback")
         rows = _decide(bundle, prepared.config, listings)
     show_decisions(rows)
     _say_how_good(rows)
@@ -77,7 +94,7 @@ def run(*, data: Path | None, mapping: Path | None, policies: Path | None, seed:
 
 
 def _title(number: int, text: str) -> None:
-    say(f"[bold]{number}/5 {text}[/]")
+    say(f"[bold]{number}/{_NUM_PARTS} {text}[/]")
 
 
 def _simulated(config: Settings, seed: int, clock: Clock) -> Prepared:
@@ -97,8 +114,16 @@ def _simulated(config: Settings, seed: int, clock: Clock) -> Prepared:
         "its figures are rougher",
         style="yellow",
     )
-    choices = Choices(built.logical_date, num_trials=_NUM_TRIALS, min_positives=_MIN_POSITIVES)
-    return Prepared(config, choices)
+    return Prepared(config, _choices(built.logical_date))
+
+
+def _choices(logical_date: str | None = None) -> Choices:
+    return Choices(
+        logical_date,
+        num_trials=_NUM_TRIALS,
+        min_positives=_MIN_POSITIVES,
+        release_profile=_RELEASE_PROFILE,
+    )
 
 
 def _imported(
@@ -109,19 +134,53 @@ def _imported(
     home = config.home.with_name(f"{config.home.name}-{data.resolve().stem}")
     imported = import_shown(data, Home(home), config, mapping=mapping, policies=policies)
     own = config.model_copy(update={"home": home, "policy_file": imported.policy_file})
-    return Prepared(own, Choices(num_trials=_NUM_TRIALS, min_positives=_MIN_POSITIVES))
+    return Prepared(own, _choices())
 
 
-def _registered(config: Settings, result: RunResult) -> Bundle:
-    _title(3, "registry: MLflow on SQLite")
-    champion = chosen_bundle(None, config)
-    made = result.outputs["digest"]
-    say(f"  version {result.outputs['registered_version']}: bundle {made}")
-    if champion.digest == made:
-        say("  it is the champion: the first of its registry, with nothing to compare it with")
-    else:
-        say(f"  it is the candidate; the champion stays {champion.digest}")
-    return champion
+def show_golden(prepared: Prepared) -> None:
+    """Build the golden set of the home unless it is there, and say what is in it."""
+    home = Home(prepared.config.home)
+    golden, verb = latest_golden(home.golden), "was there already"
+    if golden is None:
+        day = prepared.choices.logical_date or day_after_newest_truth(SqliteLedger(home.ledger))
+        policies = load_policies(prepared.config.policy_file).ids
+        rules = contract_of(prepared.config).golden
+        try:
+            golden, verb = build(home, cut_off_of(day), policies, rules), "drawn"
+        except InvalidSnapshot as error:
+            say(f"  none: {error}", style="yellow", markup=False)
+            say("  the gates will say what cannot be judged without one", style="yellow")
+            return
+    say(f"  version {golden.version} {verb}: {golden.counts['items']:,} listings of whole sellers")
+    say("  and campaigns; nothing of theirs, and no copy, is trained on")
+
+
+def _released(config: Settings, result: RunResult) -> Bundle:
+    """Return the bundle that answers: the one just made if it is proposed as a first release, else the champion."""
+    outcome, registry = Outcome.load(result.outputs["outcome"]), registry_of(config)
+    made = registry.version_of(outcome.bundle)
+    say(f"  version {result.outputs['registered_version']}: bundle {outcome.bundle}")
+    if made is not None:
+        show_uncertified(attestation.read(registry.open(made))[-1])
+    show_outcome(outcome, config, aliases=made.aliases if made else ())
+    champion = registry.champion()
+    if champion is None:
+        say("nothing may answer: no bundle has passed the gates yet", style="bold red")
+        raise typer.Exit(1)
+    if champion.digest != outcome.bundle:
+        say(f"  the champion stays {champion.digest}")
+    return registry.open(champion)
+
+
+def show_uncertified(said: Attestation) -> None:
+    """Say how many gates passed, and name those that the data at hand could not settle."""
+    counts = Counter(verdict.verdict for verdict in said.verdicts)
+    told = ", ".join(f"{number} {state.replace('_', ' ')}" for state, number in counts.items())
+    say(f"  {len(said.verdicts)} gates: {told}")
+    open_gates = [v.gate for v in said.verdicts if v.verdict != "pass" and not v.blocks]
+    if open_gates:
+        say(f"  not shown at this size, and let off: {', '.join(open_gates)}", style="yellow")
+        say("  what each would take: tidegate gates show, or the evidence pack", style="yellow")
 
 
 def _decide(
@@ -129,7 +188,7 @@ def _decide(
 ) -> list[tuple[Listed, Answered]]:
     with serving(bundle, config) as served:
         say(f"  gateway {served.gateway.http_url}, predictor {served.predictor.url}")
-        _title(5, f"decisions: {len(listings)} unseen listings through the gateway")
+        _title(6, f"decisions: {len(listings)} unseen listings through the gateway")
         with GatewayCaller(served.gateway.url, served.token) as caller:
             return [(listed, caller.decide(listed)) for listed in listings]
 
@@ -198,6 +257,7 @@ def _say_where(
     own = sys.argv[0] if Path(sys.argv[0]).name == "tidegate" else "python -m tidegate"
     lines = (
         ("report", home.reports / bundle.digest / "report.html"),
+        ("evidence", home.pack(bundle.digest) / "index.html"),
         ("bundle", f"{home.bundles / bundle.digest} ({own} bundle show <path>)"),
         ("decisions", f"{home.ledger} ({settings} {own} replay {trace_id})"),
         ("registry", f"{mlflow} ui --backend-store-uri {home.tracking_url}"),
