@@ -50,12 +50,16 @@ test: setup ## unit and integration tests
 contract: setup ## golden pipelines, documents, layering of files, the simulated world
 	$(BIN)/python -m pytest tests/contract
 
+.PHONY: doctor
+doctor: setup ## show that every gate fires: known-good and known-bad candidates; RATES=200 for the published rates
+	$(BIN)/tidegate gates doctor $(if $(RATES),--rates $(RATES))
+
 .PHONY: audit
 audit: setup ## check that the simulated world does not give its answers away (two minutes)
 	$(BIN)/tidegate simulate audit
 
 .PHONY: check
-check: lint test contract ## everything that CI runs
+check: lint test contract doctor ## everything that CI runs
 
 .PHONY: pipelines
 pipelines: setup ## compile the pipelines into build/pipelines

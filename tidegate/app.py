@@ -272,6 +272,22 @@ def promote(
     promote(bundle)
 
 
+@gates_app.command()
+def doctor(
+    rates: Annotated[
+        int,
+        typer.Option(min=0, help="Drawn worlds that the rates are taken over; 0 leaves them out."),
+    ] = 12,
+) -> None:
+    """Show that every gate passes a known-good candidate and holds a known-bad one; exits non-zero if one does not.
+
+    Example: [cyan]tidegate gates doctor --rates 200[/]
+    """
+    from tidegate.doctor.report import run
+
+    raise typer.Exit(run(worlds=rates))
+
+
 AsOf = Annotated[
     str | None,
     typer.Option(

@@ -10,12 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from moderation.gates import measures
 from moderation.gates.estimates import Proportion
 from moderation.gates.evidence import Evidence
 from moderation.gates.judging import GateResult, decide, judge
 from moderation.release import STANDARD, Gate, ReleaseContract
 from tidegate.doctor.drawn import good_evidence
 from tidegate.doctor.spoiled import SPOILED
+
+assert measures.__all__, "importing them makes the contract's measures known"
 
 MOST_WRONG: Final = 0.05
 """Of good candidates held back by any gate; of bad ones passed by the gate that must hold them."""

@@ -1,0 +1,108 @@
+"""The doctor as a command: worlds, candidates, rates and mutations, one table each, and one verdict."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from components.contract import read_contract
+from moderation.release import ReleaseContract
+from moderation.settings import settings
+from pipelines.parameters import code_digest
+from tidegate.console import say
+from tidegate.doctor.judging import prove_all
+from tidegate.doctor.mutation import summary, survey, survivors
+from tidegate.doctor.rates import Rate, Rates, measure_rates
+from tidegate.doctor.table import as_markdown, as_matrix, expected_lines, unpaired
+from tidegate.doctor.workshop import Workshop
+from tidegate.doctor.world import policy_text
+
+ROOT: Final = Path("build/doctor")
+DEFAULT_WORLDS: Final = 12
+_NUM_STEPS: Final = 10
+
+
+@dataclass
+class Report:
+    """What the doctor found; empty `wrong` means that every gate fires and none fires wrongly."""
+
+    parts: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, title: str, text: str, wrong: Iterable[str]) -> None:
+        """Take one part, and show it."""
+        self.parts.append(f"## {title}\n\n{text}\n")
+        say(f"\n{title}\n{text}", markup=False)
+        for one in wrong:
+            self.wrong.append(one)
+            say(f"WRONG: {one}", markup=False)
+
+
+def run(*, worlds: int, root: Path = ROOT) -> int:
+    """Show the whole self-test; return the exit status: 1 where a gate does not do what it must."""
+    contract_text = settings().release_file.read_text(encoding="utf-8")
+    contract, report = read_contract(contract_text), Report()
+    policies = policy_text(settings().policy_file)
+    shop = Workshop(root / _digest(policies, contract), contract_text, policies)
+    shop.folder.mkdir(parents=True, exist_ok=True)
+    got = prove_all(shop, progress=lambda name: say(f"  judged: {name}", markup=False))
+    lines = expected_lines(contract, got)
+    wrong = [
+        f"{line.gate} on {line.candidate}: {line.got.said if line.got else 'not judged'}, "
+        f"expected {'pass' if line.must_pass else 'held'}"
+        for line in lines
+        if not line.is_right
+    ]
+    table = f"{as_markdown(lines)}\n\n{as_matrix(got, contract)}"
+    report.add("Every gate and its candidates", table, unpaired(lines, contract) + wrong)
+    mutants = survey(shop, contract)
+    survived = [f"{one.gate}: {one.change} was not noticed" for one in survivors(mutants)]
+    report.add("Changes of the contract", summary(mutants), survived)
+    if worlds:
+        rates = measure_rates(contract, worlds, progress=_told)
+        report.add(f"Rates over {worlds} drawn worlds", _rates_text(rates), _wrong_rates(rates))
+    verdict = "every gate fires" if not report.wrong else f"{len(report.wrong)} wrong"
+    say(f"\n{verdict}; written to {shop.folder / 'report.md'}")
+    (shop.folder / "report.md").write_text(
+        "# The gates' self-test\n\n" + "\n".join(report.parts), encoding="utf-8"
+    )
+    return 1 if report.wrong else 0
+
+
+def _digest(policies: str, contract: ReleaseContract) -> str:
+    """Return what makes a proof valid: the code, the policies, and what the contract says of drawing and slicing."""
+    digest = hashlib.sha256(code_digest().encode())
+    for part in (contract.golden, contract.slices, contract.suite):
+        digest.update(part.model_dump_json().encode())
+    digest.update(policies.encode())
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), here.parents[1] / "marketplace" / "evasion.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _told(done: int, total: int) -> None:
+    if done * _NUM_STEPS // total > (done - 1) * _NUM_STEPS // total:
+        say(f"  drawn worlds: {done} of {total}")
+
+
+def _rates_text(rates: Rates) -> str:
+    rows = ["| what | worlds | rate | 95 % interval |", "| --- | ---: | ---: | --- |"]
+    rows += [_rate_row(rate) for rate in (rates.good_held, *rates.bad_passed)]
+    held = ", ".join(f"{gate} {number}" for gate, number in rates.good_held_by.items()) or "none"
+    capped = ", ".join(f"{gate} {number}" for gate, number in rates.good_capped_by.items())
+    return "\n".join(
+        [*rows, "", f"Good held back by: {held}. Tiers left closed by: {capped or 'none'}."]
+    )
+
+
+def _rate_row(rate: Rate) -> str:
+    low, high = rate.interval
+    return f"| {rate.what} | {rate.runs} | {rate.value:.1%} | {low:.1%} to {high:.1%} |"
+
+
+def _wrong_rates(rates: Rates) -> Iterator[str]:
+    for rate in (rates.good_held, *rates.bad_passed):
+        if not rate.is_right:
+            yield f"{rate.what}: {rate.hits} of {rate.runs}"
