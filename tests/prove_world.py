@@ -5,13 +5,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from components.contract import read_contract
 from components.home import Home
 from components.prove.proof import ProveInputs
+from components.snapshot.step import hashed_rows
 from ledger.events import from_ground_truth, from_submission
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle, Description, Inputs, build
 from moderation.decision import SIGNALS
+from moderation.golden import build_golden
 from moderation.listing import GroundTruth, TruthSource
 from moderation.snapshot import Snapshot, SnapshotRow
 from tests.tiny_bundle import SEED, TinyRun, mean_ensemble
@@ -104,6 +107,7 @@ class ProveWorld:
     table: Snapshot
     candidate: Bundle
     champion: Bundle
+    champion_table: Snapshot
 
     def inputs(self, *, champion: bool = True) -> ProveInputs:
         """Return the folders of a proof, with or without the champion."""
@@ -123,12 +127,12 @@ def prove_world(folder: Path, tiny: TinyRun) -> ProveWorld:
     home = Home(folder / "home")
     record(home, toy_world(240, SEED), known_after=timedelta(hours=2))
     table = Path(shutil.copytree(tiny.parts["heads"].parent / "snapshot", folder / "table"))
-    return ProveWorld(
-        home, Snapshot.open(table), tiny.bundle, other_bundle(folder / "champion", tiny)
-    )
+    theirs = renamed(toy_world(60, 41), "old-", timedelta(0)).snapshot(folder / "champion-table")
+    champion = other_bundle(folder / "champion", tiny, theirs.digest)
+    return ProveWorld(home, Snapshot.open(table), tiny.bundle, champion, theirs)
 
 
-def other_bundle(folder: Path, tiny: TinyRun, snapshot: str = "c" * 64) -> Bundle:
+def other_bundle(folder: Path, tiny: TinyRun, snapshot: str) -> Bundle:
     """Return a bundle of the same towers that does not listen to n-grams, as if trained on another snapshot."""
     ensemble = mean_ensemble()
     deaf = {
@@ -148,3 +152,22 @@ def _without_ngram(weights: tuple[float, ...]) -> tuple[float, ...]:
 
 LATER = timedelta(days=420)
 """How much later what is renamed is uploaded: after the cut-off of the tiny bundle's snapshot."""
+
+
+def with_golden(world: ProveWorld, num_rows: int = 96) -> ToyWorld:
+    """Build a golden set of other sellers' listings in the world's home; return the listings."""
+    listings = renamed(toy_world(num_rows, seed=77), "gold-", LATER)
+    store = ContentStore(world.home.content)
+    for data in listings.blobs.values():
+        store.put(data)
+    rules = read_contract(CONTRACT_TEXT).golden.model_copy(update={"share_of_groups": 0.9})
+    as_of = listings.rows[-1].submission.submitted_at + timedelta(days=10)
+    build_golden(
+        world.home.golden,
+        lambda: iter(listings.rows),
+        rules,
+        policy_ids=world.table.policy_ids,
+        as_of=as_of,
+        hashed=lambda rows: hashed_rows(rows, store.get),
+    )
+    return listings

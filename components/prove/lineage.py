@@ -43,7 +43,7 @@ def cut_off_of(home: Home, bundle: Bundle) -> datetime:
         trained_on = content["snapshot"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PermanentError(
-            f"the cut-off of bundle {bundle.digest[:12]} is unknown here ({path.name}: {error}); "
+            f"until when bundle {bundle.digest[:12]} saw truth is unknown here (no readable {path.name}); "
             "prove it once in this home with its own snapshot"
         ) from error
     if trained_on != bundle.manifest.inputs.snapshot:

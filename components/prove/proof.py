@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from components.home import Home
+from components.image_copies import image_copies
 from components.progress import show_progress
 from components.prove.attacked import attack_outcomes, choose
 from components.prove.frozen import FrozenRows
@@ -20,8 +21,8 @@ from moderation.clock import Clock, SystemClock
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import InvalidSnapshot, PermanentError
 from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet
-from moderation.golden import GoldenSet, latest_golden, record_look
-from moderation.leaks import LeakCheck
+from moderation.golden_set import GoldenSet, latest_golden, record_look
+from moderation.leaks import LeakCheck, find_leaks
 from moderation.policy import PolicyFile
 from moderation.release import ReleaseContract
 from moderation.scoring import Scorer
@@ -175,8 +176,8 @@ class Proof:
     def take_leaks(self) -> None:
         """Look for golden listings among the rows that the candidate was fitted on."""
         with self._part("leaks"):
-            self._need_golden()
-            raise PermanentError("leaks are not searched yet")
+            golden, _ = self._need_golden()
+            self.leaks = find_leaks(self.snapshot, golden.table, image_copies(self.home))
 
     def take_costs(self) -> None:
         """Measure latency and size."""
@@ -185,8 +186,7 @@ class Proof:
 
     def evidence(self) -> Evidence:
         """Return what was taken."""
-        champion, cache = self.opponents.champion, self.opponents.cache
-        self.facts["embeddings"] = f"{cache.hits} read, {cache.misses} computed"
+        champion = self.opponents.champion
         self.facts["seed"] = str(self.seed)
         self.facts["contract"] = f"{self.contract.version}, {self.contract.digest[:12]}"
         return Evidence(

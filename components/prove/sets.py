@@ -10,7 +10,7 @@ from components.prove.frozen import FrozenRows, ReadBlob, Record, freeze, record
 from ledger.events import EventKind, to_ground_truth
 from ledger.ledger import Ledger, SqliteLedger
 from moderation.errors import InvalidSnapshot
-from moderation.golden import GoldenSet
+from moderation.golden_set import GoldenSet
 from moderation.snapshot import Snapshot, SnapshotRow
 from moderation.snapshot_rows import is_immature, links_of, to_record
 from moderation.splitting import group_rows

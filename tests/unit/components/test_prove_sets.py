@@ -170,7 +170,7 @@ def test_cut_off_is_known_once_a_bundle_was_proved(
     world: ProveWorld, tiny: TinyRun, tmp_path: Path
 ) -> None:
     home = Home(tmp_path)
-    with pytest.raises(PermanentError, match="the cut-off of bundle .* is unknown here"):
+    with pytest.raises(PermanentError, match="until when bundle .* is unknown here"):
         cut_off_of(home, world.candidate)
     record_cut_off(home, world.candidate, world.table)
     assert cut_off_of(home, world.candidate) == world.table.cut_off
