@@ -12,7 +12,7 @@ from moderation.confusables import BACK
 _SHAPES: Final = dict(
     pair.split(":")
     for pair in (
-        "a:ɑα b:Ꮟ c:ϲⲥⅽ d:ԁⅾ e:ҽ f:ք g:ɡց h:һհ i:ıі j:ϳј l:ӏⅼ n:ոռ o:οօⲟ p:ρⲣ q:ԛգ r:ᴦⲅ s:ѕꜱ u:υսᴜ v:νѵⅴ w:ԝաᴡ "
+        "a:ɑα b:Ꮟ c:ϲⲥⅽ d:ԁⅾ e:ҽ f:ք g:ɡց h:һհ i:ıі j:ϳј l:ⅼǀ n:ոռ o:οօⲟ p:ρⲣ q:ԛգ r:ᴦⲅ s:ѕꜱ u:υսᴜ v:νѵⅴ w:ԝաᴡ "
         "x:ⅹ y:γʏү z:ᴢ A:ΑᎪ B:ΒᏴ C:ϹⅭᏟ D:ⅮᎠ E:ΕᎬ F:Ϝ G:ԌᏀ H:ΗᎻ J:ЈᎫ K:ΚᏦ L:ⅬᏞ M:ΜᎷⅯ N:ΝⲚ O:ΟՕ P:ΡᏢ R:ᎡᏒ S:ЅՏᏚ T:ΤᎢ "
         "U:Ս V:ᏙⅤ W:ᎳԜ X:ΧⅩ Y:ΥᎩ Z:ΖᏃ"
     ).split()
