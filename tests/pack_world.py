@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moderation.gates import measures
+from moderation.attacks.registry import ATTACKS, GATE
+from moderation.gates import attacked, measures
 from moderation.gates.evidence import (
     Answers,
     AttackOutcome,
@@ -20,12 +21,16 @@ from moderation.leaks import LeakCheck
 from moderation.release import ReleaseContract, load_release
 from tests.gate_world import CONTRACT
 
-assert measures  # importing it registers every measure
+assert measures
+assert attacked
+# importing them registers measures and attacks
 
 POLICIES = ("weapons", "counterfeit", "spam")
 CANDIDATE, CHAMPION = "c4" * 32, "9a" * 32
 THRESHOLDS = {policy: {"tag": 0.05, "review": 0.2, "block": 0.9} for policy in POLICIES}
 BROKEN = "pl"
+_TRAFFIC_SHARE = 0.008
+_PRIOR = np.log(_TRAFFIC_SHARE / (1 - _TRAFFIC_SHARE))
 
 _SLICES = {
     "language": (["en", "de", "pl", "xx"], [0.6, 0.22, 0.17, 0.01]),
@@ -35,23 +40,18 @@ _SLICES = {
     "seller_size": (["small", "medium", "large"], [0.5, 0.3, 0.2]),
     "price_band": (["low", "mid", "high"], [0.34, 0.33, 0.33]),
 }
-_ATTACKS = {
-    "homoglyph": ("text", 0.93),
-    "zero_width": ("text", 0.99),
-    "benign_padding": ("text", 0.71),
-    "words_into_image": ("text", 0.58),
-    "rotation": ("image", 0.97),
-    "crop": ("image", 0.86),
-    "neighbours_text": ("joint", 0.64),
-    "gradient": ("white_box", 0.55),
-}
+_COSTLY = "calibration-"
+"""Gates that resample regressions: seconds each, and shown elsewhere."""
+
 Floats = npt.NDArray[np.float64]
 
 
 def known_contract(**risk: Any) -> ReleaseContract:
     """Return the shipped contract without gates whose measure is not there, with few resamples."""
     whole = load_release(CONTRACT)
-    gates = tuple(gate for gate in whole.gates if gate.measure in MEASURES)
+    gates = tuple(
+        gate for gate in whole.gates if gate.measure in MEASURES and not gate.id.startswith(_COSTLY)
+    )
     changed = whole.risk.model_copy(update={"resamples": 200} | risk)
     return whole.model_copy(update={"gates": gates, "risk": changed})
 
@@ -66,8 +66,8 @@ def good_evidence(*, num_golden: int = 2_000, seed: int = 5) -> Evidence:
         policies=POLICIES,
         sets={
             "golden": golden,
-            "traffic": _scored(rng, "traffic", 20_000, share=0.008),
-            "replay": _scored(rng, "replay", 3_000, share=0.01),
+            "traffic": _scored(rng, "traffic", 20_000, share=_TRAFFIC_SHARE),
+            "replay": _scored(rng, "replay", 3_000, share=_TRAFFIC_SHARE),
         },
         attacks=_attacks(rng, golden),
         leaks=LeakCheck("5d" * 32, 18_000, ()),
@@ -98,12 +98,13 @@ def _scored(rng: np.random.Generator, name: str, num_rows: int, *, share: float)
     group_N = rng.integers(0, num_rows // 2, num_rows)
     item_id = np.array([f"{name}-{row:05d}" for row in range(num_rows)])
     weight_N = np.ones(num_rows) if name != "traffic" else rng.choice([0.5, 1.0, 3.0], num_rows)
-    base = np.log(share / (1 - share)) - 3.0
     common_NP = rng.normal(size=truth_NP.shape) * 1.6
 
     def answers(bundle: str, distance: float) -> Answers:
+        """Return the log-odds that are right at the traffic's prevalence."""
         noise_NP = common_NP + rng.normal(size=truth_NP.shape) * 0.5
-        log_odds_NP = base + noise_NP + truth_NP * distance
+        steep = distance / (1.6**2 + 0.5**2)
+        log_odds_NP = steep * (noise_NP + (truth_NP - 0.5) * distance) + _PRIOR
         return Answers(bundle, 1 / (1 + np.exp(-log_odds_NP)), log_odds_NP, THRESHOLDS)
 
     violates_N = truth_NP.any(axis=1)
@@ -132,7 +133,7 @@ def _scored(rng: np.random.Generator, name: str, num_rows: int, *, share: float)
 def _broken(found: ScoredSet) -> ScoredSet:
     """Return the set with the candidate blind to one language."""
     blind_NP = (found.slices["language"] == BROKEN)[:, None] & (found.truth_NP == 1)
-    log_odds_NP = found.candidate.log_odds_NP - 5.0 * blind_NP
+    log_odds_NP = found.candidate.log_odds_NP - 12.0 * blind_NP
     probability_NP = 1 / (1 + np.exp(-log_odds_NP))
     candidate = Answers("e7" * 32, probability_NP, log_odds_NP, THRESHOLDS)
     return replace(found, candidate=candidate)
@@ -144,9 +145,11 @@ def _attacks(rng: np.random.Generator, golden: ScoredSet) -> tuple[AttackOutcome
         [np.flatnonzero(violates_N)[:150], np.flatnonzero(~violates_N)[:150]]
     ).astype(np.int64)
     outcomes = []
-    for name, (family, kept) in _ATTACKS.items():
-        outcomes.append(_attack(rng, golden, row_R, (name, family, 1.0, kept)))
-    outcomes.append(_attack(rng, golden, row_R, ("gradient", "white_box", float("inf"), 0.0)))
+    for name, one in ATTACKS.items():
+        kept = float(rng.uniform(0.6, 1.0))
+        outcomes.append(_attack(rng, golden, row_R, (name, one.family, GATE, kept)))
+    for severity, kept in ((1.0, 0.5), (float("inf"), 0.0)):
+        outcomes.append(_attack(rng, golden, row_R, ("gradient", "white_box", severity, kept)))
     return tuple(outcomes)
 
 
@@ -164,5 +167,6 @@ def _attack(
         return np.where(hidden_RP, before_RP * 0.05, before_RP)
 
     assert golden.champion is not None
-    mine, other = disguised(golden.candidate, kept), disguised(golden.champion, kept * 0.9)
+    mine = disguised(golden.candidate, kept)
+    other = None if family == "white_box" else disguised(golden.champion, kept * 0.9)
     return AttackOutcome(name, family, severity, row_R, mine, other)

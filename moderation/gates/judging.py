@@ -260,14 +260,14 @@ def _wanted(gate: Gate) -> str:
 def still_needed(gate: Gate, estimate: Estimate) -> list[str]:
     """Return what it would take to settle a check, such as `60 positives`; empty where no number is known."""
     least = {"rows": gate.min_rows, "positives": gate.min_positives}
-    lacking = [
-        f"{number} {unit}"
+    lacking = {
+        unit: number
         for unit, number in least.items()
         if getattr(estimate, unit) < number and number > 1
-    ]
+    }
     if estimate.needed is not None:
-        lacking.append(f"{estimate.needed} {estimate.unit}")
-    return list(dict.fromkeys(lacking))
+        lacking[estimate.unit] = max(estimate.needed, lacking.get(estimate.unit, 0))
+    return [f"{number} {unit}" for unit, number in lacking.items()]
 
 
 def _needed(gate: Gate, estimate: Estimate) -> str:

@@ -6,7 +6,6 @@ Source:
     Mitchell et al. 2019, "Model Cards for Model Reporting" (the order of the sections).
 """
 
-import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,15 +14,17 @@ from moderation.evaluation.page import percent
 from moderation.gates.evidence import Evidence, ScoredSet
 from moderation.pack.disguises import attack_rows
 from moderation.pack.lineage import UNDO, undo_command, unsettled
-from moderation.pack.record import CheckRecord, GateRecord, PackRecord
+from moderation.pack.record import GateRecord, PackRecord
 from moderation.pack.verdict import sentence
 from moderation.pack.words import (
     SETS,
     STATES,
+    capped_tiers,
     clipped,
     markdown,
     measure_words,
     short,
+    span,
     spread,
     wanted,
 )
@@ -51,7 +52,7 @@ def model_card(record: PackRecord, evidence: Evidence) -> str:
 
 
 def _purpose(record: PackRecord) -> str:
-    policies = ", ".join(f"`{policy}`" for policy in record.policies)
+    policies = ", ".join(span(policy) for policy in record.policies)
     return (
         f"**{record.state.capitalize()}.** {markdown(sentence(record))}\n\n"
         "It gives each uploaded listing (title, description, photos, behaviour of the seller) a probability that it "
@@ -78,7 +79,7 @@ def _data(evidence: Evidence) -> str:
     heads = ["set", "policy", "listings with known truth", "violations", "share of violations"]
     means = [f"- `{name}`: {SETS.get(name, name)}" for name in evidence.sets]
     absent = [
-        f"- `{markdown(part)}` was not taken: {markdown(why)}"
+        f"- {markdown(part)} was not taken: {markdown(why)}"
         for part, why in evidence.missing.items()
     ]
     return (
@@ -128,7 +129,7 @@ def _checks(gates: Sequence[GateRecord], *, most: int = _MAX_ROWS) -> str:
             markdown(one.gate.set),
             markdown(one.gate.tier or ""),
             markdown(clipped(check.of, 80)),
-            markdown(_said(check)),
+            markdown(spread(check)),
             markdown(wanted(one.gate)),
             STATES[check.state][0],
         ]
@@ -139,24 +140,20 @@ def _checks(gates: Sequence[GateRecord], *, most: int = _MAX_ROWS) -> str:
     return _table(heads, rows)
 
 
-def _said(check: CheckRecord) -> str:
-    return spread(check) if check.value is not None else clipped(check.reason, 120)
-
-
 def _disguises(evidence: Evidence) -> str:
-    golden = evidence.sets.get("golden")
-    if golden is None or not evidence.attacks:
+    found = [row for limited in (True, False) for row in attack_rows(evidence, limited=limited)]
+    if not found:
         return f"Not measured: {markdown(evidence.missing.get('attacks', 'no attack is in the evidence'))}"
     rows = [
         [
-            markdown(row.outcome.name),
-            markdown(row.outcome.family),
-            f"{row.outcome.severity:g}" if math.isfinite(row.outcome.severity) else "no limit",
-            percent(row.candidate.before),
-            percent(row.candidate.after),
-            percent(row.candidate.gained),
+            markdown(row["attack"]),
+            markdown(row["family"]),
+            markdown(row["severity"]),
+            percent(row["recall_before"]),
+            percent(row["recall_after"]),
+            percent(row["gained"]),
         ]
-        for row in attack_rows(golden, evidence.attacks)[:_MAX_ROWS]
+        for row in found[:_MAX_ROWS]
     ]
     heads = ["attack", "kind", "strength", "found before", "found after", "innocents hit"]
     return _table(heads, rows)
@@ -183,8 +180,9 @@ def _open(record: PackRecord) -> str:
 
 def _limits(record: PackRecord) -> str:
     lines = [
-        f"- `{markdown(policy)}`: `{tier}` and stronger tiers are closed, because their precision is not certified."
-        for policy, tier in record.caps.items()
+        f"- {markdown(', '.join(policies))}: `{tier}` and stronger tiers are closed, because their precision is not "
+        "certified."
+        for tier, policies in capped_tiers(record).items()
     ]
     lines += [f"- {markdown(note)}" for note in record.notes]
     lines += [
@@ -196,7 +194,7 @@ def _limits(record: PackRecord) -> str:
 
 def _ethics(record: PackRecord) -> str:
     false = [
-        f"- {markdown(check.of)}: {markdown(_said(check))}, {STATES[check.state][0]}"
+        f"- {markdown(check.of)}: {markdown(spread(check))}, {STATES[check.state][0]}"
         for one in record.measured("false_positive_gap")
         for check in one.checks[:3]
     ]
@@ -237,7 +235,7 @@ def _lineage(record: PackRecord) -> str:
         if name != UNDO
     ]
     command = undo_command(record)
-    back = f"\n\nTo take a release back: `{command.replace('`', '')}`" if command else ""
+    back = f"\n\nTo take a release back: {span(command)}" if command else ""
     return _table(["what", "value"], rows) + back
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from moderation import image
 from moderation.errors import InvalidListing
 from moderation.evaluation import page
-from moderation.gates.evidence import Evidence, ScoredSet
+from moderation.gates.evidence import Answers, Evidence, ScoredSet
 from moderation.pack.curves import missing
-from moderation.pack.decided import tiers_NP
+from moderation.pack.decided import Integers, tiers_NP
 from moderation.pack.words import clipped, figure
 from moderation.policy import Tier
 
@@ -40,22 +39,19 @@ class Change:
     """Its slices, for people."""
 
 
-def tiers_N(found: ScoredSet, *, recorded: bool) -> npt.NDArray[np.int8]:
-    """Return the tier of each recorded upload: as it was, or as the candidate decides."""
-    answers = found.champion if recorded else found.candidate
-    if answers is None:
-        raise ValueError(f"set {found.name} has no recorded answers")
-    strongest: npt.NDArray[np.int8] = tiers_NP(answers, found.policies).max(axis=1)
+def tiers_N(answers: Answers, found: ScoredSet) -> Integers:
+    """Return the tier of each upload: the strongest that any policy gives."""
+    strongest: Integers = tiers_NP(answers, found.policies).max(axis=1)
     return strongest
 
 
 def changes_of(found: ScoredSet, *, stronger: bool, limit: int) -> list[Change]:
     """Return the uploads that are treated more strictly, or more mildly; the largest steps first."""
     champion = found.champion
-    if champion is None:
+    if champion is None or not is_decidable(found):
         return []
     by_policy = tiers_NP(found.candidate if stronger else champion, found.policies)
-    before_N, after_N = tiers_N(found, recorded=True), tiers_N(found, recorded=False)
+    before_N, after_N = tiers_N(champion, found), tiers_N(found.candidate, found)
     step_N = (after_N - before_N).astype(int) * (1 if stronger else -1)
     rows_C = np.flatnonzero(step_N > 0)
     moved_N = np.abs(found.candidate.probability_NP - champion.probability_NP).max(axis=1)
@@ -83,6 +79,12 @@ def changes_of(found: ScoredSet, *, stronger: bool, limit: int) -> list[Change]:
     return changes
 
 
+def is_decidable(found: ScoredSet) -> bool:
+    """Return whether every probability, recorded and new, is a number."""
+    both = (found.candidate, found.champion)
+    return all(np.isfinite(one.probability_NP).all() for one in both if one is not None)
+
+
 def changes(evidence: Evidence, thumbnails: dict[str, str], *, max_rows: int) -> str:
     """Return who moved where, then the uploads themselves.
 
@@ -96,7 +98,9 @@ def changes(evidence: Evidence, thumbnails: dict[str, str], *, max_rows: int) ->
         return missing(evidence, "replay")
     if found.champion is None:
         return '<p class="soft">Not measured: the replayed traffic has no recorded answers.</p>'
-    before_N, after_N = tiers_N(found, recorded=True), tiers_N(found, recorded=False)
+    if not is_decidable(found):
+        return '<p class="soft">Not measured: a score is no number.</p>'
+    before_N, after_N = tiers_N(found.champion, found), tiers_N(found.candidate, found)
     moved = [
         float(np.average(m, weights=found.weight)) for m in (after_N > before_N, after_N < before_N)
     ]
@@ -151,7 +155,7 @@ def _table(listed: list[Change], thumbnails: dict[str, str]) -> str:
     return page.table(heads, rows)
 
 
-def _moves(before_N: npt.NDArray[np.int8], after_N: npt.NDArray[np.int8]) -> str:
+def _moves(before_N: Integers, after_N: Integers) -> str:
     seen = sorted(set(before_N.tolist()) | set(after_N.tolist()))
     rows = []
     for old in seen:

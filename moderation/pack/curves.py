@@ -52,8 +52,14 @@ def _ranking(
         return missing(evidence, "golden")
     known_N = found.truth_NP[:, column] >= 0
     truth_R = found.truth_NP[known_N, column]
-    if not (truth_R == 1).any():
-        return '<p class="soft">Not measured: the golden set has no violation of this policy.</p>'
+    if (
+        not (truth_R == 1).any()
+        or not np.isfinite(found.candidate.log_odds_NP[known_N, column]).all()
+    ):
+        return (
+            '<p class="soft">Not measured: the golden set has no violation of this policy, or a score is no '
+            "number.</p>"
+        )
 
     def line(name: str, answers: Answers, colour: str, dash: str = "") -> tuple[Line, float]:
         score_R, weight_R = answers.log_odds_NP[known_N, column], np.ones(len(truth_R))
@@ -79,9 +85,12 @@ def _reliability(evidence: Evidence, found: ScoredSet | None, column: int) -> st
         return missing(evidence, "traffic")
     known_N = found.truth_NP[:, column] >= 0
     truth_R, weight_R = found.truth_NP[known_N, column], found.weight[known_N]
-    if not (truth_R == 1).any():
-        return '<p class="soft">Not measured: no violation of this policy in the traffic.</p>'
     chance_R = found.candidate.probability_NP[known_N, column]
+    if not (truth_R == 1).any() or not np.isfinite(chance_R).all():
+        return (
+            '<p class="soft">Not measured: no violation of this policy in the traffic, or a score is no '
+            "number.</p>"
+        )
     bins = metrics.reliability_bins(chance_R, truth_R, weight_R)
     ratio = metrics.predicted_over_observed(chance_R, truth_R, weight_R)
     share = page.percent(float(np.average(truth_R, weights=weight_R)))

@@ -9,31 +9,26 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.gates.evidence import Answers
+from moderation.gates.replayed import tiers_of
 from moderation.gates.tiers import flagging_threshold
-from moderation.policy import Tier
 
-Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 
 
-def tiers_NP(answers: Answers, policies: Sequence[str]) -> npt.NDArray[np.int8]:
-    """Return the tier of each row under each policy, as numbers of `Tier`."""
-    found_NP = np.zeros(answers.probability_NP.shape, np.int8)
-    for column, policy in enumerate(policies):
-        for name, limit in answers.thresholds.get(policy, {}).items():
-            reached_N = answers.probability_NP[:, column] >= limit
-            tier = np.int8(Tier[name.upper()])
-            found_NP[reached_N, column] = np.maximum(found_NP[reached_N, column], tier)
-    return found_NP
+def tiers_NP(answers: Answers, policies: Sequence[str]) -> Integers:
+    """Return the tier of each row under each policy, as numbers of `Tier`.
 
-
-def held_from_P(answers: Answers, policies: Sequence[str]) -> Floats:
-    """Return the smallest probability that sends an upload to review or stronger, by policy; infinite if none does."""
-    limits = [flagging_threshold(answers, policy) for policy in policies]
-    return np.array([np.inf if limit is None else limit for limit in limits])
+    Raises:
+        ValueError: if a probability is no number.
+    """
+    columns = [tiers_of(answers, column, policy) for column, policy in enumerate(policies)]
+    return np.stack(columns, axis=1)
 
 
 def held_NP(answers: Answers, policies: Sequence[str]) -> Flags:
     """Return which rows are sent to review or stronger, by policy: what people mean by found, or by flagged."""
-    held: Flags = answers.probability_NP >= held_from_P(answers, policies)
+    limits = [flagging_threshold(answers, policy) for policy in policies]
+    limit_P = np.array([np.inf if limit is None else limit for limit in limits])
+    held: Flags = answers.probability_NP >= limit_P
     return held

@@ -34,9 +34,9 @@ def gates(record: PackRecord, *, max_checks: int) -> str:
 
 
 _LEGEND = (
-    '<p class="legend soft"><svg class="mark good" width="120" height="24" viewBox="0 0 120 24" '
-    'aria-hidden="true"><rect x="50" y="2" width="70" height="20"/><path class="l" d="M50 0V24"/>'
-    '<path class="b" d="M64 12H104"/><circle cx="84" cy="12" r="4.5"/></svg>'
+    '<p class="legend soft"><svg class="mark good" width="72" height="24" viewBox="0 0 72 24" '
+    'aria-hidden="true"><rect x="12" y="2" width="60" height="20"/><path class="l" d="M12 0V24"/>'
+    '<path class="b" d="M22 12H60"/><circle cx="41" cy="12" r="4.5"/></svg> '
     "dot: the figure · bar: the range that the data leave open ({sure} sure on each side) · "
     " line: the limit · shaded: the side that is allowed</p>"
 )
@@ -53,14 +53,16 @@ def _row(one: GateRecord) -> str:
     word, kind, _ = STATES[one.state]
     where = SETS[gate.set].split(":")[0]
     about = f"{page.escape(clipped(worst.of))}: " if worst.of else ""
-    said = spread(worst) if worst.value is not None else clipped(worst.reason)
+    remark = (
+        f"<div class=soft>{page.escape(clipped(worst.remark, 160))}</div>" if worst.remark else ""
+    )
     return (
         f'<tr id="gate-{page.escape(gate.id)}"><td>{page.chip(word, kind)}</td>'
         f"<td>{page.escape(gate.why)}<div class=soft><code>{page.escape(gate.id)}</code> "
         f"{page.escape(measure_words(gate.measure))}; {page.escape(where)}</div></td>"
-        f"<td>{against_limit(gate, worst)}<div>{about}{page.escape(said)}</div>"
-        f"<div class=soft>must be {page.escape(wanted(gate))}</div></td>"
-        f"<td>{page.escape(_settle(worst))}</td></tr>"
+        f"<td>{against_limit(gate, worst)}<div>{about}{page.escape(spread(worst))}</div>"
+        f"<div class=soft>must be {page.escape(wanted(gate))}</div>{remark}</td>"
+        f'<td class="settle">{page.escape(_settle(worst))}</td></tr>'
     )
 
 

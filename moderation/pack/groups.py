@@ -1,7 +1,8 @@
 """Whether every group is treated alike: found violations and flagged innocents by slice, beside the champion's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,10 +10,13 @@ from moderation.evaluation import page
 from moderation.gates.evidence import Evidence, ScoredSet
 from moderation.pack.curves import missing
 from moderation.pack.decided import Flags, held_NP
-from moderation.pack.record import PackRecord
-from moderation.pack.words import STATES, clipped
+from moderation.pack.record import CheckRecord, PackRecord
+from moderation.pack.words import STATES, clipped, figure
 
 _WORST_FIRST = ("fail", "no_data", "not_certified", "pass")
+_FOUND, _FLAGGED, _COMBINED = "true_positive_gap", "false_positive_gap", "intersections_found"
+
+GapFacts = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,31 @@ def groups(record: PackRecord, evidence: Evidence, *, max_policies: int, max_row
     if golden is None:
         return missing(evidence, "golden")
     states = _states(record)
+    gaps = {measure: _gaps(record, measure) for measure in (_FOUND, _FLAGGED)}
     blocks = []
     for column, policy in enumerate(evidence.policies[:max_policies]):
         whole, *parts = groups_of(golden, column)
-        parts.sort(key=lambda g: _order(states.get((policy, g.name)), g))
-        rows = [_row(one, states.get((policy, one.name), "")) for one in [whole, *parts[:max_rows]]]
+        parts.sort(key=lambda one: _order(states.get((policy, one.name)), one))
+        rows = [
+            _row(one, policy, states.get((policy, one.name), ""), gaps)
+            for one in [whole, *parts[:max_rows]]
+        ]
         left = len(parts) - max_rows
         rest = f"<p class=soft>{left} more groups were left out to keep the page small.</p>"
-        heads = ["group", "#violations", "found 0 … 1", "#found", "#champion finds"]
-        heads += ["#innocents", "#flagged", "#champion flags", "gates"]
+        heads = ["group", "#violations", "found 0 … 1", "#found", "#champion finds", "#gap"]
+        heads += ["#innocents", "#flagged", "#champion flags", "#gap", "gates"]
         blocks.append(
             f"<h3>{page.escape(policy)}</h3>{page.table(heads, rows, own_row=0)}"
             + (rest if left > 0 else "")
         )
-    return _INTRO + "".join(blocks)
+    return _INTRO + "".join(blocks) + _combinations(record, max_rows)
 
 
 _INTRO = (
     "<p>Golden listings by group. <b>Found</b>: violations that are sent to review or stronger. <b>Flagged</b>: "
-    "innocent listings that are. A group whose dot lies far left of the others is protected worse. The last "
-    "column is the worst verdict of the gates that look at this group.</p>"
+    "innocent listings that are. <b>Gap</b>: the difference from all other groups at one mix of evasive and plain "
+    "listings, with its range. A group whose dot lies far left of the others is protected worse. The last column is "
+    "the worst verdict of the gates that look at this group.</p>"
     '<p class="legend soft"><span class="dot"></span> candidate <span class="dot ring"></span> champion</p>'
 )
 
@@ -90,37 +99,98 @@ def _states(record: PackRecord) -> dict[tuple[str, str], str]:
         if one.gate.set != "golden":
             continue
         for check in one.checks:
-            policy, _, name = check.of.partition(" · ")
+            policy, name = _about(check)
             known = states.get((policy, name), "pass")
             states[policy, name] = min(known, check.state, key=_WORST_FIRST.index)
     return states
 
 
-def _order(state: str | None, one: Group) -> tuple[int, float]:
-    rank = _WORST_FIRST.index(state) if state == "fail" else len(_WORST_FIRST)
-    return rank, 2.0 if one.found is None else one.found
+def _about(check: CheckRecord) -> tuple[str, str]:
+    """Return policy and slice value; of a whole slice, the value that is furthest from the others."""
+    policy, _, name = check.of.partition(" · ")
+    if "worst" in check.detail and "=" not in name:
+        name = f"{name}={check.detail['worst']}"
+    return policy, name
 
 
-def _row(one: Group, state: str) -> list[str]:
-    innocents = one.rows - one.violations
+def _gaps(record: PackRecord, measure: str) -> dict[tuple[str, str], GapFacts]:
+    """Return what a measure of gaps says of each policy and slice value."""
+    return {
+        (str(check.detail.get("policy")), f"{check.detail.get('slice')}={value}"): facts
+        for one in record.measured(measure)
+        for check in one.checks
+        for value, facts in check.detail.get("values", {}).items()
+    }
+
+
+def _order(state: str | None, one: Group) -> tuple[bool, float]:
+    return state != "fail", 2.0 if one.found is None else one.found
+
+
+def _row(
+    one: Group,
+    policy: str,
+    state: str,
+    gaps: Mapping[str, Mapping[tuple[str, str], GapFacts]],
+) -> list[str]:
+    key = (policy, one.name)
     return [
         page.escape(clipped(one.name.replace("=", ": ").replace("_", " "), 60)),
         f"{one.violations:,}",
         _dots(one.found, one.found_before),
         page.percent(one.found),
         "" if one.found_before is None else page.percent(one.found_before),
-        f"{innocents:,}",
+        _gap(gaps[_FOUND].get(key), "violations"),
+        f"{one.rows - one.violations:,}",
         page.percent(one.flagged),
         "" if one.flagged_before is None else page.percent(one.flagged_before),
+        _gap(gaps[_FLAGGED].get(key), "innocents"),
         page.chip(*STATES[state][:2]) if state else "",
     ]
+
+
+def _gap(facts: GapFacts | None, noun: str) -> str:
+    """Return the gap with its range, and how many rows would settle it."""
+    if facts is None or facts.get("gap") is None:
+        return ""
+    bounds = f"{figure(facts.get('low'))} to {figure(facts.get('high'))}"
+    needed = facts.get("needed")
+    takes = f"<div class=soft>needs {page.number(needed)} {noun}</div>" if needed else ""
+    return f"{figure(facts['gap'])}<div class=soft>{bounds}</div>{takes}"
+
+
+def _combinations(record: PackRecord, max_rows: int) -> str:
+    """Return the pairs of groups that stand out together."""
+    parts = []
+    for check in (check for one in record.measured(_COMBINED) for check in one.checks):
+        scanned, small = check.detail.get("scanned", 0), check.detail.get("too_small", 0)
+        if not scanned:
+            continue
+        found = check.detail.get("found", [])
+        rows = [
+            [
+                page.escape(clipped(f"{facts.get('policy')} in {facts.get('of')}", 120)),
+                page.escape(facts.get("what")),
+                page.percent(facts.get("rate")),
+                page.percent(facts.get("others")),
+                page.escape(facts.get("rows")),
+            ]
+            for facts in found[:max_rows]
+        ]
+        parts.append(
+            f"<h3>Combinations of two groups</h3><p>{len(found)} of {scanned:,} stand out; {small:,} more are "
+            "too small to look at.</p>"
+        )
+        if rows:
+            parts.append(page.table(["where", "it", "#there", "#elsewhere", "#rows"], rows))
+    return "".join(parts)
 
 
 def _dots(value: float | None, before: float | None) -> str:
     if value is None:
         return ""
-    ring = "" if before is None else f'<circle class="r" cx="{6 + 108 * before:.0f}" cy="8" r="4"/>'
+    ring = "" if before is None else f'<circle class="r" cx="{6 + 68 * before:.0f}" cy="8" r="4"/>'
     return (
-        '<svg class="dots" width="120" height="16" viewBox="0 0 120 16" aria-hidden="true">'
-        f'<path class="g" d="M6 8H114"/>{ring}<circle cx="{6 + 108 * value:.0f}" cy="8" r="4.5"/></svg>'
+        '<svg class="dots" width="80" height="16" viewBox="0 0 80 16" aria-hidden="true">'
+        f'<path class="g" d="M6 8H74"/>{ring}<circle cx="{6 + 68 * value:.0f}" cy="8" r="4.5"/></svg>'
     )

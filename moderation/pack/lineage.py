@@ -37,7 +37,7 @@ def not_certified(record: PackRecord, *, max_rows: int) -> str:
             f"{page.escape(clipped(check.of, 80))}</div>",
             f"{page.escape(measure_words(one.gate.measure))}<div class=soft>must be "
             f"{page.escape(wanted(one.gate))}</div>",
-            page.escape(spread(check) if check.value is not None else clipped(check.reason, 160)),
+            page.escape(spread(check)),
             f"{check.rows:,}",
             page.escape(" and ".join(check.needed) or "no number is known"),
             page.escape(meanwhile(one)),

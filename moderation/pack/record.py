@@ -42,6 +42,9 @@ class CheckRecord(_Frozen):
     needed: tuple[str, ...]
     """What it would take to settle it, such as `60 positives`; empty once settled, or where no number is known."""
 
+    why_missing: str = ""
+    """Why there is no value; part of the reason."""
+
     remark: str = ""
     """What people must know of the figure; part of the reason."""
 
@@ -177,6 +180,7 @@ def _check(gate: Gate, check: Check) -> CheckRecord:
         rows=estimate.rows,
         positives=estimate.positives,
         needed=() if check.state in ("pass", "fail") else tuple(still_needed(gate, estimate)),
+        why_missing=estimate.why_missing,
         remark=estimate.remark,
         detail=without_nan(dict(estimate.detail)),
     )

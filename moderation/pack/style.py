@@ -26,7 +26,8 @@ pre{background:var(--card);
 border:1px solid var(--line);border-radius:6px;padding:10px 12px;overflow-x:auto;font-size:13px}
 @media(max-width:640px){body{padding:14px}.tile{flex-basis:140px}.stack thead{display:none}
 .stack>tbody>tr>td{display:block;width:auto!important;border:0;padding:2px 0}
-.stack>tbody>tr{display:block;border-bottom:1px solid var(--line);padding:8px 0}.more>td{padding:0}}
+.stack>tbody>tr{display:block;border-bottom:1px solid var(--line);padding:8px 0}
+.stack>tbody>tr.more>td{padding:0}.settle:not(:empty)::before{content:"to settle it: ";color:var(--soft)}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--card:#fff;--accent:#0b62c4;
 --mute:#777;--good:#1a7f37;--warn:#9a6700;--bad:#b42318}body{max-width:none;padding:0;font-size:12px}nav{display:none}
 h2,h3{break-after:avoid}tr,.tile,.pair>div,svg,img{break-inside:avoid}.scroll{overflow:visible}

@@ -2,7 +2,7 @@
 
 from moderation.pack.record import PackRecord
 from moderation.pack.verdict import sentence
-from moderation.pack.words import STATES, markdown, short, spread, wanted, why_not
+from moderation.pack.words import STATES, capped_tiers, markdown, short, spread, wanted, why_not
 
 MAX_ROWS = 40
 
@@ -21,8 +21,8 @@ def summary(record: PackRecord) -> str:
     ]
     lines += [f"- {markdown(note)}" for note in record.notes]
     lines += [
-        f"- {markdown(policy)}: {markdown(tier)} and stronger tiers stay closed; not certified"
-        for policy, tier in record.caps.items()
+        f"- {markdown(', '.join(policies))}: {tier} and stronger tiers stay closed; not certified"
+        for tier, policies in capped_tiers(record).items()
     ]
     if record.blocking:
         lines += ["", "| gate | state | why |", "|---|---|---|"]

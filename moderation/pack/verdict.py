@@ -2,7 +2,17 @@
 
 from moderation.evaluation import page
 from moderation.pack.record import GateRecord, PackRecord
-from moderation.pack.words import STATES, clipped, code, counted, short, spread, why_not
+from moderation.pack.words import (
+    STATES,
+    capped_tiers,
+    clipped,
+    code,
+    counted,
+    measure_words,
+    short,
+    spread,
+    why_not,
+)
 
 _MAX_REASONS = 6
 
@@ -29,7 +39,7 @@ def head(record: PackRecord) -> str:
         f'<header class="verdict {kind}"><h1>{word}</h1><p>{page.escape(sentence(record))}</p></header>'
         f"<p class=soft>Candidate {code(short(record.candidate))} {beside} · release contract "
         f"{page.escape(record.contract_version)} · profile {page.escape(record.profile)}</p>"
-        f"{_notices(record)}{_reasons(record)}{_tiles(record)}{_absent(record)}<nav>{links}</nav>"
+        f"{_notices(record)}{_reasons(record)}{_tiles(record)}{_open(record)}<nav>{links}</nav>"
     )
 
 
@@ -53,7 +63,8 @@ def sentence(record: PackRecord) -> str:
     said += f", {rest} could not be settled and were only noted" if rest else ""
     gain = next((one for one in record.gates if one.gate.id == record.objective), None)
     if gain is not None and gain.state == "pass":
-        said += f"; its objective {record.objective} gained {spread(gain.checks[0])}"
+        terms = measure_words(gain.gate.measure).split(" (")[0]
+        said += f"; it beats the champion by {spread(gain.checks[0])} in {terms}"
     return said + "."
 
 
@@ -75,27 +86,32 @@ def _reason(one: GateRecord) -> str:
 
 
 def _notices(record: PackRecord) -> str:
-    notices = [f"<b>Demonstration rules.</b> {page.escape(record.says)}."] if record.says else []
+    notices = []
+    if record.says:
+        notices.append(
+            f"<b>Judged under the profile {page.escape(record.profile)}:</b> {page.escape(record.says)}."
+        )
     if record.champion is None:
         notices.append(
             "<b>First release.</b> There is no champion to compare with: only absolute gates were judged."
         )
-    notices += [
-        f"<b>{page.escape(policy)}: {page.escape(tier)} and stronger stay closed.</b> That decisions of "
-        "this tier are right often enough is not shown; such listings go to a weaker tier."
-        for policy, tier in record.caps.items()
-    ]
     return "".join(f'<p class="notice">{notice}</p>' for notice in notices)
 
 
-def _absent(record: PackRecord) -> str:
-    if not record.missing:
-        return ""
-    parts = "; ".join(
-        f"<b>{page.escape(part)}</b>: {page.escape(clipped(why))}"
-        for part, why in record.missing.items()
-    )
-    return f'<p class="notice">Not taken, so not looked at: {parts}.</p>'
+def _open(record: PackRecord) -> str:
+    """Return which tiers stay closed and which parts were not looked at."""
+    notices = [
+        f"<b>{page.escape(', '.join(policies))}: {page.escape(tier)} and everything stronger stay closed.</b> That "
+        "such decisions are right often enough is not shown; these listings go to a weaker tier."
+        for tier, policies in capped_tiers(record).items()
+    ]
+    if record.missing:
+        absent = "; ".join(
+            f"<b>{page.escape(part)}</b>: {page.escape(clipped(why))}"
+            for part, why in record.missing.items()
+        )
+        notices.append(f"Not taken, so not looked at: {absent}.")
+    return "".join(f'<p class="notice">{notice}</p>' for notice in notices)
 
 
 def _tiles(record: PackRecord) -> str:

@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from moderation.evaluation.page import escape
-from moderation.pack.record import CheckRecord, GateRecord
+from moderation.pack.record import CheckRecord, GateRecord, PackRecord
 from moderation.release import Gate
 
 STATES: Final = {
@@ -93,15 +93,15 @@ def figure(value: float | None) -> str:
 
 
 def spread(check: CheckRecord) -> str:
-    """Return a figure with its bounds; an unbounded side says so.
+    """Return a figure with its bounds, or why there is none; an unbounded side says so.
 
     >>> from moderation.pack.record import CheckRecord
     >>> spread(CheckRecord(of="", state="pass", reason="", value=.5, low=.4, high=None, rows=9, positives=0, needed=()))
     '0.500 (0.400 to unknown)'
     """
     if check.value is None:
-        return "not measured"
-    if check.low == check.high:
+        return clipped(check.why_missing or "not measured")
+    if check.low is not None and check.low == check.high:
         return figure(check.value)
     bounds = ["unknown" if bound is None else figure(bound) for bound in (check.low, check.high)]
     return f"{figure(check.value)} ({bounds[0]} to {bounds[1]})"
@@ -122,12 +122,20 @@ def why_not(one: GateRecord) -> str:
     about = f"{check.of}: " if check.of else ""
     if one.state == "pass":
         return ""
-    if check.value is None:
-        return clipped(f"{about}{check.reason}")
-    said = f"{about}{spread(check)}, must be {wanted(one.gate)}"
-    takes = f"; it would take {' and '.join(check.needed)}" if check.needed else ""
+    said = [f"{about}{spread(check)}, must be {wanted(one.gate)}"]
+    said += [clipped(check.remark, 160)] if check.remark else []
+    said += [f"it would take {' and '.join(check.needed)}"] if check.needed else []
     more = sum(other.state == one.state for other in one.checks) - 1
-    return clipped(said + takes + (f"; and {more} more like it" if more else ""))
+    said += [f"and {more} more like it"] if more else []
+    return "; ".join(clipped(part) for part in said)
+
+
+def capped_tiers(record: PackRecord) -> dict[str, list[str]]:
+    """Return tier -> policies for which it and everything stronger stay closed."""
+    closed: dict[str, list[str]] = {}
+    for policy, tier in record.caps.items():
+        closed.setdefault(tier, []).append(policy or "every policy")
+    return closed
 
 
 def short(digest: str) -> str:
@@ -151,6 +159,15 @@ def markdown(value: object) -> str:
     a\|b \<b\>\_x\_
     """
     return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def span(value: object) -> str:
+    """Return a value as one line of code in Markdown.
+
+    >>> span("a`b  c")
+    '`ab c`'
+    """
+    return f"`{' '.join(str(value).replace('`', '').split())}`"
 
 
 def code(value: object) -> str:
