@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from moderation.alignment import ALIGNMENT_VERSION, MIN_CORRELATION, Outline, correlation, trim
+from moderation.alignment import ALIGNMENT_VERSION, Likeness, Outline, likeness, trim
 from moderation.embedding_cache import EmbeddingCache
 from moderation.encoders import ENCODING_VERSION, ImageEncoder
 from moderation.errors import InvalidListing, PermanentError
@@ -48,7 +48,7 @@ class ImageCopies:
         self._tower = f"{encoder.digest}:{ENCODING_VERSION}"
         self._trimmed = f"{self._tower}:trimmed-{ALIGNMENT_VERSION}"
         self._outline = lru_cache(_OUTLINES)(self._outline_of)
-        self._verdicts: dict[tuple[str, str], float] = {}
+        self._known: dict[tuple[str, str], Likeness] = {}
 
     def find(
         self,
@@ -71,7 +71,7 @@ class ImageCopies:
         if names and wanted:
             known_GD = self.vectors(names)
             for digest, name in self._near(wanted, names, known_GD, MIN_COSINE + margin):
-                if self._correlation(digest, name) >= MIN_CORRELATION + margin:
+                if digest == name or self._likeness(digest, name).is_copy(margin):
                     copied[digest] = first_row[name]
         hits = [next((copied[d] for d in found if d in copied), -1) for found in rows]
         return np.array(hits, np.int64)
@@ -102,12 +102,10 @@ class ImageCopies:
         for place, row in sorted(pairs):
             yield wanted[row], names[place]
 
-    def _correlation(self, digest: str, name: str) -> float:
-        if digest == name:
-            return 1.0
-        if (digest, name) not in self._verdicts:
-            self._verdicts[digest, name] = correlation(self._outline(digest), self._outline(name))
-        return self._verdicts[digest, name]
+    def _likeness(self, digest: str, name: str) -> Likeness:
+        if (digest, name) not in self._known:
+            self._known[digest, name] = likeness(self._outline(digest), self._outline(name))
+        return self._known[digest, name]
 
     def _chunk(self, digests: Sequence[str]) -> list[Vectors]:
         """Return the vectors of a few images; an empty one under the trimmed tower says that nothing was trimmed."""
