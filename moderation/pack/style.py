@@ -7,7 +7,7 @@ STYLE: Final = """
 .verdict h1{font-size:32px;line-height:1.15}.verdict p{color:var(--ink);margin:4px 0 0;font-size:17px}
 .notice{background:var(--card);border:1px solid var(--line);border-left:4px solid var(--warn);border-radius:6px;
 padding:8px 12px;max-width:none}.reasons{padding-left:0;list-style:none;margin:14px 0}.reasons li{margin:0 0 8px}
-nav{display:flex;flex-wrap:wrap;gap:4px 0;margin:14px 0}td{overflow-wrap:anywhere}.stack td{vertical-align:top}
+nav{display:flex;flex-wrap:wrap;gap:4px 0;margin:14px 0}.stack td{vertical-align:top;overflow-wrap:anywhere}
 .stack td:nth-child(1){width:112px}.stack td:nth-child(2){width:42%}.stack td:nth-child(3){width:34%}
 .more>td{padding:0 0 8px 112px}.more summary{cursor:pointer;color:var(--accent);font-size:13px}
 tr:has(+.more)>td{border-bottom:0}.more td td{overflow-wrap:normal}
@@ -18,7 +18,8 @@ path.g{stroke:var(--line)}path.t{stroke:var(--soft);stroke-dasharray:1 3}.legend
 .legend svg{display:inline-block;vertical-align:middle}
 .swatch,.dot{display:inline-block;vertical-align:middle}.swatch{
 width:22px;border-top:3px solid var(--accent)}
-.swatch.old{border-top:3px dashed var(--mute)}.dots circle{fill:var(--accent)}.dots .r{fill:none;stroke:var(--mute);
+.swatch.old{border-top:3px dashed var(--mute)}.dots{min-width:80px}
+.dots circle{fill:var(--accent)}.dots .r{fill:none;stroke:var(--mute);
 stroke-width:2}.dot{width:10px;height:10px;border-radius:50%;background:var(--accent)}
 .dot.ring{background:none;border:2px solid var(--mute)}
 img{display:block;max-width:88px;max-height:88px;border-radius:4px}
