@@ -133,9 +133,9 @@ def _row(
     state: str,
     gaps: Mapping[str, Mapping[tuple[str, str], GapFacts]],
 ) -> list[str]:
-    key = (policy, one.name)
+    key, words = (policy, one.name), one.name.replace("=", ": ").replace("_", " ")
     return [
-        page.escape(clipped(one.name.replace("=", ": ").replace("_", " "), 60)),
+        f"<span class=name>{page.escape(clipped(words, 60))}</span>",
         f"{one.violations:,}",
         _dots(one.found, one.found_before),
         page.percent(one.found),

@@ -18,7 +18,7 @@ path.g{stroke:var(--line)}path.t{stroke:var(--soft);stroke-dasharray:1 3}.legend
 .legend svg{display:inline-block;vertical-align:middle}
 .swatch,.dot{display:inline-block;vertical-align:middle}.swatch{
 width:22px;border-top:3px solid var(--accent)}
-.swatch.old{border-top:3px dashed var(--mute)}.dots{min-width:80px}
+.swatch.old{border-top:3px dashed var(--mute)}.dots{min-width:80px}.name{white-space:nowrap}
 .dots circle{fill:var(--accent)}.dots .r{fill:none;stroke:var(--mute);
 stroke-width:2}.dot{width:10px;height:10px;border-radius:50%;background:var(--accent)}
 .dot.ring{background:none;border:2px solid var(--mute)}
