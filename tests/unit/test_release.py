@@ -33,7 +33,7 @@ def test_contract_names_known_measures_only() -> None:
         (b"id: no-leak", b"id: better-on-golden", "two gates share one id"),
         (b"objective: better-on-golden", b"objective: nope", "nope is no gate"),
         (b"objective: better-on-golden", b"objective: no-leak", "superiority is a gate"),
-        (b"report_all_but: [no-leak,", b"report_all_but: [nope,", "no such gate: ['nope']"),
+        (b"report_all_but: [no-leak]", b"report_all_but: [nope]", "no such gate: ['nope']"),
         (b"block_good: 0.05", b"block_good: 0", "block_good"),
         (b"uncertified: cap", b"uncertified: pass", "uncertified"),
         (b"  standard: {}", b"  other: {}", "profiles.standard: must be there"),
