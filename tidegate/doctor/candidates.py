@@ -26,6 +26,7 @@ TIE: Final = "the champion again"
 _BROKEN: Final = LANGUAGES[-1]
 _NOISE: Final = 0.45
 _TOO_LARGE_MIB: Final = 620
+_SUNK_TIER: Final = 2e-3
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         (
             "fair-false-positives",
             "fair-intersections",
-            "calibration-by-slice",
+            "calibration-by-slice-high",
             "replay-by-segment",
         ),
     ),
@@ -257,15 +258,30 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     ),
     Candidate(
         "too sure of innocence",
-        "log-odds minus 2.5",
-        _as_is(surgery.shifted(-2.5)),
-        ("calibration-shift-low",),
+        "log-odds minus 8, with tiers that open all the same",
+        _as_is(
+            surgery.both(
+                surgery.shifted(-8.0),
+                surgery.thresholds(lambda tiers: dict.fromkeys(tiers, _SUNK_TIER)),
+            )
+        ),
+        (
+            "calibration-shift-low",
+            "calibration-overall-low",
+            "calibration-in-review-low",
+            "calibration-by-slice-low",
+        ),
     ),
     Candidate(
         "too sure of guilt",
-        "log-odds plus 2.5",
-        _as_is(surgery.shifted(2.5)),
-        ("calibration-shift-high", "calibration-in-review", "calibration-by-slice"),
+        "log-odds plus 6",
+        _as_is(surgery.shifted(6.0)),
+        (
+            "calibration-shift-high",
+            "calibration-overall-high",
+            "calibration-in-review-high",
+            "calibration-by-slice-high",
+        ),
     ),
     Candidate(
         "lowered thresholds",

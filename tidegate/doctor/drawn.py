@@ -5,11 +5,13 @@ groups that share their seller's slices and part of their error. N rows, P polic
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from moderation import attacks as registered
+from moderation.attacks.registry import ATTACKS, GATE
 from moderation.gates.evidence import (
     Answers,
     AttackOutcome,
@@ -19,13 +21,16 @@ from moderation.gates.evidence import (
     ScoredSet,
     digest_rows,
 )
+from moderation.gates.leaked import SNAPSHOT_FACT
 from moderation.leaks import LeakCheck
+
+assert registered.__all__, "importing them makes the attacks known"
 
 CANDIDATE: Final = "a" * 64
 CHAMPION: Final = "b" * 64
+SNAPSHOT: Final = "c" * 64
 _POLICIES: Final = ("first", "second", "third")
 _THRESHOLDS: Final = {"tag": 0.05, "review": 0.3, "block": 0.97, "suspend": 0.999}
-_NUM_ATTACKS: Final = 24
 _SLICES: Final = {
     "language": ("en", "de", "es"),
     "region": ("north", "south", "west"),
@@ -106,7 +111,8 @@ def sigmoid(log_odds: Floats) -> Floats:
 
 def draw(name: str, mix: Mix, rng: np.random.Generator) -> Drawn:
     """Return a set of groups of one to three rows."""
-    plan = [("lookalike", 0)] * mix.lookalike + [("ordinary", 0)] * mix.ordinary
+    plan = [("ordinary", 0)] * mix.ordinary
+    plan += [("lookalike", number % len(_POLICIES)) for number in range(mix.lookalike)]
     for column in range(len(_POLICIES)):
         plan += [("violation", column)] * mix.violation + [("unsure", column)] * mix.unsure
     sizes = rng.integers(1, 4, len(plan))
@@ -146,8 +152,9 @@ def good_evidence(seed: int) -> Evidence:
         policies=_POLICIES,
         sets=sets,
         attacks=tuple(attacks(sets["golden"], rng, hidden=0.1, suspected=0.0)),
-        leaks=LeakCheck("c" * 64, 5_000, ()),
+        leaks=LeakCheck(SNAPSHOT, 5_000, ()),
         costs=costs(rng, slower=1.0),
+        facts={SNAPSHOT_FACT: SNAPSHOT},
     )
 
 
@@ -160,11 +167,11 @@ def attacks(
     row_R = np.sort(np.append(rng.choice(violations, 300, replace=False), innocents[:150]))
     guilty_R = (golden.truth_NP[row_R] == 1).any(axis=1)
     outcomes = []
-    for number in range(_NUM_ATTACKS):
+    for name, attack in ATTACKS.items():
         said_RP = golden.candidate.log_odds_NP[row_R] + rng.normal(0, 0.2, (len(row_R), 3))
         said_RP[guilty_R & (rng.random(len(row_R)) < hidden)] = -6.0
         said_RP[~guilty_R & (rng.random(len(row_R)) < suspected)] = 4.0
-        outcomes.append(_outcome(f"attack-{number}", "text", 1.0, row_R, said_RP))
+        outcomes.append(_outcome(name, attack.family, GATE, row_R, said_RP))
     few_R = violations[np.argsort(-golden.candidate.log_odds_NP[violations].max(axis=1))][:20]
     outcomes.append(_outcome("joint", "white_box", float("inf"), few_R, np.full((20, 3), -9.0)))
     return outcomes
@@ -187,8 +194,3 @@ def with_answers(evidence: Evidence, name: str, log_odds_NP: Floats, **tiers: fl
     found = evidence.sets[name]
     changed = replace(found, candidate=answers(CANDIDATE, log_odds_NP, **tiers))
     return replace(evidence, sets=dict(evidence.sets) | {name: changed})
-
-
-def with_parts(evidence: Evidence, **parts: Any) -> Evidence:
-    """Return the evidence with other parts."""
-    return replace(evidence, **parts)

@@ -13,17 +13,18 @@ from moderation.gates.gaps import Discoveries
 from moderation.gates.judging import GateResult, decide
 from moderation.release import STANDARD, Gate, ReleaseContract
 from tidegate.doctor.candidates import CANDIDATES, GOOD, Candidate
-from tidegate.doctor.judging import evidence_folder
 from tidegate.doctor.making import SEED
 from tidegate.doctor.rates import fires, judge_some
 from tidegate.doctor.table import expects
-from tidegate.doctor.workshop import Workshop
 
 _FAR: Final = 1e9
 _FLIPPED: Final = {"at_least": "at_most", "at_most": "at_least", "more_than": "at_most"}
 
 Change = Callable[[Gate], Gate | None]
 """Gives the changed gate; None where the gate has nothing of the kind."""
+
+
+EvidenceOf = Callable[[Candidate], Evidence]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,10 @@ CHANGES: Final[dict[str, Change]] = {
 
 
 def survey(
-    shop: Workshop, contract: ReleaseContract, candidates: Sequence[Candidate] = CANDIDATES
+    contract: ReleaseContract, evidence_of: EvidenceOf, candidates: Sequence[Candidate] = CANDIDATES
 ) -> list[Mutant]:
     """Return every change of the contract with who noticed it."""
-    pairs = list(_pairs(shop, contract, candidates))
+    pairs = list(_pairs(contract, evidence_of, candidates))
     mutants = []
     for gate in contract.gates:
         own = [pair for pair in pairs if pair.result.gate.id == gate.id]
@@ -102,7 +103,7 @@ def survey(
 
 
 def _pairs(
-    shop: Workshop, contract: ReleaseContract, candidates: Sequence[Candidate]
+    contract: ReleaseContract, evidence_of: EvidenceOf, candidates: Sequence[Candidate]
 ) -> Iterator[_Pair]:
     num_checks = 1
     for candidate in sorted(candidates, key=lambda one: one.name != GOOD):
@@ -111,7 +112,7 @@ def _pairs(
             for gate in contract.gates
             if (must_pass := expects(candidate, gate, contract)) is not None
         }
-        evidence = Evidence.load(evidence_folder(shop, candidate))
+        evidence = evidence_of(candidate)
         results = judge_some(evidence, contract, tuple(wanted), seed=SEED, num_checks=num_checks)
         if candidate.name == GOOD:
             num_checks = sum(len(result.checks) for result in results)

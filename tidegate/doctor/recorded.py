@@ -18,6 +18,7 @@ from moderation.policy import PolicyFile
 from moderation.scoring import Scorer, ScoringItem
 from moderation.snapshot import SnapshotRow
 from serving.client import Answer
+from serving.gateway.gate import listing_bytes
 from serving.gateway.record import Behaviour, answered
 from serving.release import Release
 from tidegate.doctor.world import END, REPLAYED_FROM
@@ -57,7 +58,8 @@ def _decisions(
             scores.signal_status_NPM[number],
             scores.worst_image_NP[number],
         )
-        decision = _decision(row, answer, policies)
+        listing = store.put(listing_bytes(row.submission.listing))
+        decision = _decision(row, answer, policies, listing)
         yield from_decision(
             decision,
             recorded_at=decision.decided_at,
@@ -75,7 +77,7 @@ def _item(row: SnapshotRow, store: ContentStore) -> ScoringItem:
     )
 
 
-def _decision(row: SnapshotRow, answer: Answer, policies: PolicyFile) -> Decision:
+def _decision(row: SnapshotRow, answer: Answer, policies: PolicyFile, listing: str) -> Decision:
     submission = row.submission
     behaviour_F = row.behaviour_F
     if behaviour_F is None:
@@ -96,9 +98,8 @@ def _decision(row: SnapshotRow, answer: Answer, policies: PolicyFile) -> Decisio
         weight=1.0,
         sticky_key=submission.listing.seller_id or submission.submission_id,
         routing_revision=0,
-        input_digests={
-            f"image.{place}": digest for place, digest in enumerate(submission.image_digests)
-        },
+        input_digests={"listing": listing}
+        | {f"image.{place}": digest for place, digest in enumerate(submission.image_digests)},
         features=behaviour.feature_values(),
         versions=Versions(
             bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"

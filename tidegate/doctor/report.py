@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from components.contract import read_contract
+from moderation.gates.evidence import Evidence
 from moderation.release import ReleaseContract
 from moderation.settings import settings
 from pipelines.parameters import code_digest
 from tidegate.console import say
-from tidegate.doctor.judging import prove_all
+from tidegate.doctor.judging import evidence_folder, prove_all
 from tidegate.doctor.mutation import summary, survey, survivors
 from tidegate.doctor.rates import Rate, Rates, measure_rates
 from tidegate.doctor.table import as_markdown, as_matrix, expected_lines, unpaired
@@ -56,7 +57,7 @@ def run(*, worlds: int, root: Path = ROOT) -> int:
     ]
     table = f"{as_markdown(lines)}\n\n{as_matrix(got, contract)}"
     report.add("Every gate and its candidates", table, unpaired(lines, contract) + wrong)
-    mutants = survey(shop, contract)
+    mutants = survey(contract, lambda one: Evidence.load(evidence_folder(shop, one)))
     survived = [f"{one.gate}: {one.change} was not noticed" for one in survivors(mutants)]
     report.add("Changes of the contract", summary(mutants), survived)
     if worlds:

@@ -8,7 +8,7 @@ import numpy as np
 
 from moderation.gates.evidence import Evidence, Floats, ScoredSet
 from moderation.leaks import Leak, LeakCheck
-from tidegate.doctor.drawn import CHAMPION, answers, attacks, costs, with_answers
+from tidegate.doctor.drawn import CHAMPION, SNAPSHOT, answers, attacks, costs, with_answers
 
 Spoil = Callable[[Evidence, np.random.Generator], Evidence]
 Change = Callable[[ScoredSet, np.random.Generator], Floats]
@@ -70,6 +70,18 @@ def _tiers(**tiers: float) -> Spoil:
     return spoil
 
 
+def _sunk(by: float, review: float) -> Spoil:
+    """Return the fault of predicting far too little, with tiers that open all the same."""
+
+    def spoil(evidence: Evidence, _: np.random.Generator) -> Evidence:
+        for name in _ALL_SETS:
+            said_NP = _right(evidence.sets[name]) - by
+            evidence = with_answers(evidence, name, said_NP, review=review, tag=review)
+        return evidence
+
+    return spoil
+
+
 def _tie(evidence: Evidence, _: np.random.Generator) -> Evidence:
     """A/A: another model of the same quality, its error independent of the champion's."""
     sets = dict(evidence.sets)
@@ -102,7 +114,7 @@ def _unbeaten(evidence: Evidence, _: np.random.Generator) -> Evidence:
 
 def _leaked(evidence: Evidence, _: np.random.Generator) -> Evidence:
     leak = Leak("golden-0", "submission-0", "id")
-    return replace(evidence, leaks=LeakCheck("c" * 64, 5_000, (leak,)))
+    return replace(evidence, leaks=LeakCheck(SNAPSHOT, 5_000, (leak,)))
 
 
 def _slow(evidence: Evidence, rng: np.random.Generator) -> Evidence:
@@ -151,7 +163,7 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "evasion lost": (_lost_in("evasive", "evasive", 0.4), ("not-worse-on-evasion",)),
     "a region suspected": (
         _suspected_in("region", "west", 0.25),
-        ("fair-false-positives", "fair-intersections", "calibration-by-slice", "replay-by-segment"),
+        ("fair-false-positives", "fair-intersections", "replay-by-segment"),
     ),
     "hidden by attacks": (_attacked(0.6, 0.0), ("attacks-worst-recall", "attacks-mean-recall")),
     "suspected under attack": (
@@ -162,7 +174,15 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "log-odds times 3": (_scaled(3), ("calibration-slope-low",)),
     "log-odds by 3": (_scaled(1 / 3), ("calibration-slope-high",)),
     "log-odds minus 2": (_shifted(-2.0), ("calibration-shift-low",)),
-    "log-odds plus 2": (_shifted(2.0), ("calibration-shift-high", "calibration-in-review")),
+    "log-odds plus 2": (_shifted(2.0), ("calibration-shift-high",)),
+    "log-odds minus 10": (
+        _sunk(10.0, 1e-3),
+        ("calibration-overall-low", "calibration-in-review-low", "calibration-by-slice-low"),
+    ),
+    "log-odds plus 13": (
+        _shifted(13.0),
+        ("calibration-overall-high", "calibration-in-review-high", "calibration-by-slice-high"),
+    ),
     "review at .0001": (_tiers(review=1e-4), ("tier-review", "review-volume", "replay-shift-up")),
     "all tiers at .005": (
         _tiers(review=5e-3, block=5e-3, suspend=5e-3),

@@ -46,16 +46,16 @@ class Size:
     violators: int = 1_000
     """Per policy."""
 
-    lookalike: int = 500
+    lookalike: int = 450
     """Honest sellers who say telling words with an explanation; all of them are kept."""
 
-    ordinary: int = 1_200
+    ordinary: int = 1_000
     """Other honest sellers; one in twenty is kept, and weighs as much."""
 
     unsure: int = 150
     """Per policy: their words only hint, and half of them violate."""
 
-    newcomers: int = 810
+    newcomers: int = 750
     """Sellers of the days after the last training; the honest ones come on the last of them, which is replayed."""
 
 
@@ -124,7 +124,7 @@ class DoctorWorld:
             begin, end = EARLY_DAY, LAST_DAY - timedelta(days=3)
         age = int(rng.integers(3))
         days = float(rng.uniform(*((0.05, 2.5), (5.0, 12.0), (30.0, 80.0))[age]))
-        past = (int(rng.integers(0, 2)), int(rng.integers(4, 7)), int(rng.integers(10, 13)))
+        past = (int(rng.integers(0, 2)), int(rng.integers(3, 5)), int(rng.integers(9, 11)))
         return _Seller(
             seller_id=f"s{number}",
             policy=policy,
@@ -227,19 +227,19 @@ class DoctorWorld:
         rng, words = self._rng, self._words[seller.language]
         if seller.kind == "unsure":
             assert seller.policy is not None
-            return _Shown((words.hints[seller.policy],), (None,))
+            return _Shown((words.hints[seller.policy],), ())
         if not violates:
             return self._honest(words, explains=seller.kind == "lookalike")
         assert seller.policy is not None
         telling = tuple(str(w) for w in rng.choice(words.telling[seller.policy], 2, replace=False))
         way = float(rng.random())
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
-        if way < 0.45:
+        if way < 0.35:
             return _Shown(telling, (seller.policy,), trick)
-        if way < 0.7:  # only the photo tells, sometimes among others, sometimes without any text
-            tints = (None, seller.policy) if rng.random() < 0.3 else (seller.policy,)
+        if way < 0.6:  # only the photo tells, sometimes among others, sometimes without any text
+            tints = (None, seller.policy) if rng.random() < 0.15 else (seller.policy,)
             return _Shown(None if rng.random() < 0.15 else (), tints)
-        return _Shown(telling, () if rng.random() < 0.3 else (None,), trick)
+        return _Shown(telling, (None,) if rng.random() < 0.2 else (), trick)
 
     def _honest(self, words: Words, *, explains: bool) -> "_Shown":
         rng = self._rng
@@ -248,7 +248,7 @@ class DoctorWorld:
         if explains:
             said = (str(rng.choice(words.explaining)), str(rng.choice(words.telling[policy])))
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        tints = ((), (None,), (None, None))[int(rng.choice(3, p=(0.1, 0.75, 0.15)))]
+        tints = ((), (None,), (None, None))[int(rng.choice(3, p=(0.6, 0.37, 0.03)))]
         return _Shown(
             said, tints, trick, {"hard_negative": self.policy_ids[policy]} if said else {}
         )
