@@ -23,7 +23,13 @@ from moderation.gates.estimates import (
     rows_needed,
 )
 from moderation.gates.judging import Context, measure
-from moderation.gates.withstanding import Flags, Withstood, any_of, candidate_and_champion
+from moderation.gates.withstanding import (
+    Flags,
+    Withstood,
+    any_of,
+    candidate_and_champion,
+    table_row,
+)
 from moderation.release import Gate
 
 Floats = npt.NDArray[np.float64]
@@ -59,6 +65,25 @@ _GAINED: Final = _Kind(
     "rows",
     "no innocent listing that it applies to is clear before it",
 )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One bundle under one attack, counted."""
+
+    withstood: Withstood
+    trials_R: Floats
+    successes_R: Floats
+    ratios_B: Floats
+    """Successes over trials in each resample; NaN where it drew no trial, or none was drawn."""
+
+    @property
+    def num_trials(self) -> float:
+        return float(self.trials_R.sum())
+
+    @property
+    def ratio(self) -> float:
+        return float(self.successes_R.sum()) / self.num_trials
 
 
 @dataclass(frozen=True)
@@ -141,7 +166,7 @@ class _Taking:
         for name in dict.fromkeys([*ATTACKS, *pairs]):
             if name in pairs:
                 mine, other = pairs[name]
-                yield self._compared(name, [mine], [other], table_row(mine, other))
+                yield self._compared(name, [mine], [other], _row_of(mine, other))
             else:
                 yield nothing(name, "the attack was not made: take the evidence again")
 
@@ -160,29 +185,50 @@ class _Taking:
         if golden is None or not any(math.isinf(one.severity) for one in outcomes):
             yield self._missing("no white-box attack of unlimited strength was made")
             return
-        sides = [candidate_and_champion(golden, outcome)[0] for outcome in outcomes]
-        limited = [table_row(one, None) for one in sides if math.isfinite(one.outcome.severity)]
-        for one in sides:
-            if math.isinf(one.outcome.severity):
-                detail = table_row(one, None) | {"limited": limited}
-                yield self._compared(one.outcome.name, [one], [None], detail)
+        sides = self._counted([candidate_and_champion(golden, one)[0] for one in outcomes])
+        bounded = [side for side in sides if math.isfinite(side.withstood.outcome.severity)]
+        limited = [_row_of(side, None) for side in bounded]
+        for side in sides:
+            if math.isinf(side.withstood.outcome.severity):
+                detail = _row_of(side, None) | {"limited": limited}
+                yield self._compared(side.withstood.outcome.name, [side], [None], detail)
 
-    def _pairs(self) -> dict[str, tuple[Withstood, Withstood | None]]:
-        """Return what both bundles make of each attack at the severity that is judged."""
+    def _pairs(self) -> dict[str, tuple[_Side, _Side | None]]:
+        """Return what candidate and champion make of each attack at the severity that is judged."""
         golden = self.context.evidence.sets.get("golden")
-        if golden is None:
+        outcomes = [
+            one
+            for one in self.context.evidence.attacks
+            if one.family != WHITE_BOX and one.severity == GATE
+        ]
+        if golden is None or not outcomes:
             return {}
+        pairs = [candidate_and_champion(golden, outcome) for outcome in outcomes]
+        mine = self._counted([one for one, _ in pairs])
+        theirs = [other for _, other in pairs if other is not None]
+        others = iter(self._counted(theirs, resample=self.gate.versus == "champion"))
         return {
-            outcome.name: candidate_and_champion(golden, outcome)
-            for outcome in self.context.evidence.attacks
-            if outcome.family != WHITE_BOX and outcome.severity == GATE
+            one.name: (side, None if other is None else next(others))
+            for one, side, (_, other) in zip(outcomes, mine, pairs, strict=True)
         }
+
+    def _counted(self, sides: Sequence[Withstood], *, resample: bool = True) -> list[_Side]:
+        """Return the counts of each, all resampled in one pass over the draws."""
+        draws = self.context.draws("golden")
+        trials = [self.kind.trials(one) for one in sides]
+        successes = [self.kind.successes(one) for one in sides]
+        ratios_SB = np.full((len(sides), draws.num_resamples), np.nan)
+        if resample:
+            rows = [one.outcome.row_R for one in sides]
+            above_SB, below_SB = np.split(_sums(draws, rows * 2, successes + trials), 2)
+            np.divide(above_SB, below_SB, out=ratios_SB, where=below_SB > 0)
+        return [_Side(*parts) for parts in zip(sides, trials, successes, ratios_SB, strict=True)]
 
     def _compared(
         self,
         of: str,
-        mine: Sequence[Withstood],
-        others: Sequence[Withstood | None],
+        mine: Sequence[_Side],
+        others: Sequence[_Side | None],
         detail: dict[str, Any],
     ) -> Estimate:
         share = self._share(mine)
@@ -210,31 +256,24 @@ class _Taking:
             detail=detail,
         )
 
-    def _share(self, sides: Sequence[Withstood]) -> "_Share | str":
+    def _share(self, sides: Sequence[_Side]) -> _Share | str:
         """Return the mean over attacks of a share, or why there is none."""
-        if not all(one.is_number for one in sides):
+        if not all(side.withstood.is_number for side in sides):
             return "a score is no number"
-        sides = [one for one in sides if self.kind.trials(one).any()]
+        sides = [side for side in sides if side.num_trials]
         if not sides:
             return self.kind.none
-        draws = self.context.draws("golden")
-        values, values_B = [], []
-        num_trials = np.zeros(len(draws.member_N))
-        total = 0.0
-        for one in sides:
-            taken = draws.take(one.outcome.row_R)
-            trials_R, successes_R = self.kind.trials(one), self.kind.successes(one)
-            np.maximum.at(num_trials, one.outcome.row_R, trials_R)
-            total += float(trials_R.sum())
-            values.append(float(successes_R.sum() / trials_R.sum()))
-            values_B.append(_ratios(taken, successes_R, trials_R))
+        member_N = self.context.draws("golden").member_N
+        most_N = np.zeros(len(member_N))
+        for side in sides:
+            np.maximum.at(most_N, side.withstood.outcome.row_R, side.trials_R)
         return _Share(
-            value=float(np.mean(values)),
-            values_B=np.mean(values_B, axis=0),
-            trials=total,
-            distinct=int(num_trials.sum()),
-            rows=len(np.unique(np.concatenate([one.outcome.row_R for one in sides]))),
-            groups=len(np.unique(draws.member_N[num_trials > 0])),
+            value=float(np.mean([side.ratio for side in sides])),
+            values_B=np.mean([side.ratios_B for side in sides], axis=0),
+            trials=sum(side.num_trials for side in sides),
+            distinct=int(most_N.sum()),
+            rows=len(np.unique(np.concatenate([s.withstood.outcome.row_R for s in sides]))),
+            groups=len(np.unique(member_N[most_N > 0])),
         )
 
     def _missing(self, why: str) -> Estimate:
@@ -246,17 +285,18 @@ class _Taking:
         return nothing(of, why, needed=max(least, 1), unit=self.kind.unit)
 
 
-def table_row(mine: Withstood, other: Withstood | None) -> dict[str, Any]:
-    """Return the line of an attack in a table, with the champion's beside it; plain values."""
-    outcome = mine.outcome
-    severity = outcome.severity if math.isfinite(outcome.severity) else "unlimited"
-    named = {"attack": outcome.name, "family": outcome.family, "severity": severity}
-    return named | mine.row() | {"champion": None if other is None else other.row()}
+def _row_of(mine: _Side, other: _Side | None) -> dict[str, Any]:
+    return table_row(mine.withstood, None if other is None else other.withstood)
 
 
-def _ratios(taken: GroupBootstrap, successes_R: Floats, trials_R: Floats) -> Floats:
-    """Return the share in each resample; NaN where it drew no trial."""
-    trials_B = taken.sums(trials_R)
-    ratios_B = np.full(taken.num_resamples, np.nan)
-    np.divide(taken.sums(successes_R), trials_B, out=ratios_B, where=trials_B > 0)
-    return ratios_B
+def _sums(
+    draws: GroupBootstrap, rows: Sequence[npt.NDArray[np.int64]], values: Sequence[Floats]
+) -> Floats:
+    """Return sums_SB: of each values_R at its rows of the set, in each resample."""
+    values_SG = np.zeros((len(rows), len(draws.draws_GB)))
+    for sums_G, row_R, values_R in zip(values_SG, rows, values, strict=True):
+        np.add.at(sums_G, draws.member_N[row_R], values_R)
+    sums_SB = np.empty((len(rows), draws.num_resamples))
+    for part, draws_GC in draws.chunks(len(draws.draws_GB)):
+        sums_SB[:, part] = values_SG @ draws_GC
+    return sums_SB

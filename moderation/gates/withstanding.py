@@ -114,6 +114,14 @@ def candidate_and_champion(
     return mine, Withstood(golden, golden.champion, outcome, outcome.champion_RP)
 
 
+def table_row(mine: Withstood, other: Withstood | None) -> dict[str, Any]:
+    """Return the line of an attack in a table, with the champion's beside it; plain values."""
+    outcome = mine.outcome
+    severity = outcome.severity if math.isfinite(outcome.severity) else "unlimited"
+    named = {"attack": outcome.name, "family": outcome.family, "severity": severity}
+    return named | mine.row() | {"champion": None if other is None else other.row()}
+
+
 def hard_examples(evidence: Evidence) -> list[HardExample]:
     """Return what the candidate gets wrong only under attack: violations lost, innocents flagged; the worst first."""
     golden = evidence.sets.get("golden")
