@@ -16,6 +16,8 @@ from moderation.pack.words import STATES, clipped, figure
 _WORST_FIRST = ("fail", "no_data", "not_certified", "pass")
 _FOUND, _FLAGGED, _COMBINED = "true_positive_gap", "false_positive_gap", "intersections_found"
 
+_MAX_COMBINATIONS = 12
+
 GapFacts = Mapping[str, Any]
 
 
@@ -70,20 +72,29 @@ def groups(record: PackRecord, evidence: Evidence, *, max_policies: int, max_row
         ]
         left = len(parts) - max_rows
         rest = f"<p class=soft>{left} more groups were left out to keep the page small.</p>"
-        heads = ["group", "#violations", "found 0 … 1", "#found", "#champion finds", "#gap"]
-        heads += ["#innocents", "#flagged", "#champion flags", "#gap", "gates"]
+        heads = [
+            "group",
+            "gates",
+            "#violations",
+            "0 to 1",
+            "#found",
+            "#champion finds",
+            "#gap",
+        ]
+        heads += ["#innocents", "#flagged", "#champion flags", "#gap"]
         blocks.append(
             f"<h3>{page.escape(policy)}</h3>{page.table(heads, rows, own_row=0)}"
             + (rest if left > 0 else "")
         )
-    return _INTRO + "".join(blocks) + _combinations(record, max_rows)
+    return _INTRO + "".join(blocks) + _combinations(record, min(max_rows, _MAX_COMBINATIONS))
 
 
 _INTRO = (
     "<p>Golden listings by group. <b>Found</b>: violations that are sent to review or stronger. <b>Flagged</b>: "
     "innocent listings that are. <b>Gap</b>: the difference from all other groups at one mix of evasive and plain "
-    "listings, with its range. A group whose dot lies far left of the others is protected worse. The last column is "
-    "the worst verdict of the gates that look at this group.</p>"
+    "listings, with its range, and how many violations or innocents it needs where there are too few to tell. "
+    "<b>Gates</b>: the worst verdict on this group. A group whose dot lies far left of the others is protected "
+    "worse.</p>"
     '<p class="legend soft"><span class="dot"></span> candidate <span class="dot ring"></span> champion</p>'
 )
 
@@ -136,30 +147,30 @@ def _row(
     key, words = (policy, one.name), one.name.replace("=", ": ").replace("_", " ")
     return [
         f"<span class=name>{page.escape(clipped(words, 60))}</span>",
+        page.chip(*STATES[state][:2]) if state else "",
         f"{one.violations:,}",
         _dots(one.found, one.found_before),
         page.percent(one.found),
         "" if one.found_before is None else page.percent(one.found_before),
-        _gap(gaps[_FOUND].get(key), "violations"),
+        _gap(gaps[_FOUND].get(key)),
         f"{one.rows - one.violations:,}",
         page.percent(one.flagged),
         "" if one.flagged_before is None else page.percent(one.flagged_before),
-        _gap(gaps[_FLAGGED].get(key), "innocents"),
-        page.chip(*STATES[state][:2]) if state else "",
+        _gap(gaps[_FLAGGED].get(key)),
     ]
 
 
-def _gap(facts: GapFacts | None, noun: str) -> str:
+def _gap(facts: GapFacts | None) -> str:
     """Return the gap with its range, and how many rows would settle it."""
     if facts is None or facts.get("gap") is None:
         return ""
     bounds = f"{figure(facts.get('low'))} to {figure(facts.get('high'))}"
     needed = facts.get("needed")
-    takes = f"<div class=soft>needs {page.number(needed)} {noun}</div>" if needed else ""
+    takes = f"<div class=soft>needs {page.number(needed)}</div>" if needed else ""
     return f"{figure(facts['gap'])}<div class=soft>{bounds}</div>{takes}"
 
 
-def _combinations(record: PackRecord, max_rows: int) -> str:
+def _combinations(record: PackRecord, most: int) -> str:
     """Return the pairs of groups that stand out together."""
     parts = []
     for check in (check for one in record.measured(_COMBINED) for check in one.checks):
@@ -175,11 +186,11 @@ def _combinations(record: PackRecord, max_rows: int) -> str:
                 page.percent(facts.get("others")),
                 page.escape(facts.get("rows")),
             ]
-            for facts in found[:max_rows]
+            for facts in found[:most]
         ]
         parts.append(
             f"<h3>Combinations of two groups</h3><p>{len(found)} of {scanned:,} stand out; {small:,} more are "
-            "too small to look at.</p>"
+            f"too small to look at. {'The rest is in judgement.json.' if len(found) > most else ''}</p>"
         )
         if rows:
             parts.append(page.table(["where", "it", "#there", "#elsewhere", "#rows"], rows))

@@ -3,6 +3,7 @@
 from typing import Final
 
 STYLE: Final = """
+body{max-width:1200px}
 .verdict{border-left:8px solid currentColor;background:var(--card);border-radius:8px;padding:14px 18px;margin:0 0 12px}
 .verdict h1{font-size:32px;line-height:1.15}.verdict p{color:var(--ink);margin:4px 0 0;font-size:17px}
 .notice{background:var(--card);border:1px solid var(--line);border-left:4px solid var(--warn);border-radius:6px;
