@@ -2,8 +2,8 @@
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -82,7 +82,7 @@ def run(
             f"the evidence is about bundle {evidence.candidate[:12]}, not {bundle.digest[:12]}; take it of this one"
         )
     judgement = judge_evidence(evidence, rules, profile=profile, seed=seed)
-    caps = caps_of(judgement, bundle.manifest.policies)
+    judgement = replace(judgement, caps=caps_of(judgement, bundle.manifest.policies))
     write_pack(
         judgement,
         evidence,
@@ -93,20 +93,19 @@ def run(
     )
     said = attestation.append(
         store(bundle, home.bundles),
-        _statement(judgement, evidence, rules, caps),
+        _statement(judgement, evidence, rules),
         clock=clock or SystemClock(),
         tool=f"tidegate {version('tidegate')}",
     )
     return _outcome(said, evidence)
 
 
-def caps_of(judgement: Judgement, policies: Sequence[str]) -> dict[str, TierName]:
+def caps_of(judgement: Judgement, policies: Sequence[str]) -> dict[str, str]:
     """Return policy -> weakest closed tier; what is closed for an unnamed policy is closed for all of them."""
-    caps: dict[str, TierName] = {}
+    caps: dict[str, str] = {}
     for named, tier in judgement.caps.items():
         for policy in [named] if named in policies else policies:
-            weakest = min(_TIERS.index(caps.get(policy, "suspend")), _TIERS.index(_tier(tier)))
-            caps[policy] = _TIERS[weakest]
+            caps[policy] = min(_tier(caps.get(policy, tier)), _tier(tier), key=_TIERS.index)
     return caps
 
 
@@ -136,12 +135,7 @@ def _tier(name: str) -> TierName:
     return next(tier for tier in _TIERS if tier == name)
 
 
-def _statement(
-    judgement: Judgement,
-    evidence: Evidence,
-    rules: ReleaseContract,
-    caps: Mapping[str, TierName],
-) -> Statement:
+def _statement(judgement: Judgement, evidence: Evidence, rules: ReleaseContract) -> Statement:
     sets = {name: one.digest for name, one in evidence.sets.items()}
     if evidence.leaks is not None:
         sets["training"] = evidence.leaks.snapshot
@@ -159,7 +153,7 @@ def _statement(
         notes=judgement.notes,
         champion=evidence.champion,
         profile=judgement.profile,
-        caps=dict(caps),
+        caps={policy: _tier(tier) for policy, tier in judgement.caps.items()},
     )
 
 
