@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moderation.evaluation import page
-from moderation.gates.attacked import table_row
 from moderation.gates.evidence import Evidence
-from moderation.gates.withstanding import candidate_and_champion
+from moderation.gates.withstanding import candidate_and_champion, table_row
 from moderation.pack.curves import missing
 from moderation.pack.words import clipped, figure
 
