@@ -22,6 +22,9 @@ MAX_COLOUR_GAP: Final = 20.0
 """Of 320 crops of grocery photos to 70-95 %, written as JPEG again, 98 % keep both limits, of 80 frames and 80 mirror
 images all; of 400 pairs of other photos with near embeddings one does, two shots of the same hand and carton."""
 
+COLOUR_REACH: Final = np.array([25, 25, 25, 20, 20, 20], np.float32)
+"""How far a crop may move `colours`: 99 % of crops to 80 % stay within, all of those to 90 %."""
+
 _SIDE: Final = 32
 _SIZES: Final = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 _ASPECT: Final = 0.051
@@ -107,6 +110,12 @@ def likeness(first: Outline, second: Outline) -> Likeness:
     """
     found = (_found(first, second), _found(second, first))
     return max(found, key=lambda one: one.correlation)
+
+
+def colours(inside: Image.Image) -> npt.NDArray[np.float32]:
+    """Return mean and deviation of the colours of a trimmed picture, float32[6], in steps of 255."""
+    pixels_NC = _pixels(inside.convert("RGB"), _SIDE, _SIDE).reshape(-1, 3)
+    return np.concatenate([pixels_NC.mean(axis=0), pixels_NC.std(axis=0)]).astype(np.float32)
 
 
 def _border(lines_LMC: npt.NDArray[np.int16]) -> int:
