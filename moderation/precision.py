@@ -14,6 +14,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 _MAX_NEEDED: Final = 10_000_000
+_NEAREST_NEGATIVES: Final = 100
+_POWER: Final = 0.8
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def flags_needed(bound: float, confidence: float, *, errors: int = 0) -> int | N
 
 
 def bound_precision(
-    truth_R: npt.NDArray[np.int8],
+    truth_R: npt.NDArray[np.int8] | Floats,
     weight_R: Floats,
     group_R: Integers,
     *,
@@ -77,7 +79,7 @@ def bound_precision(
     negatives that were thinned out stand for many.
 
     Args:
-        truth_R: 1 or 0 of each flagged row; at least one row.
+        truth_R: 1 or 0 of each flagged row, or a share between; at least one row.
         weight_R: inverse inclusion probabilities.
         group_R: seller and campaign.
         confidence: one-sided.
@@ -111,6 +113,20 @@ def bound_precision(
     )
 
 
+def weight_of_an_error(score_K: Floats, truth_K: npt.NDArray[np.int8], weight_K: Floats) -> float:
+    """Return what one more false flag would weigh: what innocent rows of the highest scores do, if there are any.
+
+    Args:
+        score_K: of the rows with known truth.
+        truth_K: 1 or 0.
+        weight_K: inverse inclusion probabilities.
+    """
+    order = np.argsort(-score_K, kind="stable")
+    nearest = order[truth_K[order] == 0][:_NEAREST_NEGATIVES]
+    weights = weight_K[nearest] if len(nearest) else weight_K
+    return float((weights**2).sum() / weights.sum()) if len(weights) else 1.0
+
+
 def errors_allowed(trials: int, bound: float, confidence: float) -> int:
     """Return the most errors among `trials` flags that still certify the bound; -1 if not even none."""
     low, high = -1, trials
@@ -119,3 +135,30 @@ def errors_allowed(trials: int, bound: float, confidence: float) -> int:
         reached = clopper_pearson_lower(trials - middle, trials, confidence) >= bound
         low, high = (middle, high) if reached else (low, middle - 1)
     return low
+
+
+def flags_for_power(bound: float, confidence: float, precision: float) -> int | None:
+    """Return the fewest independent flags that certify a bound with 80 % power at a true precision.
+
+    >>> flags_for_power(0.99, 0.95, 0.998), flags_for_power(0.95, 0.95, 0.97)
+    (640, 660)
+    """
+    if precision <= bound:
+        return None
+    low, high = 0, 1
+    while not _is_enough(high, bound, confidence, precision):
+        low, high = high, high * 2
+        if high > _MAX_NEEDED:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _is_enough(middle, bound, confidence, precision):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _is_enough(trials: int, bound: float, confidence: float, precision: float) -> bool:
+    allowed = errors_allowed(trials, bound, confidence)
+    return allowed >= 0 and float(special.bdtr(allowed, trials, 1 - precision)) >= _POWER

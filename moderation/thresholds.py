@@ -20,7 +20,13 @@ from scipy import special
 
 from moderation.errors import BundleRejected, InvalidSnapshot
 from moderation.policy import Policy, Tier
-from moderation.precision import PrecisionBound, bound_precision, errors_allowed, flags_needed
+from moderation.precision import (
+    PrecisionBound,
+    bound_precision,
+    errors_allowed,
+    flags_needed,
+    weight_of_an_error,
+)
 
 FORMAT: Final = 1
 Status = Literal["certified", "by_share", "closed"]
@@ -35,7 +41,6 @@ _FEWEST_FLAGS: Final = 20
 
 _WANTED_POWER: Final = 0.8
 _HOPELESS_POWER: Final = 0.01
-_NEAREST_NEGATIVES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,6 @@ class _Sample:
     ) -> "_Sample":
         order = np.argsort(-probability_N, kind="stable")
         known = order[truth_N[order] >= 0]
-        negatives = known[truth_N[known] == 0][:_NEAREST_NEGATIVES]
-        weights = weight_N[negatives] if len(negatives) else weight_N[known]
         return cls(
             probability_N=probability_N[order],
             share_N=np.cumsum(weight_N[order]) / weight_N.sum(),
@@ -155,7 +158,7 @@ class _Sample:
             truth_K=truth_N[known],
             weight_K=weight_N[known],
             group_K=group_N[known],
-            error_weight=float((weights**2).sum() / weights.sum()) if len(weights) else 1.0,
+            error_weight=weight_of_an_error(probability_N[known], truth_N[known], weight_N[known]),
         )
 
     def certify(self, bound: float, confidence: float) -> TierEvidence:

@@ -41,7 +41,8 @@ class Gaps:
 
     def reach(self, confidence: float) -> Floats:
         """Return how far each figure may be off, on one side: reach_V."""
-        return special.stdtrit(self.degrees_V, confidence) * self.error_V
+        reach_V: Floats = special.stdtrit(self.degrees_V, confidence) * self.error_V
+        return reach_V
 
     def p_values(self, tolerated: float, side: int) -> Floats:
         """Return how likely so large a gap is where the true one is `tolerated`: p_V, 1 where nothing is known.
@@ -152,15 +153,17 @@ def gaps_of(hit_R: Flags, inside_VR: Flags, stratum_R: Integers, group_R: Intege
     cells = (np.ones(num_rows), (member_R, np.arange(num_rows)))
     rows_of_GR = sparse.csr_matrix(cells, shape=(int(member_R.max(initial=-1)) + 1, num_rows))
     parts = [
-        _Side.of(*one, mix_VS, hit_R, stratum_R, rows_of_GR)
-        for one in zip(sides, counts, hits, strict=True)
+        _Side.of(side_VR, (count_VS, hits_VS, mix_VS), hit_R, stratum_R, rows_of_GR)
+        for side_VR, count_VS, hits_VS in zip(sides, counts, hits, strict=True)
     ]
     inside, outside = parts
     shared_V = (inside.pull_GV * outside.pull_GV).sum(axis=0)
     variance_V = inside.variance_V + outside.variance_V - 2 * shared_V
     variance_V = np.maximum(variance_V, np.maximum(inside.invented_V, outside.invented_V))
     squares_V = [one.variance_V**2 / np.maximum(one.groups_V - 1, 1e-9) for one in parts]
-    known_V = both_VS.any(axis=1) & (np.minimum(inside.groups_V, outside.groups_V) >= _FEWEST_GROUPS)
+    known_V = both_VS.any(axis=1) & (
+        np.minimum(inside.groups_V, outside.groups_V) >= _FEWEST_GROUPS
+    )
     degrees_V = (inside.variance_V + outside.variance_V) ** 2 / np.maximum(sum(squares_V), 1e-300)
     some_V = both_VS.any(axis=1)
     return Gaps(
@@ -196,13 +199,13 @@ class _Side:
     def of(
         cls,
         side_VR: Floats,
-        count_VS: Floats,
-        hits_VS: Floats,
-        mix_VS: Floats,
+        cells: tuple[Floats, Floats, Floats],
         hit_R: Flags,
         stratum_R: Integers,
         rows_of_GR: sparse.csr_matrix,
     ) -> "_Side":
+        """Return one side; `cells` are counts, hits and the pooled mix by subset and stratum."""
+        count_VS, hits_VS, mix_VS = cells
         rate_VS = hits_VS / np.maximum(count_VS, 1.0)
         part_VS = mix_VS / np.maximum(count_VS, 1.0)
         pull_VR = side_VR * part_VS[:, stratum_R] * (hit_R - rate_VS[:, stratum_R])

@@ -13,7 +13,7 @@ Source:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from moderation.attestation import Verdict
 from moderation.errors import PolicyError
@@ -22,6 +22,7 @@ from moderation.gates.estimates import Estimate, Spread, nothing
 from moderation.gates.evidence import Evidence, ScoredSet
 from moderation.release import STANDARD, ContractProfile, Gate, ReleaseContract
 
+Kept = TypeVar("Kept")
 State = Literal["pass", "fail", "not_certified", "no_data"]
 
 _WORST_FIRST: Final = ("fail", "no_data", "not_certified", "pass")
@@ -36,6 +37,7 @@ class Context:
     contract: ReleaseContract
     seed: int
     _draws: dict[str, GroupBootstrap] = field(default_factory=dict)
+    _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def set(self, gate: Gate) -> ScoredSet | None:
         """Return the set that a gate names; None if it was not taken."""
@@ -50,6 +52,13 @@ class Context:
                 seed=self.seed,
             )
         return self._draws[name]
+
+    def once(self, key: tuple[str, ...], make: Callable[[], Kept]) -> Kept:
+        """Return what `make` gives, made once for all gates that ask by the same key."""
+        if key not in self._known:
+            self._known[key] = make()
+        kept: Kept = self._known[key]
+        return kept
 
 
 Measure = Callable[[Context, Gate], Iterable[Estimate]]

@@ -1,0 +1,198 @@
+"""Calibration at deployment prevalence: the line of truth on log-odds, and violations predicted over counted.
+
+Expected calibration error cannot see anything at 1:1000; slope, shift and counts can. N rows, R rows with known truth,
+B resamples, K sums.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.evaluation import metrics
+from moderation.gates.estimates import Estimate, Resampled, nothing, rows_needed
+from moderation.gates.evidence import ScoredSet
+from moderation.gates.judging import Context, measure
+from moderation.gates.lines import (
+    FIGURES,
+    Figure,
+    LineFit,
+    Missed,
+    Widened,
+    fit_line,
+    quotient,
+    resampled_sums,
+)
+from moderation.gates.quality import parts_of
+from moderation.gates.tiers import flagging_threshold
+from moderation.release import Gate
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+_SMALLEST_SPREAD: Final = 1e-6
+
+
+@measure("calibration_slope")
+def calibration_slope(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy the slope of truth on log-odds: below 1 scores are overconfident, above 1 too timid."""
+    yield from _lines(context, gate, "slope")
+
+
+@measure("calibration_intercept")
+def calibration_intercept(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy the intercept of truth on log-odds, with the slope fitted."""
+    yield from _lines(context, gate, "intercept")
+
+
+@measure("calibration_shift")
+def calibration_shift(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy how much all log-odds are too low (above 0) or too high (below 0), the slope held at 1."""
+    yield from _lines(context, gate, "shift")
+
+
+@measure("predicted_over_observed")
+def predicted_over_observed(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy, or per policy and slice value, the violations predicted over those counted, both weighted."""
+    found = context.set(gate)
+    if found is None:
+        yield nothing("", f"the set {gate.set} is not there")
+        return
+    for column, policy in enumerate(found.policies):
+        for name, rows_N in parts_of(found, gate, column):
+            of = f"{policy} · {name}" if name else policy
+            yield _ratio(context, gate, column, np.flatnonzero(rows_N), of)
+
+
+@measure("predicted_over_observed_flagged")
+def predicted_over_observed_flagged(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy the violations predicted over those counted among listings that review or more would take."""
+    found = context.set(gate)
+    if found is None:
+        yield nothing("", f"the set {gate.set} is not there")
+        return
+    for column, policy in enumerate(found.policies):
+        threshold = flagging_threshold(found.candidate, policy)
+        if threshold is None:
+            yield nothing(policy, "nothing is flagged: review and every stronger tier are closed")
+            continue
+        flagged_N = found.candidate.probability_NP[:, column] >= threshold
+        known_N = found.truth_NP[:, column] >= 0
+        yield _ratio(context, gate, column, np.flatnonzero(flagged_N & known_N), policy)
+
+
+def _lines(context: Context, gate: Gate, figure: Figure) -> Iterator[Estimate]:
+    found = context.set(gate)
+    if found is None:
+        yield nothing("", f"the set {gate.set} is not there")
+        return
+    for column in range(len(found.policies)):
+        yield _line(context, found, gate, column, figure)
+
+
+def _line(context: Context, found: ScoredSet, gate: Gate, column: int, figure: Figure) -> Estimate:
+    policy = found.policies[column]
+    rows_R = np.flatnonzero(found.truth_NP[:, column] >= 0)
+    log_odds_R, truth_R = (
+        found.candidate.log_odds_NP[rows_R, column],
+        found.truth_NP[rows_R, column],
+    )
+    why = _why_no_line(log_odds_R, truth_R)
+    if why:
+        return nothing(policy, why, needed=max(gate.min_positives, 1), unit="positives")
+    weight_R = found.weight[rows_R]
+    draws = context.draws(found.name).take(rows_R)
+
+    def fitted() -> LineFit:
+        return fit_line(log_odds_R, truth_R, weight_R, draws, seed=context.seed)
+
+    fit = context.once(("calibration line", found.name, policy), fitted)
+    detail: dict[str, Any] = {one: getattr(fit.line, one) for one in FIGURES}
+    if figure == "slope":
+        probability_R = found.candidate.probability_NP[rows_R, column]
+        detail["reliability"] = metrics.reliability_bins(probability_R, truth_R, weight_R)
+    return _estimate(policy, gate, fit.spread[figure], _Counted.of(truth_R, weight_R), detail)
+
+
+def _why_no_line(log_odds_R: Floats, truth_R: npt.NDArray[np.int8]) -> str:
+    if not np.isfinite(log_odds_R).all():
+        return "a score is no number"
+    positives = int((truth_R == 1).sum())
+    if not positives or positives == len(truth_R):
+        return f"{len(truth_R)} rows with known truth, {positives} of them violations"
+    if float(np.ptp(log_odds_R)) < _SMALLEST_SPREAD:
+        return "every score is the same: truth follows nothing"
+    return ""
+
+
+def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -> Estimate:
+    found = context.evidence.sets[gate.set]
+    probability_R, truth_R = (
+        found.candidate.probability_NP[rows_R, column],
+        found.truth_NP[rows_R, column],
+    )
+    weight_R = found.weight[rows_R]
+    if not np.isfinite(probability_R).all():
+        return nothing(of, "a score is no number")
+    predicted_R, observed_R = weight_R * probability_R, weight_R * (truth_R == 1)
+    predicted, observed = float(predicted_R.sum()), float(observed_R.sum())
+    if not observed:
+        why = f"{len(rows_R)} rows, {predicted:.1f} violations predicted and none known"
+        return nothing(of, why, needed=max(gate.min_positives, 1), unit="positives")
+    draws = context.draws(found.name).take(rows_R)
+    predicted_B, observed_B = resampled_sums(draws, np.stack([predicted_R, observed_R]))
+    log_odds_R = found.candidate.log_odds_NP[rows_R, column]
+    missed = Missed.of(log_odds_R, weight_R, draws.num_resamples, context.seed)
+    value = predicted / observed
+    spread = Widened(
+        Resampled(value, quotient(predicted_B, observed_B)),
+        Resampled(value, quotient(predicted_B, observed_B + missed.count_B * missed.weight)),
+    )
+    detail = {"predicted": predicted, "observed": observed}
+    counted = _Counted.of(truth_R, weight_R)
+    return _estimate(of, gate, spread, counted, detail)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a figure rests on."""
+
+    rows: int
+    positives: int
+    effective: int
+    """Positives of equal weight that are as informative: three that an audit of 1 in 500 found outweigh 300 that were
+    flagged, and the figure rests on three (Kish 1965, "Survey Sampling").
+    """
+
+    @classmethod
+    def of(cls, truth_R: npt.NDArray[np.int8], weight_R: Floats) -> "_Counted":
+        positive_R = truth_R == 1
+        weight_V = weight_R[positive_R]
+        effective = float(weight_V.sum() ** 2 / (weight_V**2).sum()) if len(weight_V) else 0.0
+        return cls(len(truth_R), int(positive_R.sum()), math.floor(effective + 1e-6))
+
+
+def _estimate(
+    of: str, gate: Gate, spread: Widened, counted: _Counted, detail: dict[str, Any]
+) -> Estimate:
+    value = spread.plain.value
+    distance = gate.limit - value if gate.comparator == "at_most" else value - gate.limit
+    worth = (
+        ""
+        if counted.effective == counted.positives
+        else (f"{counted.positives} positives, worth {counted.effective} of equal weight")
+    )
+    return Estimate(
+        of=of,
+        value=value,
+        spread=spread,
+        rows=counted.rows,
+        positives=counted.positives,
+        needed=rows_needed(counted.positives, spread.plain.error, distance, gate.confidence),
+        unit="positives",
+        remark=worth,
+        detail=detail,
+    )

@@ -1,0 +1,293 @@
+"""Tiers at deployment prevalence: what is flagged violates, everything open is reached, reviewers can take the rest.
+
+Rows are weighted to deployed traffic. R flagged rows, N rows, P policies.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.gates.estimates import Estimate, Exact, Proportion, nothing
+from moderation.gates.evidence import Answers, ScoredSet
+from moderation.gates.judging import Context, check_of, measure
+from moderation.policy import Tier
+from moderation.precision import bound_precision, flags_for_power, flags_needed, weight_of_an_error
+from moderation.release import Gate
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+_FEWEST_PER_BIN: Final = 30
+_MAX_BINS: Final = 5
+_LIKELY_GAIN: Final = 0.8
+"""Where no error was seen, the true precision is taken to lie so far from the bound towards 1."""
+
+
+def flagging_threshold(answers: Answers, policy: str) -> float | None:
+    """Return the smallest probability that is reviewed or worse; None where all those tiers are closed."""
+    tiers = answers.thresholds.get(policy, {})
+    limits = [limit for name, limit in tiers.items() if Tier[name.upper()] >= Tier.REVIEW]
+    return min(limits, default=None)
+
+
+@measure("tier_precision")
+def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy the weighted share of what a tier flags, itself or stronger, that was adjudicated to violate.
+
+    The bound is exact at the effective number of independent flags, with one invented group in error. `suspend`
+    counts sellers: each as right as the share of its flagged listings that violate, which is the chance that the one
+    listing that suspended it did.
+    """
+    found = context.set(gate)
+    if found is None or gate.tier is None:
+        why = f"the set {gate.set} is not there" if found is None else "the gate names no tier"
+        yield nothing("", why)
+        return
+    for column, policy in enumerate(found.policies):
+        yield _precision(found, gate, column, found.candidate.thresholds.get(policy, {}))
+
+
+@measure("unreachable_tiers")
+def unreachable_tiers(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield per policy the number of open tiers that no row reaches, and whether nothing at all is allowed.
+
+    Tiers that a gate closes where they are not certified are not judged here: without a flag they are closed.
+    """
+    found = context.set(gate)
+    if found is None:
+        yield nothing("", f"the set {gate.set} is not there")
+        return
+    if not np.isfinite(found.candidate.probability_NP).all():
+        yield nothing("", "a score is no number")
+        return
+    capped = {one.tier for one in _capping_gates(context)}
+    for column, policy in enumerate(found.policies):
+        highest = float(found.candidate.probability_NP[:, column].max(initial=0.0))
+        open_tiers = found.candidate.thresholds.get(policy, {})
+        missed = [
+            tier for tier, limit in open_tiers.items() if highest < limit and tier not in capped
+        ]
+        yield Estimate(
+            of=policy,
+            value=float(len(missed)),
+            spread=Exact(float(len(missed))),
+            rows=found.num_rows,
+            remark=f"never reached: {', '.join(missed)}" if missed else "",
+            detail={"policy": policy, "unreachable": missed, "highest": highest},
+        )
+    allowed = _share(found, tiers_of(found, found.candidate.thresholds) == Tier.ALLOW)
+    nobody = float(allowed == 0)
+    yield Estimate(
+        of="allow",
+        value=nobody,
+        spread=Exact(nobody),
+        rows=found.num_rows,
+        remark="no listing at all is allowed" if nobody else "",
+        detail={"allowed_share": allowed},
+    )
+
+
+@measure("reviews_per_day")
+def reviews_per_day(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield how many uploads a day the candidate sends to review, with what falls there from tiers not certified."""
+    found = context.set(gate)
+    if found is None or not np.isfinite(found.candidate.probability_NP).all():
+        yield nothing("", f"the set {gate.set} is not there, or a score is no number")
+        return
+    thresholds = _certified(context, found)
+    tier_N = tiers_of(found, thresholds)
+    reviewed_N = tier_N == Tier.REVIEW
+    per_day = context.contract.capacity.uploads_per_day
+    weight_R = found.weight[reviewed_N] if reviewed_N.any() else found.weight
+    others = bound_precision(
+        (~reviewed_N).astype(np.int8),
+        found.weight,
+        found.group,
+        confidence=gate.confidence,
+        error_weight=float((weight_R**2).sum() / weight_R.sum()),
+    )
+    share = Proportion(others.precision * others.effective_n, others.effective_n)
+    volumes = {tier.label: _share(found, tier_N == tier) * per_day for tier in Tier}
+    yield Estimate(
+        of="",
+        value=volumes["review"],
+        spread=_Volume(share, per_day),
+        rows=found.num_rows,
+        positives=int(reviewed_N.sum()),
+        detail={"uploads_per_day": per_day, "volumes": volumes},
+    )
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Uploads a day, known by the share that is something else."""
+
+    others: Proportion
+    per_day: int
+
+    def low(self, confidence: float) -> float:
+        """Return the lower bound."""
+        return self.per_day * (1 - self.others.high(confidence))
+
+    def high(self, confidence: float) -> float:
+        """Return the upper bound."""
+        return self.per_day * (1 - self.others.low(confidence))
+
+
+def tiers_of(found: ScoredSet, thresholds: Mapping[str, Mapping[str, float]]) -> Integers:
+    """Return the tier of each row, as a number: the strongest open one over all policies."""
+    tier_N = np.full(found.num_rows, int(Tier.ALLOW), np.int64)
+    for column, policy in enumerate(found.policies):
+        for name, limit in thresholds.get(policy, {}).items():
+            reached_N = found.candidate.probability_NP[:, column] >= limit
+            tier_N = np.maximum(tier_N, np.where(reached_N, int(Tier[name.upper()]), 0))
+    return tier_N
+
+
+def _precision(
+    found: ScoredSet, gate: Gate, column: int, thresholds: Mapping[str, float]
+) -> Estimate:
+    policy, tier = found.policies[column], str(gate.tier)
+    probability_N = found.candidate.probability_NP[:, column]
+    if tier not in thresholds:
+        return _none(policy, "closed: nothing is flagged", gate)
+    if not np.isfinite(probability_N).all():
+        return _none(policy, "a score is no number", gate)
+    known_N = found.truth_NP[:, column] >= 0
+    flagged_N = known_N & (probability_N >= thresholds[tier])
+    row_R = np.flatnonzero(flagged_N & found.adjudicated_NP[:, column])
+    if not len(row_R):
+        why = f"{int(flagged_N.sum())} flagged, none of them adjudicated"
+        return _none(policy, why if flagged_N.any() else "no row reaches it", gate)
+    weight_R = _represent(probability_N, found.weight, np.flatnonzero(flagged_N), row_R)
+    right_R = found.truth_NP[row_R, column].astype(np.float64)
+    group_R = found.group[row_R]
+    unit = "flagged listings"
+    judged_N = np.flatnonzero(known_N & found.adjudicated_NP[:, column])
+    of_error = weight_of_an_error(
+        probability_N[judged_N], found.truth_NP[judged_N, column], found.weight[judged_N]
+    )
+    listings = len(row_R)
+    if tier == Tier.SUSPEND.label:
+        right_R, weight_R, group_R = _by_seller(found.seller_id[row_R], right_R, weight_R, group_R)
+        unit = "flagged sellers"
+    bound = bound_precision(
+        right_R, weight_R, group_R, confidence=gate.confidence, error_weight=of_error
+    )
+    needed = _needed(gate, bound.precision, bound.effective_n, len(right_R))
+    return Estimate(
+        of=policy,
+        value=bound.precision,
+        spread=Proportion(bound.precision * bound.effective_n, bound.effective_n),
+        rows=len(right_R),
+        positives=int((right_R > 0).sum()),
+        needed=needed[0],
+        unit=f"{unit} {needed[1]}",
+        remark=f"{len(right_R)} {unit}, worth {bound.effective_n:.0f} independent ones",
+        detail={
+            "policy": policy,
+            "tier": tier,
+            "threshold": thresholds[tier],
+            "flagged": int(flagged_N.sum()),
+            "adjudicated": listings,
+            "wrong": float((1 - right_R).sum()),
+            "effective": bound.effective_n,
+            "unweighted_precision": float(right_R.mean()),
+        },
+    )
+
+
+def _none(policy: str, why: str, gate: Gate) -> Estimate:
+    return Estimate(
+        of=policy,
+        value=None,
+        spread=None,
+        rows=0,
+        needed=flags_needed(gate.limit, gate.confidence) if 0 < gate.limit < 1 else None,
+        unit="flags without an error",
+        why_missing=why,
+        detail={"policy": policy, "tier": str(gate.tier)},
+    )
+
+
+def _represent(
+    probability_N: Floats, weight_N: Floats, flagged_F: Integers, row_R: Integers
+) -> Floats:
+    """Return the weights of the adjudicated rows, scaled to all flagged ones in bins of score: weight_R.
+
+    Where high scores are adjudicated more often than those near the threshold, the plain share would flatter.
+    """
+    if len(flagged_F) == len(row_R):
+        return weight_N[row_R]
+    num_bins = max(1, min(_MAX_BINS, len(row_R) // _FEWEST_PER_BIN))
+    edges = np.quantile(probability_N[row_R], np.linspace(0, 1, num_bins + 1)[1:-1])
+    bin_R = np.searchsorted(edges, probability_N[row_R], side="right")
+    bin_F = np.searchsorted(edges, probability_N[flagged_F], side="right")
+    whole = np.bincount(bin_F, weight_N[flagged_F], minlength=num_bins)
+    judged = np.bincount(bin_R, weight_N[row_R], minlength=num_bins)
+    scale: Floats = np.divide(whole, judged, out=np.ones_like(whole), where=judged > 0)
+    return weight_N[row_R] * scale[bin_R]
+
+
+def _by_seller(
+    seller_R: npt.NDArray[np.str_], right_R: Floats, weight_R: Floats, group_R: Integers
+) -> tuple[Floats, Floats, Integers]:
+    """Return share of right listings, mean weight and group of each seller; unknown ones are told apart by group."""
+    unknown = np.char.add("\x1f", group_R.astype(str))
+    _, first, member_R = np.unique(
+        np.where(seller_R == "", unknown, seller_R), return_index=True, return_inverse=True
+    )
+    weight_S = np.bincount(member_R, weight_R)
+    right_S = np.bincount(member_R, weight_R * right_R) / weight_S
+    return right_S, weight_S / np.bincount(member_R), group_R[first]
+
+
+def _needed(gate: Gate, precision: float, effective: float, flags: int) -> tuple[int | None, str]:
+    """Return how many flags certify the limit at the errors seen, and what they mean; None if no number would."""
+    if precision <= gate.limit or not 0 < gate.limit < 1:
+        return None, ""
+    errors = math.ceil((1 - precision) * effective - 1e-6)
+    fewest = flags_needed(gate.limit, gate.confidence, errors=errors)
+    likely = precision if errors else gate.limit + _LIKELY_GAIN * (1 - gate.limit)
+    powered = flags_for_power(gate.limit, gate.confidence, likely)
+    if fewest is None or powered is None:
+        return fewest, "without another error"
+    per_flag = flags / max(effective, 1e-9)
+    said = f"without another error, or {math.ceil(powered * per_flag)} for 80 % power at a true {likely:.4g}"
+    return math.ceil(fewest * per_flag - 1e-6), said
+
+
+def _capping_gates(context: Context) -> list[Gate]:
+    return [
+        gate
+        for gate in context.contract.gates
+        if gate.measure == "tier_precision" and gate.uncertified == "cap"
+    ]
+
+
+def _certified(context: Context, found: ScoredSet) -> dict[str, dict[str, float]]:
+    """Return the candidate's thresholds without the tiers that the contract's gates will close."""
+    kept: dict[str, dict[str, float]] = {}
+    closed = {
+        (str(estimate.detail.get("policy")), Tier[str(gate.tier).upper()])
+        for gate in _capping_gates(context)
+        for estimate in tier_precision(context, gate)
+        if check_of(gate, estimate, 1.0).state != "pass"
+    }
+    for policy in found.policies:
+        weakest = min((tier for name, tier in closed if name == policy), default=None)
+        kept[policy] = {
+            name: limit
+            for name, limit in found.candidate.thresholds.get(policy, {}).items()
+            if weakest is None or Tier[name.upper()] < weakest
+        }
+    return kept
+
+
+def _share(found: ScoredSet, chosen_N: Flags) -> float:
+    return float(found.weight[chosen_N].sum() / found.weight.sum())

@@ -1,0 +1,219 @@
+"""How often gates on fairness, calibration and tiers pass good candidates and block bad ones, by simulation.
+
+Run as `python -m tests.gate_rates [seeds]`; tests take its worlds. N rows, P policies.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from moderation.gates import calibrated, fairness, intersections, tiers
+from moderation.gates.evidence import Answers, ScoredSet, digest_rows
+from moderation.gates.judging import Judgement, judge
+from tests.gate_world import CANDIDATE, POLICIES, contract_of, evidence_of, with_candidate
+
+REGISTERED = (calibrated, fairness, intersections, tiers)
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int8]
+Flags = npt.NDArray[np.bool_]
+
+SLICES = {
+    "language": (["en", "de", "pl"], [0.5, 0.3, 0.2]),
+    "region": (["north", "south", "east"], [0.5, 0.3, 0.2]),
+    "category": (["outdoor", "fashion", "toys", "phones"], [0.3, 0.3, 0.2, 0.2]),
+    "seller_age": (["new", "young", "old"], [0.3, 0.3, 0.4]),
+    "seller_size": (["small", "medium", "large"], [0.5, 0.3, 0.2]),
+    "price_band": (["low", "mid", "high"], [0.34, 0.33, 0.33]),
+}
+FAIRNESS = ("fair-true-positives", "fair-false-positives", "fair-intersections")
+CALIBRATION = (
+    "calibration-slope-low",
+    "calibration-slope-high",
+    "calibration-shift-low",
+    "calibration-shift-high",
+    "calibration-overall-low",
+    "calibration-overall-high",
+    "calibration-in-review-low",
+    "calibration-in-review-high",
+    "calibration-by-slice-low",
+    "calibration-by-slice-high",
+)
+TIERS = ("tier-review", "tier-block", "tier-suspend", "tiers-reachable", "review-volume")
+
+_REVIEW, _BLOCK, _SUSPEND = 0.2, 0.97, 0.998
+_THRESHOLDS = {
+    policy: {"review": _REVIEW, "block": _BLOCK, "suspend": _SUSPEND} for policy in POLICIES
+}
+_THINNED = 60
+_SELLER_SHARE = 0.3
+"""Of the variance that a seller's listings share."""
+
+
+def sized_set(
+    num_positives: int, *, found: float = 0.85, flagged: float = 0.04, seed: int = 0
+) -> ScoredSet:
+    """Return a golden set with so many violations under each policy, four innocent rows to each, and fair rates.
+
+    Evasive violations are found less often, and `pl` has more of them: that alone is not unfair.
+    """
+    rng = np.random.default_rng(seed)
+    num_rows = num_positives * len(POLICIES) * 2
+    truth_NP = np.zeros((num_rows, len(POLICIES)), np.int8)
+    truth_NP[np.arange(num_rows) // 2, np.arange(num_rows) // 2 % len(POLICIES)] = 1
+    truth_NP[num_rows // 2 :] = 0
+    group_N = rng.permutation(num_rows) // 3
+    slices = {
+        name: rng.choice(words, num_rows, p=shares) for name, (words, shares) in SLICES.items()
+    }
+    evasive_N = rng.random(num_rows) < np.where(slices["language"] == "pl", 0.5, 0.2)
+    slices["evasive"] = np.where(truth_NP.any(axis=1), np.where(evasive_N, "evasive", "plain"), "")
+    chance_NP = np.where(truth_NP == 1, (found - 0.25 * evasive_N)[:, None], flagged)
+    return _answered(rng, "golden", chance_NP, truth_NP, group_N, slices)
+
+
+def _answered(
+    rng: np.random.Generator,
+    name: str,
+    chance_NP: Floats,
+    truth_NP: Codes,
+    group_N: npt.NDArray[np.int64],
+    slices: dict[str, npt.NDArray[np.str_]],
+) -> ScoredSet:
+    """Return a set whose rows are flagged at their chance, alike within a group."""
+    shape = truth_NP.shape
+    shared_NP = rng.normal(size=shape)[group_N] * np.sqrt(_SELLER_SHARE)
+    luck_NP = shared_NP + rng.normal(size=shape) * np.sqrt(1 - _SELLER_SHARE)
+    is_hit_NP = special.ndtr(luck_NP) < chance_NP
+    probability_NP = np.where(is_hit_NP, 0.5 + 0.4 * rng.random(shape), 0.1 * rng.random(shape))
+    return _set(name, probability_NP, truth_NP, group_N, np.ones(len(truth_NP)), slices)
+
+
+def _set(
+    name: str,
+    probability_NP: Floats,
+    truth_NP: Codes,
+    group_N: npt.NDArray[np.int64],
+    weight_N: Floats,
+    slices: dict[str, npt.NDArray[np.str_]],
+) -> ScoredSet:
+    item_id = np.array([f"{name}-{row}" for row in range(len(truth_NP))])
+    log_odds_NP = np.log(probability_NP) - np.log1p(-probability_NP)
+    return ScoredSet(
+        name=name,
+        digest=digest_rows(item_id, truth_NP, weight_N),
+        policies=POLICIES,
+        item_id=item_id,
+        seller_id=np.char.add("seller-", group_N.astype(str)),
+        group=group_N,
+        weight=weight_N,
+        truth_NP=truth_NP,
+        adjudicated_NP=np.ones(truth_NP.shape, bool),
+        num_images=np.ones(len(truth_NP), np.int64),
+        candidate=Answers(CANDIDATE, probability_NP, log_odds_NP, _THRESHOLDS),
+        champion=None,
+        slices=slices,
+    )
+
+
+def broken_language(found: ScoredSet, gap: float, *, seed: int = 0) -> ScoredSet:
+    """Return the set with the candidate finding so many fewer violations in one language."""
+    rng = np.random.default_rng(seed)
+    hit_NP = found.candidate.probability_NP >= _REVIEW
+    there_N = found.slices["language"] == "pl"
+    violates_NP = found.truth_NP == 1
+    rate = float(hit_NP[violates_NP & there_N[:, None]].mean())
+    lost_NP = violates_NP & there_N[:, None] & hit_NP & (rng.random(hit_NP.shape) < gap / rate)
+    return with_candidate(found, np.where(lost_NP, -4.0, found.candidate.log_odds_NP))
+
+
+def calibrated_traffic(
+    num_uploads: int = 300_000, *, seed: int = 0, spread: float = 4.5, centre: float = -13.0
+) -> ScoredSet:
+    """Return thinned traffic at about 1:1000 whose scores are right: each row violates with its probability.
+
+    What review would take is kept, as is what was reported; of the rest one in 60 was audited.
+    """
+    rng = np.random.default_rng(seed)
+    group_N = rng.integers(0, num_uploads // 3, num_uploads)
+    shape = (num_uploads, len(POLICIES))
+    shared_NP = rng.normal(size=shape)[group_N] * np.sqrt(_SELLER_SHARE)
+    log_odds_NP = centre + spread * (
+        shared_NP + rng.normal(size=shape) * np.sqrt(1 - _SELLER_SHARE)
+    )
+    truth_NP = (rng.random(shape) < 1 / (1 + np.exp(-log_odds_NP))).astype(np.int8)
+    flagged_N = (log_odds_NP > np.log(_REVIEW / (1 - _REVIEW)) - 1.5).any(axis=1)
+    audited_N = rng.random(num_uploads) < 1 / _THINNED
+    kept = np.flatnonzero(flagged_N | audited_N)
+    weight_N = np.where(flagged_N, 1.0, _THINNED)[kept]
+    slices = {
+        name: rng.choice(words, len(kept), p=shares) for name, (words, shares) in SLICES.items()
+    }
+    probability_NP = 1 / (1 + np.exp(-np.clip(log_odds_NP[kept], -35, 35)))
+    return _set("traffic", probability_NP, truth_NP[kept], group_N[kept], weight_N, slices)
+
+
+def with_log_odds(found: ScoredSet, change: Callable[[Floats], Floats]) -> ScoredSet:
+    """Return the set with the candidate's log-odds changed."""
+    return with_candidate(found, change(found.candidate.log_odds_NP))
+
+
+def judged(found: ScoredSet, *gates: str, resamples: int = 400, seed: int = 0) -> Judgement:
+    """Return the judgement of some gates of the shipped contract, with few resamples."""
+    contract = contract_of(*gates)
+    risk = contract.risk.model_copy(update={"resamples": resamples})
+    chosen = tuple(gate for gate in contract.gates if gate.id in gates)
+    contract = contract.model_copy(update={"risk": risk, "gates": chosen})
+    return judge(evidence_of(found), contract, seed=seed)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kind of candidate, judged again and again."""
+
+    name: str
+    make: Callable[[int], ScoredSet]
+    gates: tuple[str, ...]
+
+
+def rates(trial: Trial, seeds: range) -> dict[str, float]:
+    """Return how often any gate of a trial failed, held, or closed a tier."""
+    seen = [judged(trial.make(seed), *trial.gates, seed=seed) for seed in seeds]
+    states = [{result.state for result in one.results} for one in seen]
+    return {
+        "passes": float(np.mean([one.is_passing for one in seen])),
+        "fails": float(np.mean(["fail" in one for one in states])),
+        "capped": float(np.mean([bool(one.caps) for one in seen])),
+    }
+
+
+TRIALS = (
+    Trial("fair, 300 violations", lambda seed: sized_set(300, seed=seed), FAIRNESS),
+    Trial("fair, 1,000 violations", lambda seed: sized_set(1_000, seed=seed), FAIRNESS),
+    Trial("fair, 1,500 violations", lambda seed: sized_set(1_500, seed=seed), FAIRNESS),
+    Trial(
+        "one language .25 worse",
+        lambda seed: broken_language(sized_set(1_000, seed=seed), 0.25),
+        FAIRNESS,
+    ),
+    Trial("calibrated", lambda seed: calibrated_traffic(seed=seed), CALIBRATION),
+    Trial("calibrated, tiers", lambda seed: calibrated_traffic(seed=seed), TIERS),
+)
+
+
+def lines(num_seeds: int) -> Iterator[str]:
+    """Yield the table of rates."""
+    yield f"{'candidate':28} {'passes':>8} {'fails':>8} {'capped':>8}"
+    for trial in TRIALS:
+        found = rates(trial, range(num_seeds))
+        yield f"{trial.name:28} " + " ".join(f"{found[key]:8.3f}" for key in found)
+
+
+if __name__ == "__main__":
+    for line in lines(int(sys.argv[1]) if len(sys.argv) > 1 else 200):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
