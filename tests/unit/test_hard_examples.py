@@ -1,0 +1,84 @@
+"""The export of what an attack turned: to be looked at and made again, never trained on."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from moderation.attacks.hard_examples import INSPECT, MAX_EXAMPLES, HardExample, export
+from moderation.attacks.registry import GATE, Subject, apply
+from tests.attacked import subject
+
+BUNDLE = "a" * 64
+
+
+def _example(number: int = 0, **changes: Any) -> HardExample:
+    fields: dict[str, Any] = {
+        "submission_id": f"s-{number}",
+        "policy": "weapons",
+        "truth": 1,
+        "bundle": BUNDLE,
+        "attack": "leet",
+        "family": "text",
+        "severity": GATE,
+        "before": 0.9,
+        "after": 0.1,
+        "like": {"language": "en"},
+    }
+    return HardExample(**(fields | changes))
+
+
+def _lines(path: Path | None) -> list[dict[str, Any]]:
+    assert path is not None
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_export_says_what_a_line_is_for(tmp_path: Path) -> None:
+    path = export([_example()], tmp_path, subject_of=lambda _id: subject())
+    (line,) = _lines(path)
+    assert path == tmp_path / f"{BUNDLE}.jsonl"
+    assert line["use"] == INSPECT
+    assert line["like"] == {"language": "en"}
+    assert (line["policy"], line["truth"], line["bundle"]) == ("weapons", 1, BUNDLE)
+
+
+@pytest.mark.parametrize("name", ["homoglyph", "blur", "words_into_image", "neighbour_text"])
+def test_line_can_be_made_again(tmp_path: Path, name: str) -> None:
+    (line,) = _lines(export([_example(attack=name)], tmp_path, subject_of=lambda _id: subject()))
+    again = apply(
+        line["attack"], subject(), severity=line["severity"], key=bytes.fromhex(line["key"])
+    )
+    assert again is not None
+    assert line["attacked"]["title"] == again.title
+    assert line["attacked"]["description"] == again.description
+    for digest, image in zip(line["attacked"]["images"], again.images, strict=True):
+        data = (tmp_path / "images" / f"{digest}.jpg").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest
+        with Image.open(tmp_path / "images" / f"{digest}.jpg") as stored:
+            assert stored.size == image.size
+
+
+def test_export_tells_when_a_line_cannot_be_made_again(tmp_path: Path) -> None:
+    examples = [_example(0, attack="pgd", family="white_box"), _example(1), _example(2)]
+
+    def subject_of(submission_id: str) -> Subject | None:
+        return None if submission_id == "s-1" else Subject("", "")
+
+    lines = _lines(export(examples, tmp_path, subject_of=subject_of))
+    assert [line["attacked"] for line in lines] == [None, None, None]
+
+
+def test_export_keeps_the_worst_and_replaces_itself(tmp_path: Path) -> None:
+    many = [_example(number) for number in range(MAX_EXAMPLES + 5)]
+    assert len(_lines(export(many, tmp_path, subject_of=lambda _id: None))) == MAX_EXAMPLES
+    path = export(many[:2], tmp_path, subject_of=lambda _id: None)
+    assert [line["submission_id"] for line in _lines(path)] == ["s-0", "s-1"]
+    assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_nothing_is_written_when_nothing_failed(tmp_path: Path) -> None:
+    assert export([], tmp_path / "none", subject_of=lambda _id: None) is None
+    assert not (tmp_path / "none").exists()
