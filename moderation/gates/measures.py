@@ -1,5 +1,25 @@
 """Every measure that a contract may name: importing this module registers them."""
 
-from moderation.gates import quality
+from moderation.gates import (
+    attacked,
+    calibrated,
+    costs,
+    fairness,
+    intersections,
+    leaked,
+    quality,
+    replayed,
+    tiers,
+)
 
-__all__ = ["quality"]
+__all__ = [
+    "attacked",
+    "calibrated",
+    "costs",
+    "fairness",
+    "intersections",
+    "leaked",
+    "quality",
+    "replayed",
+    "tiers",
+]
