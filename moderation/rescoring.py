@@ -18,7 +18,7 @@ from PIL import Image
 from moderation.embedding_cache import EmbeddingCache, Vector
 from moderation.embedding_plan import text_key
 from moderation.encoders import ImageEncoder, TextEncoder
-from moderation.errors import BundleRejected, InvalidListing
+from moderation.errors import BundleRejected, InvalidListing, TidegateError
 from moderation.image import decode
 from moderation.ngram_features import hash_features
 from moderation.scores import (
@@ -132,7 +132,7 @@ class _Towers:
                 decoded = decode(loaded) if isinstance(loaded, bytes) else loaded
             except InvalidListing:
                 return dict.fromkeys(lacking[key], _NONE)
-            with _translated("an image tower"):
+            with answering("an image tower"):
                 return {tower: self._image[tower].encode_one(decoded) for tower in lacking[key]}
 
         return self._computed(known, lacking, compute)
@@ -146,7 +146,7 @@ class _Towers:
         known, lacking = self._cached(self._text, texts)
 
         def compute(key: bytes) -> dict[str, Vector]:
-            with _translated("a text tower"):
+            with answering("a text tower"):
                 return {tower: self._text[tower].encode_one(texts[key]) for tower in lacking[key]}
 
         return self._computed(known, lacking, compute)
@@ -239,17 +239,26 @@ def _answers(
 ) -> Scores:
     vector_of = images[scorer.image_encoder.cache_key]
     embedded = [_embedded(scorer, item, vector_of, texts) for item in items]
-    with _translated(f"bundle {scorer.digest[:12]}"):
+    with answering(f"bundle {scorer.digest[:12]}"):
         return scorer.score_embedded(
             items, embedded, texts.ngram_TP(scorer, items), is_grouped=True
         )
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Say of any error that a model, not the listing, is at fault: inputs are checked before."""
+def answering(what: str) -> Iterator[None]:
+    """Say of any error inside, but our own, that a model is at fault and not the listing: inputs are checked before.
+
+    Args:
+        what: the model, for people.
+
+    Raises:
+        BundleRejected: in the place of whatever the model's runtime raises.
+    """
     try:
         yield
+    except TidegateError:
+        raise
     except Exception as error:  # ONNX Runtime's errors share no base class but Exception
         raise BundleRejected(f"{what} gives no scores: {error}; build the bundle again") from error
 

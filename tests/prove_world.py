@@ -9,16 +9,16 @@ from components.contract import read_contract
 from components.home import Home
 from components.prove.proof import ProveInputs
 from components.snapshot.step import hashed_rows
-from ledger.events import from_ground_truth, from_submission
+from ledger.events import from_decision, from_ground_truth, from_submission
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle, Description, Inputs, build
-from moderation.decision import SIGNALS
+from moderation.decision import SIGNALS, Attempt, Decision, PolicyScore, Versions
 from moderation.golden import build_golden
 from moderation.listing import GroundTruth, TruthSource
 from moderation.snapshot import Snapshot, SnapshotRow
 from tests.tiny_bundle import SEED, TinyRun, mean_ensemble
-from tests.toy import ToyWorld, toy_world
+from tests.toy import POLICIES, ToyWorld, toy_world
 
 POLICIES_TEXT = Path("policies/marketplace.yaml").read_text(encoding="utf-8")
 CONTRACT_TEXT = Path("policies/release.yaml").read_text(encoding="utf-8")
@@ -171,3 +171,43 @@ def with_golden(world: ProveWorld, num_rows: int = 96) -> ToyWorld:
         hashed=lambda rows: hashed_rows(rows, store.get),
     )
     return listings
+
+
+def decide(home: Home, world: ToyWorld, probability: float) -> None:
+    """Record for every listing of a world the decision of a release that gives one probability to all."""
+    store, events = ContentStore(home.content), []
+    for row in world.rows:
+        submission = row.submission
+        digests = {"listing": store.put(submission.listing.model_dump_json().encode())}
+        digests |= {f"image.{k}": digest for k, digest in enumerate(submission.image_digests)}
+        attempt = Attempt(
+            role="answer",
+            release="e" * 64,
+            status="ok",
+            latency_ms=1.0,
+            scores=tuple(
+                PolicyScore(policy=policy, probability=probability, worst_image=None, signals=())
+                for policy in POLICIES
+            ),
+            thresholds={policy: {"review": 0.4} for policy in POLICIES},
+            tier="allow",
+        )
+        decision = Decision(
+            decision_id=f"d-{submission.submission_id}",
+            trace_id=f"t-{submission.submission_id}",
+            submission_id=submission.submission_id,
+            tier="allow",
+            reason_codes=(),
+            attempts=(attempt,),
+            arm="champion",
+            weight=1.0,
+            sticky_key="k",
+            routing_revision=1,
+            input_digests=digests,
+            features=(),
+            versions=Versions(bundle="e" * 64, policy="p"),
+            submitted_at=submission.submitted_at,
+            decided_at=submission.submitted_at,
+        )
+        events.append(from_decision(decision, recorded_at=decision.decided_at))
+    SqliteLedger(home.ledger).append(events)

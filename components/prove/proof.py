@@ -11,10 +11,13 @@ from components.home import Home
 from components.image_copies import image_copies
 from components.progress import show_progress
 from components.prove.attacked import attack_outcomes, choose
+from components.prove.costs import take_costs
 from components.prove.frozen import FrozenRows
 from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
+from components.prove.replayed import Window, recorded_rows, replayed_set
 from components.prove.sets import fresh_rows, golden_rows, traffic_rows
+from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
@@ -25,6 +28,7 @@ from moderation.golden_set import GoldenSet, latest_golden, record_look
 from moderation.leaks import LeakCheck, find_leaks
 from moderation.policy import PolicyFile
 from moderation.release import ReleaseContract
+from moderation.rescoring import answering
 from moderation.scoring import Scorer
 from moderation.settings import settings
 from moderation.snapshot import Snapshot
@@ -124,7 +128,7 @@ class Proof:
     def take_traffic(self) -> None:
         """Score the test rows of the candidate's snapshot."""
         with self._part("traffic"):
-            self._answer(traffic_rows(self.snapshot, self.opponents.policies, self._read_blob))
+            self._answer(self._traffic_rows)
 
     def take_fresh(self) -> None:
         """Score what neither bundle's training could see."""
@@ -150,7 +154,27 @@ class Proof:
     def take_replay(self) -> None:
         """Decide recorded traffic again."""
         with self._part("replay"):
-            raise PermanentError("replay is not taken yet")
+            if not self.home.ledger.is_file():
+                raise InvalidSnapshot(
+                    f"{self.home.ledger.name} is not there: no decision was recorded in this home"
+                )
+            recorded = recorded_rows(
+                SqliteLedger(self.home.ledger),
+                ContentStore(self.home.content),
+                self.opponents.policies,
+                Window(),
+                self.seed,
+            )
+            self.facts |= recorded.facts
+            self.sets["replay"] = replayed_set(
+                recorded,
+                self.opponents.candidate,
+                self.opponents.cache,
+                self.policies,
+                self.contract.slices,
+                num_threads=self.opponents.num_threads,
+                progress=self._told("replay"),
+            )
 
     def take_attacks(self) -> None:
         """Score golden listings under every attack, then under the candidate's own gradients."""
@@ -165,13 +189,14 @@ class Proof:
             golden, rows = self._need_golden()
             from components.prove.white_boxed import white_box_outcomes  # torch takes seconds
 
-            self.attacks += white_box_outcomes(
-                rows,
-                self.sets["golden"].candidate.probability_NP,
-                self.opponents.candidate,
-                self.contract.suite,
-                self._told("white-box attacks"),
-            )
+            with answering("the candidate under its own gradients"):
+                self.attacks += white_box_outcomes(
+                    rows,
+                    self.sets["golden"].candidate.probability_NP,
+                    self.opponents.candidate,
+                    self.contract.suite,
+                    self._told("white-box attacks"),
+                )
 
     def take_leaks(self) -> None:
         """Look for golden listings among the rows that the candidate was fitted on."""
@@ -182,7 +207,16 @@ class Proof:
     def take_costs(self) -> None:
         """Measure latency and size."""
         with self._part("costs"):
-            raise PermanentError("costs are not measured yet")
+            if "traffic" not in self.sets:
+                raise InvalidSnapshot("traffic was not taken, whose listings would be timed")
+            with answering("a bundle that is timed"):
+                self.costs = take_costs(
+                    self._traffic_rows.items,
+                    self.opponents.candidate,
+                    self.opponents.champion,
+                    SystemClock(),  # a simulated world is not answered in simulated time
+                    self.seed,
+                )
 
     def evidence(self) -> Evidence:
         """Return what was taken."""
@@ -216,6 +250,10 @@ class Proof:
     def _read_blob(self) -> Callable[[str], bytes]:
         return ContentStore(self.home.content).get
 
+    @cached_property
+    def _traffic_rows(self) -> FrozenRows:
+        return traffic_rows(self.snapshot, self.opponents.policies, self._read_blob)
+
     def _answer(self, rows: FrozenRows) -> None:
         self.sets[rows.name] = self.opponents.answer(
             rows, self.contract.slices, self._told(rows.name)
@@ -237,13 +275,14 @@ class Proof:
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:
         """Take one part; what keeps it from being taken is recorded, what may work later is raised."""
-        begin = self.clock.monotonic()
+        clock = SystemClock()
+        begin = clock.monotonic()
         try:
             yield
         except PermanentError as error:
             self.missing[name] = str(error)
             show_progress(0, 1, f"{name} is missing: {error}".splitlines()[0])
-        self.seconds[name] = self.clock.monotonic() - begin
+        self.seconds[name] = clock.monotonic() - begin
 
     def _told(self, note: str) -> Callable[[int, int], None]:
         shown = 0
