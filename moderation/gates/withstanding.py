@@ -41,45 +41,45 @@ class Withstood:
         limits = [flagging_threshold(self.answers, policy) for policy in self.golden.policies]
         return np.array([np.inf if limit is None else limit for limit in limits])
 
-    @property
+    @cached_property
     def before_RP(self) -> Floats:
         """Probabilities of the same rows without the attack."""
         return self.answers.probability_NP[self.outcome.row_R]
 
-    @property
+    @cached_property
     def violates_RP(self) -> Flags:
         """Violations, one per row and policy."""
         violates_RP: Flags = self.golden.truth_NP[self.outcome.row_R] == 1
         return violates_RP
 
-    @property
+    @cached_property
     def obeys_RP(self) -> Flags:
         """Known not to violate, one per row and policy."""
         obeys_RP: Flags = self.golden.truth_NP[self.outcome.row_R] == 0
         return obeys_RP
 
-    @property
+    @cached_property
     def found_RP(self) -> Flags:
         """Violations that were found before the attack."""
         return self.violates_RP & (self.before_RP >= self.limit_P)
 
-    @property
+    @cached_property
     def kept_RP(self) -> Flags:
         """Violations that were found before the attack, and still are."""
         return self.found_RP & (self.after_RP >= self.limit_P)
 
-    @property
+    @cached_property
     def clear_R(self) -> Flags:
         """Rows that violate nothing as far as is known, and were not flagged before the attack."""
         was_flagged_RP = self.obeys_RP & (self.before_RP >= self.limit_P)
         return any_of(self.obeys_RP) & ~any_of(self.violates_RP) & ~any_of(was_flagged_RP)
 
-    @property
+    @cached_property
     def gained_RP(self) -> Flags:
         """Rows that were clear and are flagged under a policy that they are known not to violate."""
         return self.clear_R[:, None] & self.obeys_RP & (self.after_RP >= self.limit_P)
 
-    @property
+    @cached_property
     def is_number(self) -> bool:
         """Whether every score is one: what is no number is neither found nor clear."""
         return bool(np.isfinite(self.after_RP).all() and np.isfinite(self.before_RP).all())
