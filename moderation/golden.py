@@ -191,10 +191,12 @@ class _Pool:
         trained_on: frozenset[str],
         used: set[tuple[str, str]] | None = None,
     ) -> "_Pool":
-        pool = cls()
+        pool, num_immature = cls(), 0
         for row in reviewed.rows():
             submission = row.submission
-            is_known = bool(row.truth) and not is_immature(submission, reviewed.as_of)
+            is_new = is_immature(submission, reviewed.as_of)
+            is_known = bool(row.truth) and not is_new
+            num_immature += bool(row.truth) and is_new
             pool.submission_id.append(submission.submission_id)
             pool.kind.append(_kind_of(row) if is_known else None)
             pool.is_adjudicated.append(bool(row.truth) and set(row.truth) <= row.adjudicated)
@@ -211,7 +213,8 @@ class _Pool:
         known = [g for g, kind in zip(groups, pool.kind, strict=True) if kind]
         pool.free = set(known) - fitted_on - taken
         pool.excluded = {
-            "excluded_unknown_truth": len(groups) - len(known),
+            "excluded_unknown_truth": len(groups) - len(known) - num_immature,
+            "excluded_immature": num_immature,
             "excluded_trained_on": sum(g in fitted_on for g in known),
             "excluded_used_before": sum(g in taken - fitted_on for g in known),
         }
@@ -223,7 +226,10 @@ class _Pool:
 
     def told(self) -> str:
         """Return why rows are not free, for people."""
-        return ", ".join(f"{name} {number}" for name, number in self.excluded.items())
+        told = [
+            f"{number} {name.removeprefix('excluded_')}" for name, number in self.excluded.items()
+        ]
+        return f"of {len(self.kind)} rows, {', '.join(told).replace('_', ' ')}"
 
     def take(self, groups: set[int], max_items: int, key: str) -> list[int]:
         """Return the rows of `groups` that go into the set, in order."""

@@ -1,8 +1,8 @@
 """Photos that copy golden ones although they were cropped, framed or mirrored, which a PDQ hash does not survive.
 
 Embeddings and colours of the trimmed photos propose pairs, their pixels decide: among photos of groceries, a crop lies
-closer to its original (cosine .90 at the fifth percentile of crops to 90 %) than most other photos do (14 % of them have
-another that close), but not than all, so that no cosine alone tells them apart. N rows, G golden rows, D embedding width.
+closer to its original (cosine .90 at the fifth percentile of crops to 90 %) than most other photos do, but 14 % of them
+have another that close, so that no cosine alone tells copies apart. N rows, G golden rows, D embedding width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
