@@ -266,7 +266,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
             )
         ),
         (
-            "calibration-shift-low",
+            "calibration-shift-high",
             "calibration-overall-low",
             "calibration-in-review-low",
             "calibration-by-slice-low",
@@ -277,7 +277,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "log-odds plus 6",
         _as_is(surgery.shifted(6.0)),
         (
-            "calibration-shift-high",
+            "calibration-shift-low",
             "calibration-overall-high",
             "calibration-in-review-high",
             "calibration-by-slice-high",

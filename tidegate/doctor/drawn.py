@@ -61,7 +61,7 @@ class Mix:
 
 
 GOLDEN: Final = Mix(260, 12, 250, 350)
-TRAFFIC: Final = Mix(560, 45, 400, 900, 20.0)
+TRAFFIC: Final = Mix(560, 110, 400, 1_200, 20.0)
 FRESH: Final = Mix(130, 10, 100, 300, 5.0)
 REPLAY: Final = Mix(12, 5, 60, 900)
 

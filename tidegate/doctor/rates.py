@@ -1,8 +1,9 @@
 """How often the gates are wrong: a good candidate held back, a bad one passed, over many drawn worlds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
@@ -26,6 +27,9 @@ MOST_WRONG: Final = 0.05
 CONFIDENCE: Final = 0.95
 _ENOUGH: Final = 200
 """From so many worlds on the observed rate itself must keep the limit; below, it must not be shown above it."""
+
+_RESAMPLES: Final = 400
+"""Fewer than a release takes: one world of many may be judged more coarsely."""
 
 Progress = Callable[[int, int], None]
 
@@ -94,12 +98,24 @@ def measure_rates(
     progress: Progress = lambda done, total: None,
 ) -> Rates:
     """Return how often good is held back and bad is passed, over worlds of the seeds 0 to `num_worlds` - 1."""
+    risk = contract.risk.model_copy(update={"resamples": min(contract.risk.resamples, _RESAMPLES)})
+    contract = contract.model_copy(update={"risk": risk})
     worlds: list[_World] = []
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for world in pool.map(partial(_world, contract), range(num_worlds)):
+    with _mapper(processes) as each:
+        for world in each(partial(_world, contract), range(num_worlds)):
             worlds.append(world)
             progress(len(worlds), num_worlds)
     return _summed(worlds)
+
+
+@contextmanager
+def _mapper(processes: int) -> Iterator[Callable[..., Iterable[_World]]]:
+    """Give `map`, of as many processes; of none, in this one."""
+    if not processes:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool.map
 
 
 def fires(result: GateResult) -> bool:

@@ -30,7 +30,7 @@ def _right(found: ScoredSet) -> Floats:
 
 
 def _noisy(found: ScoredSet, rng: np.random.Generator) -> Floats:
-    return _right(found) + rng.normal(0, 9.0, found.truth_NP.shape)
+    return _right(found) + rng.normal(0, 20.0, found.truth_NP.shape)
 
 
 def _scaled(factor: float) -> Spoil:
@@ -158,23 +158,23 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "tie": (_tie, ("better-on-golden", "better-on-fresh-truth")),
     "a language lost": (
         _lost_in("language", "es", 0.4),
-        ("not-worse-in-any-language", "fair-true-positives", "fair-intersections"),
+        ("not-worse-in-any-language", "fair-true-positives"),
     ),
     "evasion lost": (_lost_in("evasive", "evasive", 0.4), ("not-worse-on-evasion",)),
     "a region suspected": (
         _suspected_in("region", "west", 0.25),
         ("fair-false-positives", "fair-intersections", "replay-by-segment"),
     ),
-    "hidden by attacks": (_attacked(0.6, 0.0), ("attacks-worst-recall", "attacks-mean-recall")),
+    "hidden by attacks": (_attacked(0.7, 0.0), ("attacks-worst-recall", "attacks-mean-recall")),
     "suspected under attack": (
-        _attacked(0.1, 0.25),
+        _attacked(0.1, 0.7),
         ("attacks-worst-false-positives", "attacks-mean-false-positives"),
     ),
     "unbeaten": (_unbeaten, ("attacks-white-box-works",)),
     "log-odds times 3": (_scaled(3), ("calibration-slope-low",)),
     "log-odds by 3": (_scaled(1 / 3), ("calibration-slope-high",)),
-    "log-odds minus 2": (_shifted(-2.0), ("calibration-shift-low",)),
-    "log-odds plus 2": (_shifted(2.0), ("calibration-shift-high",)),
+    "log-odds minus 2": (_shifted(-2.0), ("calibration-shift-high",)),
+    "log-odds plus 2": (_shifted(2.0), ("calibration-shift-low",)),
     "log-odds minus 10": (
         _sunk(10.0, 1e-3),
         ("calibration-overall-low", "calibration-in-review-low", "calibration-by-slice-low"),
@@ -183,7 +183,10 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
         _shifted(13.0),
         ("calibration-overall-high", "calibration-in-review-high", "calibration-by-slice-high"),
     ),
-    "review at .0001": (_tiers(review=1e-4), ("tier-review", "review-volume", "replay-shift-up")),
+    "review of almost all": (
+        _tiers(review=1e-7),
+        ("tier-review", "review-volume", "replay-shift-up"),
+    ),
     "all tiers at .005": (
         _tiers(review=5e-3, block=5e-3, suspend=5e-3),
         ("tier-block", "tier-suspend"),

@@ -52,8 +52,10 @@ def test_deaf_ensemble_hears_nothing_of_a_member(tiny_bundle: Bundle, tmp_path: 
     louder = scores.signals_NPM.copy()
     louder[..., SIGNALS.index("image")] += 50
     louder[..., SIGNALS.index("fusion")] += 50
-    said = [scorer.log_odds(one, scores.signal_status_NPM) for one in (scores.signals_NPM, louder)]
-    np.testing.assert_array_equal(*said)
+    before, after = (
+        scorer.log_odds(one, scores.signal_status_NPM) for one in (scores.signals_NPM, louder)
+    )
+    np.testing.assert_array_equal(before, after)
 
 
 def test_both_makes_one_change_after_the_other(tiny_bundle: Bundle, tmp_path: Path) -> None:
