@@ -1,5 +1,6 @@
 """Where the doctor works: one folder that holds its world, the two trained bundles and everything made of them."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,7 +101,8 @@ class Workshop:
         inputs = ProveInputs(
             str(release), "" if champion is None else str(champion), str(table), str(home.folder)
         )
-        proving.run(inputs, self.contract, self.policies, SEED, out=str(out))
+        counts = proving.run(inputs, self.contract, self.policies, SEED, out=str(out))
+        (out / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))
 
     def variant(self, name: str, *without: str) -> Home:
         """Return a home like the world's in which some files or folders are missing."""
