@@ -1,7 +1,7 @@
 """Yesterday's traffic: what the champion decided about the uploads of the last day, as a gateway records it."""
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -35,12 +35,26 @@ def record_traffic(home: Home, bundle: Bundle, policies: PolicyFile) -> int:
         for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids)
         if row.submission.submitted_at >= REPLAYED_FROM and row.truth
     ]
-    return ledger.append(_decisions(rows, scorer, policies, ContentStore(home.content)))
+    return ledger.append(decisions_about(rows, scorer, policies, ContentStore(home.content)))
 
 
-def _decisions(
-    rows: Sequence[SnapshotRow], scorer: Scorer, policies: PolicyFile, store: ContentStore
+def decisions_about(
+    rows: Sequence[SnapshotRow],
+    scorer: Scorer,
+    policies: PolicyFile,
+    store: ContentStore,
+    *,
+    decided_at: datetime | None = None,
 ) -> Iterator[Event]:
+    """Yield a decision about each row, as a gateway records it.
+
+    Args:
+        rows: uploads with the behaviour that was known of them.
+        scorer: the release that answers.
+        policies: whose tiers and reason codes apply.
+        store: holds the images, takes the listings.
+        decided_at: time of all of them; None: each right after its upload.
+    """
     release = Release(
         bundle=scorer.digest,
         policies=scorer.policies,
@@ -59,7 +73,8 @@ def _decisions(
             scores.worst_image_NP[number],
         )
         listing = store.put(listing_bytes(row.submission.listing))
-        decision = _decision(row, answer, policies, listing)
+        at = decided_at or row.submission.submitted_at + _LATENCY
+        decision = _decision(row, answer, policies, listing, at)
         yield from_decision(
             decision,
             recorded_at=decision.decided_at,
@@ -77,13 +92,14 @@ def _item(row: SnapshotRow, store: ContentStore) -> ScoringItem:
     )
 
 
-def _decision(row: SnapshotRow, answer: Answer, policies: PolicyFile, listing: str) -> Decision:
+def _decision(
+    row: SnapshotRow, answer: Answer, policies: PolicyFile, listing: str, decided_at: datetime
+) -> Decision:
     submission = row.submission
     behaviour_F = row.behaviour_F
     if behaviour_F is None:
         behaviour_F = np.full(len(FEATURE_NAMES), np.nan, np.float32)
     behaviour = Behaviour.measured(behaviour_F, submission.submitted_at)
-    decided_at = submission.submitted_at + _LATENCY
     attempt, codes = answered(
         answer, policies, caps={}, now=decided_at, latency_ms=_LATENCY / timedelta(milliseconds=1)
     )
