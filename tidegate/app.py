@@ -278,6 +278,9 @@ def doctor(
         int,
         typer.Option(min=0, help="Drawn worlds that the rates are taken over; 0 leaves them out."),
     ] = 12,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Worlds that are trained in, by the whole path.")
+    ] = 1,
 ) -> None:
     """Show that every gate passes a known-good candidate and holds a known-bad one; exits non-zero if one does not.
 
@@ -285,7 +288,7 @@ def doctor(
     """
     from tidegate.doctor.report import run
 
-    raise typer.Exit(run(worlds=rates))
+    raise typer.Exit(run(worlds=rates, seeds=seeds))
 
 
 AsOf = Annotated[

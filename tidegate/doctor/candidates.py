@@ -329,3 +329,6 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "too large", f"{_TOO_LARGE_MIB} MiB", _as_is(surgery.padded(_TOO_LARGE_MIB)), ("cost-size",)
     ),
 )
+
+IN_EVERY_WORLD: Final = (GOOD, TIE, "noisy truth", "one language broken")
+"""Candidates that are proved in further worlds too: the full path under other seeds."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +12,12 @@ from moderation.release import ReleaseContract
 from moderation.settings import settings
 from pipelines.parameters import code_digest
 from tidegate.console import say
+from tidegate.doctor.candidates import CANDIDATES, IN_EVERY_WORLD
 from tidegate.doctor.judging import evidence_folder, prove_all
 from tidegate.doctor.mutation import summary, survey, survivors
 from tidegate.doctor.rates import Rate, Rates, measure_rates
-from tidegate.doctor.table import as_markdown, as_matrix, expected_lines, unpaired
-from tidegate.doctor.workshop import Workshop
+from tidegate.doctor.table import Line, as_markdown, as_matrix, expected_lines, unpaired
+from tidegate.doctor.workshop import WORLD_SEED, Workshop
 from tidegate.doctor.world import policy_text
 
 ROOT: Final = Path("build/doctor")
@@ -40,23 +41,26 @@ class Report:
             say(f"WRONG: {one}", markup=False)
 
 
-def run(*, worlds: int, root: Path = ROOT) -> int:
-    """Show the whole self-test; return the exit status: 1 where a gate does not do what it must."""
+def run(*, worlds: int, seeds: int = 1, root: Path = ROOT) -> int:
+    """Show the whole self-test; return the exit status: 1 where a gate does not do what it must.
+
+    Args:
+        worlds: drawn worlds that the rates are taken over; 0 leaves them out.
+        seeds: worlds that are trained in; in those after the first only a few candidates are proved.
+        root: folder of everything that is kept.
+    """
     contract_text = settings().release_file.read_text(encoding="utf-8")
     contract, report = read_contract(contract_text), Report()
     policies = policy_text(settings().policy_file)
     shop = Workshop(root / _digest(policies, contract), contract_text, policies)
     shop.folder.mkdir(parents=True, exist_ok=True)
-    got = prove_all(shop, progress=lambda name: say(f"  judged: {name}", markup=False))
+    got = prove_all(shop, progress=_proved)
     lines = expected_lines(contract, got)
-    wrong = [
-        f"{line.gate} on {line.candidate}: {line.got.said if line.got else 'not judged'}, "
-        f"expected {'pass' if line.must_pass else 'held'}"
-        for line in lines
-        if not line.is_right
-    ]
     table = f"{as_markdown(lines)}\n\n{as_matrix(got, contract)}"
-    report.add("Every gate and its candidates", table, unpaired(lines, contract) + wrong)
+    wrong = [*unpaired(lines, contract), *_wrong_lines(lines)]
+    report.add("Every gate and its candidates", table, wrong)
+    for seed in range(1, seeds):
+        _further_world(shop, WORLD_SEED + seed, contract, report)
     mutants = survey(contract, lambda one: Evidence.load(evidence_folder(shop, one)))
     survived = [f"{one.gate}: {one.change} was not noticed" for one in survivors(mutants)]
     report.add("Changes of the contract", summary(mutants), survived)
@@ -69,6 +73,27 @@ def run(*, worlds: int, root: Path = ROOT) -> int:
         "# The gates' self-test\n\n" + "\n".join(report.parts), encoding="utf-8"
     )
     return 1 if report.wrong else 0
+
+
+def _further_world(shop: Workshop, seed: int, contract: ReleaseContract, report: Report) -> None:
+    """Prove a few candidates in another world, by the whole path."""
+    other = replace(shop, folder=shop.folder / f"seed-{seed}", seed=seed)
+    few = [one for one in CANDIDATES if one.name in IN_EVERY_WORLD]
+    got = prove_all(other, few, progress=_proved)
+    lines = expected_lines(contract, got, few)
+    report.add(f"Another world, seed {seed}", as_matrix(got, contract), _wrong_lines(lines))
+
+
+def _proved(name: str) -> None:
+    say(f"  judged: {name}", markup=False)
+
+
+def _wrong_lines(lines: Iterable[Line]) -> Iterator[str]:
+    for line in lines:
+        if not line.is_right:
+            came = line.got.said if line.got else "not judged"
+            wanted = "pass" if line.must_pass else "held"
+            yield f"{line.gate} on {line.candidate}: {came}, expected {wanted}"
 
 
 def _digest(policies: str, contract: ReleaseContract) -> str:

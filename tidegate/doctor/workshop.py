@@ -40,6 +40,8 @@ class Workshop:
     """Text of the policy file, with the words of the doctor's world."""
 
     size: Size = Size()
+    seed: int = WORLD_SEED
+    """Of the world; everything else follows."""
 
     @property
     def home(self) -> Home:
@@ -60,7 +62,7 @@ class Workshop:
         """Fill the ledger and draw the golden set."""
         with self.once("world") as is_new:
             if is_new:
-                DoctorWorld(self.policy_ids, WORLD_SEED, self.size).fill(self.home)
+                DoctorWorld(self.policy_ids, self.seed, self.size).fill(self.home)
                 for run, day in ((self.late, LAST_DAY), (self.early, EARLY_DAY)):
                     run.folder.mkdir(parents=True, exist_ok=True)
                     ingest(self.home, run, day, self.policies)
