@@ -14,7 +14,7 @@ from moderation.image_copies import ImageCopies
 from moderation.leaks import LeakCheck, find_leaks
 from moderation.quarantine import REASONS, Quarantine
 from moderation.snapshot import Snapshot, SnapshotRow, SnapshotWriter
-from tests.golden_world import AS_OF, POLICIES, RULES, GoldenWorld, jpeg, own_text, photo
+from tests.golden_world import AS_OF, POLICIES, RULES, START, GoldenWorld, jpeg, own_text, photo
 from tests.tiny_bundle import TinyRun
 
 FEW = RULES.model_copy(update={"share_of_groups": 0.1})
@@ -71,7 +71,8 @@ def _planted(world: GoldenWorld, golden: GoldenSet, way: str) -> GoldenWorld:
     plant = GoldenWorld(blobs=dict(world.blobs))
     other: dict[str, Any] = {"seller": "planted", "image": photo(9_000), "text": own_text(9_000)}
     if way == "id":
-        plant.rows.append(victim)
+        early = victim.submission.model_copy(update={"submitted_at": START})
+        plant.rows.append(replace(victim, submission=early))
         return plant
     if way == "seller":
         plant.add(**other | {"seller": victim.submission.listing.seller_id})
