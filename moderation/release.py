@@ -123,6 +123,10 @@ class ContractProfile(_Frozen):
     report_all_but: tuple[GateId, ...] | None = None
     """Gates that keep blocking when not certified or without data; None: all do."""
 
+    data_needed: tuple[GateId, ...] = ()
+    """Gates let off when not certified, that block all the same without data: a bundle that answers nothing shows
+    nothing wrong."""
+
 
 class ReleaseContract(_Frozen):
     """Every number of a release, with the digest of the file's bytes."""
@@ -155,7 +159,8 @@ class ReleaseContract(_Frozen):
         if STANDARD not in self.profiles or self.profiles[STANDARD].report_all_but is not None:
             raise ValueError("profiles.standard: must be there, and everything blocks in it")
         for name, profile in self.profiles.items():
-            strangers = sorted(set(profile.report_all_but or ()) - set(ids))
+            named = (*(profile.report_all_but or ()), *profile.data_needed)
+            strangers = sorted(set(named) - set(ids))
             if strangers:
                 raise ValueError(f"profiles.{name}.report_all_but: no such gate: {strangers}")
             if profile.report_all_but is not None and not profile.says:

@@ -295,7 +295,7 @@ def _blocks(gate: Gate, state: State, profile: ContractProfile) -> bool:
     if state in ("pass", "fail"):
         return state == "fail"
     if profile.report_all_but is not None and gate.id not in profile.report_all_but:
-        return False
+        return state == "no_data" and gate.id in profile.data_needed
     return gate.uncertified == "block" or state == "no_data" and gate.uncertified != "cap"
 
 

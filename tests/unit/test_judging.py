@@ -130,8 +130,18 @@ def test_demo_profile_lets_off_and_says_so() -> None:
     demo = judge(evidence_of(found), contract, profile="demo", seed=SEED)
     blocking = [{r.gate.id for r in one.results if r.blocks} for one in (strict, demo)]
     assert {"golden-average-precision", "not-worse-in-any-language"} <= blocking[0]
-    assert blocking[1] == {"golden-average-precision"}
+    assert blocking[1] == set()
     assert any("demonstration" in note for note in demo.notes)
+
+
+def test_demo_profile_blocks_what_is_wrong_or_answers_nothing() -> None:
+    contract = contract_of("golden-average-precision")
+    worse = evidence_of(scored_set(separation=0.5))
+    silent = evidence_of(missing={"golden": "the bundle refuses to answer"})
+    for evidence, state in ((worse, "fail"), (silent, "no_data")):
+        judged = judge(evidence, contract, profile="demo", seed=SEED)
+        assert _states(judged)["golden-average-precision"] == state
+        assert not judged.is_passing
 
 
 def test_profile_is_refused_when_unknown() -> None:
