@@ -87,10 +87,13 @@ def broken_evidence(**parts: Any) -> Evidence:
 
 def first_evidence(**parts: Any) -> Evidence:
     """Return evidence of a first release, which has no champion, and little else."""
-    golden = replace(good_evidence(**parts).sets["golden"], champion=None)
+    good = good_evidence(**parts)
+    golden = replace(good.sets["golden"], champion=None)
     names = ("traffic", "fresh", "replay", "attacks")
     missing = dict.fromkeys(names, "nothing was recorded yet")
-    return Evidence(CANDIDATE, None, POLICIES, {"golden": golden}, missing=missing)
+    return Evidence(
+        CANDIDATE, None, POLICIES, {"golden": golden}, leaks=good.leaks, missing=missing
+    )
 
 
 def _scored(rng: np.random.Generator, name: str, num_rows: int, *, share: float) -> ScoredSet:
