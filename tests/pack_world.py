@@ -92,7 +92,13 @@ def first_evidence(**parts: Any) -> Evidence:
     names = ("traffic", "fresh", "replay", "attacks")
     missing = dict.fromkeys(names, "nothing was recorded yet")
     return Evidence(
-        CANDIDATE, None, POLICIES, {"golden": golden}, leaks=good.leaks, missing=missing
+        CANDIDATE,
+        None,
+        POLICIES,
+        {"golden": golden},
+        leaks=good.leaks,
+        facts=good.facts,
+        missing=missing,
     )
 
 

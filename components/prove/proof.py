@@ -24,6 +24,7 @@ from moderation.clock import Clock, SystemClock
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import InvalidSnapshot, PermanentError
 from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet
+from moderation.gates.leaked import SNAPSHOT_FACT
 from moderation.golden_set import GoldenSet, latest_golden, record_look
 from moderation.leaks import LeakCheck, find_leaks
 from moderation.policy import PolicyFile
@@ -101,6 +102,7 @@ class Proof:
             settings().num_threads,
         )
         proof = cls(home, snapshot, opponents, contract, policies, seed, clock or SystemClock())
+        proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
         proof._note_policies()
         return proof
