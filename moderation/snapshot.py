@@ -45,6 +45,8 @@ __all__ = [
     "Snapshot",
     "SnapshotRow",
     "SnapshotWriter",
+    "StagedRows",
+    "TableFacts",
     "missing_evidence",
     "write_table",
 ]

@@ -6,12 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from moderation.errors import InvalidSnapshot
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
-from moderation.snapshot import MATURITY, Snapshot, SnapshotRow, SnapshotWriter, missing_evidence
+from moderation.snapshot import (
+    MATURITY,
+    Snapshot,
+    SnapshotRow,
+    SnapshotWriter,
+    StagedRows,
+    missing_evidence,
+)
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = ("weapons", "spam")
@@ -58,6 +66,45 @@ def test_rows_too_new_for_their_truth_are_left_out(tmp_path: Path) -> None:
 def test_weight_is_inverse_inclusion_probability(tmp_path: Path) -> None:
     rows = [_row(n, {"spam": False}, inclusion=0.1, propensity=0.5) for n in range(10)]
     assert _write(tmp_path, rows).weight.tolist() == pytest.approx([20.0] * 10)
+
+
+def test_adjudicated_truth_is_told_by_policy(tmp_path: Path) -> None:
+    rows = [
+        _row(0, {"weapons": True, "spam": False}, adjudicated=frozenset({"spam"})),
+        _row(1, {"weapons": True}),
+    ]
+    snapshot = _write(tmp_path, rows)
+    assert snapshot.adjudicated_NP().tolist() == [[False, True], [False, False]]
+
+
+def test_barred_rows_leave_with_their_reason(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path, POLICIES, START + timedelta(days=99))
+    for number in range(40):
+        writer.add(_row(number, {"spam": number % 2 == 0}))
+
+    def bar(rows: StagedRows) -> npt.NDArray[np.str_]:
+        return np.array(["seller" if one in ("u3", "u4") else "" for one in rows.submission_ids])
+
+    snapshot = writer.finish(bar)
+    assert snapshot.num_rows == 38
+    assert (snapshot.counts["quarantined"], snapshot.counts["quarantined_seller"]) == (2, 2)
+    assert (snapshot.counts["copies"], snapshot.counts["purged"]) == (0, 0)
+    assert snapshot.weight.sum() == pytest.approx(40), "their weight goes to the rows like them"
+
+
+def test_snapshot_is_refused_when_every_row_is_barred(tmp_path: Path) -> None:
+    writer = SnapshotWriter(tmp_path, POLICIES, START + timedelta(days=99))
+    writer.add(_row(0, {"spam": True}))
+    with pytest.raises(InvalidSnapshot, match="every row is barred"):
+        writer.finish(lambda rows: np.array(["golden"] * len(rows.submission_ids)))
+
+
+def test_altered_rows_have_another_digest(tmp_path: Path) -> None:
+    snapshot = _write(tmp_path / "a", [_row(n, {"spam": n % 2 == 0}) for n in range(20)])
+    assert snapshot.content_digest() == snapshot.digest
+    other = _write(tmp_path / "b", [_row(n, {"spam": n % 3 == 0}) for n in range(20)])
+    (tmp_path / "b" / "rows.parquet").replace(tmp_path / "a" / "rows.parquet")
+    assert snapshot.content_digest() == other.digest
 
 
 def test_behaviour_keeps_gaps_and_absence_apart(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def _truth(
     violates: bool = True,
     policy: str = "weapons",
     source: TruthSource = TruthSource.REVIEW,
-    propensity: float = 1.0,
+    **facts: Any,
 ) -> Event:
     truth = GroundTruth(
         submission_id=f"u{number}",
@@ -38,7 +39,7 @@ def _truth(
         source=source,
         reviewed_at=known - timedelta(hours=1),
         known_at=known,
-        propensity=propensity,
+        **facts,
     )
     return from_ground_truth(truth, recorded_at=known)
 
@@ -164,6 +165,25 @@ def test_rows_survive_the_file(ledger: SqliteLedger, tmp_path: Path) -> None:
     assert first is not None
     assert expected is not None
     np.testing.assert_array_equal(first, expected)
+
+
+def test_rows_tell_confirmed_truth_and_suspicion(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger.append(
+        [
+            _submission(1, START),
+            _truth(1, known=START + DAY, violates=False, adjudicated=True),
+            _truth(1, known=START + 2 * DAY, policy="spam"),
+            _submission(2, START),
+            _truth(2, known=START + DAY, source=TruthSource.AUDIT),
+            _submission(3, START),
+            _truth(3, known=START + DAY, adjudicated=True),
+            _truth(3, known=START + 2 * DAY, violates=False, source=TruthSource.APPEAL),
+        ]
+    )
+    write_rows(read_rows(ledger, CUT_OFF, ("weapons", "spam")), tmp_path / "rows")
+    rows = list(open_rows(tmp_path / "rows"))
+    assert [sorted(row.adjudicated) for row in rows] == [["weapons"], [], []]
+    assert [row.is_suspected for row in rows] == [True, False, True]
 
 
 def test_data_version_changes_with_what_is_visible(ledger: SqliteLedger) -> None:
