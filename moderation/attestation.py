@@ -88,8 +88,9 @@ class Attestation(Statement):
 
     @property
     def is_passing(self) -> bool:
-        """Whether there are verdicts and none of them blocks; nothing checked is not passed."""
-        return bool(self.verdicts) and not any(verdict.blocks for verdict in self.verdicts)
+        """Whether a gate passed and none blocks; where nothing is shown, nothing is passed."""
+        passed = any(verdict.verdict == "pass" for verdict in self.verdicts)
+        return passed and not any(verdict.blocks for verdict in self.verdicts)
 
     @property
     def digest(self) -> str:

@@ -252,6 +252,7 @@ def _say_where(
 ) -> None:
     config, home = prepared.config, Home(prepared.config.home)
     settings = f"TIDEGATE__HOME={config.home} TIDEGATE__POLICY_FILE={config.policy_file}"
+    settings += f" TIDEGATE__RELEASE_FILE={config.release_file}"
     trace_id = rows[0][1].content["trace_id"]
     mlflow = Path(sys.executable).with_name("mlflow")
     # As it was called: without an activated environment the bare name would not be found.

@@ -163,8 +163,8 @@ def _finite(value: float | None) -> float | None:
 
 def _outcome(said: Attestation, evidence: Evidence) -> Outcome:
     reasons = [f"{v.gate}: {v.verdict}: {v.reason}" for v in said.verdicts if v.blocks]
-    if not said.verdicts:
-        reasons = ["no gate of the contract applies: nothing was judged, and nothing is not passed"]
+    if not reasons and not said.is_passing:
+        reasons = ["no gate passed: where nothing is shown, nothing is passed"]
     return Outcome(
         state="proposed" if said.is_passing else "blocked",
         bundle=said.bundle,

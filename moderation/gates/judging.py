@@ -120,7 +120,8 @@ class Judgement:
     @property
     def is_passing(self) -> bool:
         """Whether the candidate may be released."""
-        return bool(self.results) and not any(result.blocks for result in self.results)
+        passed = any(result.state == "pass" for result in self.results)
+        return passed and not any(result.blocks for result in self.results)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -69,6 +69,7 @@ def test_same_statement_is_kept_once(bundle: Bundle, clock: SimulatedClock) -> N
         ((PASS,), True),
         ((PASS, FAIL), False),
         ((PASS, FAIL.model_copy(update={"blocking": False})), True),
+        ((FAIL.model_copy(update={"blocking": False}),), False),
         ((PASS.model_copy(update={"verdict": "no_data"}),), False),
         ((PASS.model_copy(update={"verdict": "inconclusive"}),), False),
         ((PASS.model_copy(update={"verdict": "not_certified"}),), False),

@@ -16,6 +16,7 @@ from moderation import attestation
 from moderation.bundle import Bundle
 from moderation.clock import SimulatedClock
 from moderation.errors import GateRejected, InvalidSnapshot, PermanentError, PolicyError
+from moderation.gates.evidence import Evidence
 from moderation.gates.judging import Judgement
 from moderation.pack import load_record
 from tests.judged import BAD, CONTRACT_TEXT, contract, contract_text, evidence_about, judged
@@ -56,7 +57,18 @@ def test_judge_blocks_and_says_why_when_a_gate_fails(home: Home, tiny_bundle: Bu
 def test_judge_blocks_when_nothing_applies(home: Home, tiny_bundle: Bundle) -> None:
     done = judged(tiny_bundle, home, text=contract_text("better"))
     assert done.state == "blocked"
-    assert "nothing was judged" in done.reasons[0]
+    assert "no gate passed" in done.reasons[0]
+
+
+def test_judge_blocks_when_a_profile_lets_everything_off(
+    home: Home, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    Evidence(tiny_bundle.digest, None, tiny_bundle.manifest.policies).save(tmp_path / "empty")
+    inputs = JudgeInputs(str(tmp_path / "empty"), str(tiny_bundle.folder), str(home.folder))
+    done = run(inputs, CONTRACT_TEXT, "lenient", 1, pack=str(tmp_path / "pack"))
+    assert (done.state, done.profile) == ("blocked", "lenient")
+    assert done.reasons == ("no gate passed: where nothing is shown, nothing is passed",)
+    assert load_record(tmp_path / "pack" / "judgement.json").state == "blocked"
 
 
 def test_judge_records_the_champion_it_compared_with(home: Home, tiny_bundle: Bundle) -> None:
