@@ -5,7 +5,8 @@ Run as `python -m tests.gate_rates [seeds]`; tests take its worlds. N rows, P po
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from scipy import special
 from moderation.gates import calibrated, fairness, intersections, tiers
 from moderation.gates.evidence import Answers, ScoredSet, digest_rows
 from moderation.gates.judging import Judgement, judge
+from moderation.release import ReleaseContract
 from tests.gate_world import CANDIDATE, POLICIES, contract_of, evidence_of, with_candidate
 
 REGISTERED = (calibrated, fairness, intersections, tiers)
@@ -157,6 +159,72 @@ def calibrated_traffic(
     return _set("traffic", probability_NP, truth_NP[kept], group_N[kept], weight_N, slices)
 
 
+def _of_one_policy(found: ScoredSet) -> ScoredSet:
+    """Return the set with the other policies' columns left out."""
+    answers = replace(
+        found.candidate,
+        probability_NP=found.candidate.probability_NP[:, :1],
+        log_odds_NP=found.candidate.log_odds_NP[:, :1],
+    )
+    return replace(
+        found,
+        policies=found.policies[:1],
+        candidate=answers,
+        truth_NP=found.truth_NP[:, :1],
+        adjudicated_NP=found.adjudicated_NP[:, :1],
+    )
+
+
+def flagged_traffic(
+    num_flags: int, precision: float, *, size: int = 1, alike: float = 0.0, seed: int = 0
+) -> ScoredSet:
+    """Return traffic in which one policy flags so many listings at a true precision, in campaigns of `size`.
+
+    `alike` is the correlation of truth within a campaign. Of 400 more that are reviewed half violate; 6,000 are
+    allowed and stand for 60 uploads each.
+    """
+    rng = np.random.default_rng(seed)
+    num_reviewed, num_allowed = 400, 6_000
+    campaign_F = np.arange(num_flags) // size
+    copies_F = rng.random(num_flags) < np.sqrt(alike)
+    common_F = (rng.random(num_flags) < precision)[campaign_F]
+    right_F = np.where(copies_F, common_F, rng.random(num_flags) < precision)
+    reviewed_V = rng.random(num_reviewed) < 0.5
+    num_rows = num_flags + num_reviewed + num_allowed
+    truth_NP = np.zeros((num_rows, len(POLICIES)), np.int8)
+    truth_NP[:num_flags, 0], truth_NP[num_flags : num_flags + num_reviewed, 0] = right_F, reviewed_V
+    levels = np.repeat([0.999, 0.5, 0.001], [num_flags, num_reviewed, num_allowed])
+    probability_NP = np.full(truth_NP.shape, 0.001)
+    probability_NP[:, 0] = levels
+    group_N = np.concatenate([campaign_F, np.arange(num_rows - num_flags) + num_flags])
+    weight_N = np.where(levels > 0.1, 1.0, float(_THINNED))
+    found = _set("traffic", probability_NP, truth_NP, group_N, weight_N, {})
+    sellers = np.char.add("seller-", np.arange(num_rows).astype(str))
+    return _of_one_policy(replace(found, seller_id=sellers))
+
+
+def enriched_and_deployed(seed: int = 0) -> tuple[ScoredSet, ScoredSet]:
+    """Return the same classifier (finds .9, flags .002) with a fifth of violations, and on traffic at 1:1000."""
+    rng = np.random.default_rng(seed)
+
+    def scored(num_positives: int, num_negatives: int, weight: float) -> ScoredSet:
+        truth_N = np.repeat([1, 0], [num_positives, num_negatives])
+        hits = [
+            np.arange(n) < round(n * share)
+            for n, share in ((num_positives, 0.9), (num_negatives, 0.002))
+        ]
+        hit_N = np.concatenate([rng.permutation(one) for one in hits])
+        probability_NP = np.full((len(truth_N), len(POLICIES)), 0.001)
+        probability_NP[hit_N, 0] = 0.99
+        truth_NP = np.zeros(probability_NP.shape, np.int8)
+        truth_NP[:, 0] = truth_N
+        weight_N = np.where(truth_N == 1, 1.0, weight)
+        found = _set("traffic", probability_NP, truth_NP, np.arange(len(truth_N)), weight_N, {})
+        return _of_one_policy(found)
+
+    return scored(1_000, 4_000, 1.0), scored(300, 30_000, 10.0)
+
+
 def with_log_odds(found: ScoredSet, change: Callable[[Floats], Floats]) -> ScoredSet:
     """Return the set with the candidate's log-odds changed."""
     return with_candidate(found, change(found.candidate.log_odds_NP))
@@ -164,11 +232,15 @@ def with_log_odds(found: ScoredSet, change: Callable[[Floats], Floats]) -> Score
 
 def judged(found: ScoredSet, *gates: str, resamples: int = 400, seed: int = 0) -> Judgement:
     """Return the judgement of some gates of the shipped contract, with few resamples."""
-    contract = contract_of(*gates)
-    risk = contract.risk.model_copy(update={"resamples": resamples})
-    chosen = tuple(gate for gate in contract.gates if gate.id in gates)
-    contract = contract.model_copy(update={"risk": risk, "gates": chosen})
-    return judge(evidence_of(found), contract, seed=seed)
+    return judge(evidence_of(found), _contract(gates, resamples), seed=seed)
+
+
+@lru_cache
+def _contract(gates: tuple[str, ...], resamples: int) -> ReleaseContract:
+    whole = contract_of(*gates)
+    risk = whole.risk.model_copy(update={"resamples": resamples})
+    chosen = tuple(gate for gate in whole.gates if gate.id in gates)
+    return whole.model_copy(update={"risk": risk, "gates": chosen})
 
 
 @dataclass(frozen=True)
@@ -181,36 +253,53 @@ class Trial:
 
 
 def rates(trial: Trial, seeds: range) -> dict[str, float]:
-    """Return how often any gate of a trial failed, held, or closed a tier."""
+    """Return how often any gate of a trial failed, and how often all passed and no tier was closed."""
     seen = [judged(trial.make(seed), *trial.gates, seed=seed) for seed in seeds]
     states = [{result.state for result in one.results} for one in seen]
     return {
-        "passes": float(np.mean([one.is_passing for one in seen])),
+        "certified": float(np.mean([one.is_passing and not one.caps for one in seen])),
         "fails": float(np.mean(["fail" in one for one in states])),
-        "capped": float(np.mean([bool(one.caps) for one in seen])),
     }
 
 
+def _flags(num_flags: int, precision: float, **campaigns: float) -> Callable[[int], ScoredSet]:
+    def make(seed: int) -> ScoredSet:
+        return flagged_traffic(num_flags, precision, seed=seed, **campaigns)  # type: ignore[arg-type]
+
+    return make
+
+
 TRIALS = (
-    Trial("fair, 300 violations", lambda seed: sized_set(300, seed=seed), FAIRNESS),
-    Trial("fair, 1,000 violations", lambda seed: sized_set(1_000, seed=seed), FAIRNESS),
-    Trial("fair, 1,500 violations", lambda seed: sized_set(1_500, seed=seed), FAIRNESS),
+    Trial("good: fair, 300 violations", lambda seed: sized_set(300, seed=seed), FAIRNESS),
+    Trial("good: fair, 1,000", lambda seed: sized_set(1_000, seed=seed), FAIRNESS),
+    Trial("good: fair, 1,200", lambda seed: sized_set(1_200, seed=seed), FAIRNESS),
     Trial(
-        "one language .25 worse",
+        "bad: one language .25 worse",
         lambda seed: broken_language(sized_set(1_000, seed=seed), 0.25),
         FAIRNESS,
     ),
-    Trial("calibrated", lambda seed: calibrated_traffic(seed=seed), CALIBRATION),
-    Trial("calibrated, tiers", lambda seed: calibrated_traffic(seed=seed), TIERS),
+    Trial("good: calibrated", lambda seed: calibrated_traffic(seed=seed), CALIBRATION),
+    Trial(
+        "bad: log-odds x 2",
+        lambda seed: with_log_odds(calibrated_traffic(seed=seed), lambda x_NP: 2 * x_NP),
+        CALIBRATION,
+    ),
+    Trial("good: 2,000 flags at .9985", _flags(2_000, 0.9985), TIERS),
+    Trial("block: 660 flags at .97", _flags(660, 0.97), ("tier-block",)),
+    Trial("suspend: 299 sellers at 1", _flags(299, 1.0), ("tier-suspend",)),
+    Trial("suspend: 640 sellers at .998", _flags(640, 0.998), ("tier-suspend",)),
+    Trial("bad: 600 flags at .94, alone", _flags(600, 0.94), ("tier-block",)),
+    Trial("bad: 600 at .94, alike .5", _flags(600, 0.94, size=20, alike=0.5), ("tier-block",)),
+    Trial("bad: 600 at .94, alike 1", _flags(600, 0.94, size=20, alike=1.0), ("tier-block",)),
 )
 
 
 def lines(num_seeds: int) -> Iterator[str]:
     """Yield the table of rates."""
-    yield f"{'candidate':28} {'passes':>8} {'fails':>8} {'capped':>8}"
+    yield f"{'candidate':28} certified    fails"
     for trial in TRIALS:
         found = rates(trial, range(num_seeds))
-        yield f"{trial.name:28} " + " ".join(f"{found[key]:8.3f}" for key in found)
+        yield f"{trial.name:28} {found['certified']:8.3f} {found['fails']:8.3f}"
 
 
 if __name__ == "__main__":

@@ -214,7 +214,7 @@ class _Side:
         squares_V = np.maximum((size_GV**2).sum(axis=0), 1e-300)
         rows_V = side_VR.sum(axis=1)
         groups_V = rows_V**2 / squares_V
-        usual_V1 = (squares_V / np.maximum(rows_V, 1.0))[:, None]
+        usual_V1 = np.maximum(squares_V / np.maximum(rows_V, 1.0), 1.0)[:, None]
         shrunk_VS = (hits_VS + usual_V1) / (count_VS + 2 * usual_V1)
         residue_VS = usual_V1**2 * (shrunk_VS**2 + (1 - shrunk_VS) ** 2)
         invented_V = (mix_VS**2 * residue_VS / (count_VS + 2 * usual_V1) ** 2).sum(axis=1)

@@ -21,8 +21,8 @@ Figure = Literal["slope", "intercept", "shift"]
 FIGURES: Final[tuple[Figure, ...]] = ("slope", "intercept", "shift")
 
 _FURTHEST_LOG_ODDS: Final = 30.0
-_BIN_WIDTH: Final = 0.4
-"""Of log-odds: a slope is off by less than one in a thousand."""
+_BIN_WIDTH, _BIN_WIDTH_FAR, _FAR = 0.1, 0.5, 6.0
+"""Of log-odds, near even odds and far from them: a slope is off by some one in a thousand."""
 
 _MAX_STEPS: Final = 25
 _CONVERGED: Final = 1e-4
@@ -129,7 +129,9 @@ def _resampled_bins(
     score_R: Floats, truth_R: npt.NDArray[np.int8], weight_R: Floats, draws: GroupBootstrap
 ) -> tuple[Floats, Floats, Floats]:
     """Return the mean score of each narrow bin, and its resampled weight and weight of violations."""
-    _, bin_R = np.unique(np.floor(score_R / _BIN_WIDTH), return_inverse=True)
+    far_R = np.maximum(np.abs(score_R) - _FAR, 0.0)
+    place_R = (np.abs(score_R) - far_R) / _BIN_WIDTH + far_R / _BIN_WIDTH_FAR
+    _, bin_R = np.unique(np.floor(np.sign(score_R) * place_R), return_inverse=True)
     weight_S = np.bincount(bin_R, weight_R)
     score_S = np.bincount(bin_R, weight_R * score_R) / weight_S
     shape = (len(weight_S), len(draws.draws_GB))

@@ -1,0 +1,197 @@
+"""Tier gates: precision at deployment prevalence, sellers, campaigns, caps, reach and volume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moderation.gates.evidence import ScoredSet
+from moderation.gates.judging import GateResult
+from moderation.precision import flags_for_power
+from tests.gate_rates import TIERS, enriched_and_deployed, flagged_traffic, judged
+from tests.gate_world import with_candidate
+
+
+def _result(found: ScoredSet, gate: str) -> GateResult:
+    return judged(found, gate, resamples=200).results[0]
+
+
+def _thresholds(found: ScoredSet, **limits: float) -> ScoredSet:
+    return replace(found, candidate=replace(found.candidate, thresholds={"weapons": limits}))
+
+
+def test_flags_for_power_are_those_of_the_method() -> None:
+    found = [flags_for_power(0.99, 0.95, p) for p in (0.998, 0.995)]
+    assert found == pytest.approx([640, 1_960], rel=0.02)
+    assert flags_for_power(0.95, 0.95, 0.97) == pytest.approx(660, rel=0.1)
+    assert flags_for_power(0.95, 0.95, 0.95) is None
+
+
+def test_good_tiers_pass_and_nothing_is_capped() -> None:
+    judgement = judged(flagged_traffic(2_000, 0.9985), *TIERS)
+    assert judgement.is_passing
+    assert judgement.caps == {}
+
+
+def test_enriched_set_flatters_and_traffic_does_not() -> None:
+    enriched, deployed = enriched_and_deployed()
+    flattering, honest = (_result(one, "tier-block") for one in (enriched, deployed))
+    assert flattering.state == "pass"
+    assert flattering.checks[0].estimate.value == pytest.approx(0.991, abs=0.001)
+    assert honest.blocks
+    assert honest.state == "fail"
+    assert honest.checks[0].estimate.value == pytest.approx(0.31, abs=0.01)
+    assert honest.checks[0].estimate.detail["unweighted_precision"] > 0.8
+    assert judged(deployed, "tier-block").caps == {"weapons": "block"}
+
+
+@pytest.mark.parametrize(("flags", "state"), [(299, "pass"), (298, "not_certified")])
+def test_suspend_takes_299_sellers_without_an_error(flags: int, state: str) -> None:
+    result = _result(flagged_traffic(flags, 1.0), "tier-suspend")
+    assert result.state == state
+    if state != "pass":
+        assert "299 flagged sellers without another error" in result.reason
+        assert "for 80 % power at a true 0.998" in result.reason
+
+
+def test_not_certified_tier_is_capped_and_does_not_block() -> None:
+    judgement = judged(flagged_traffic(200, 1.0), *TIERS)
+    assert judgement.is_passing
+    assert judgement.caps == {"weapons": "suspend"}
+
+
+def test_closed_tier_is_no_data_and_capped() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), review=0.2)
+    judgement = judged(found, "tier-block")
+    assert judgement.results[0].state == "no_data"
+    assert not judgement.results[0].blocks
+    assert "closed: nothing is flagged" in judgement.results[0].reason
+    assert judgement.caps == {"weapons": "block"}
+
+
+def test_suspend_counts_sellers_not_listings() -> None:
+    found = flagged_traffic(600, 1.0)
+    few = np.char.add("seller-", (np.arange(found.num_rows) // 20).astype(str))
+    result = _result(replace(found, seller_id=few), "tier-suspend")
+    assert result.state == "not_certified"
+    assert result.checks[0].estimate.rows == 30
+    assert _result(replace(found, seller_id=few), "tier-block").state == "pass"
+
+
+def test_seller_is_as_right_as_its_flagged_listings() -> None:
+    found = flagged_traffic(600, 1.0)
+    pairs = np.char.add("seller-", (np.arange(found.num_rows) // 2).astype(str))
+    truth_NP = found.truth_NP.copy()
+    truth_NP[:10:2] = 0
+    estimate = (
+        _result(replace(found, seller_id=pairs, truth_NP=truth_NP), "tier-suspend")
+        .checks[0]
+        .estimate
+    )
+    assert estimate.value == pytest.approx(1 - 5 * 0.5 / 300)
+
+
+@pytest.mark.parametrize("alike", [0.5, 1.0])
+def test_bad_campaigns_rarely_pass(alike: float) -> None:
+    passed = [
+        _result(flagged_traffic(600, 0.94, size=20, alike=alike, seed=seed), "tier-block").state
+        == "pass"
+        for seed in range(120)
+    ]
+    assert np.mean(passed) <= 0.08  # independent rows pass 21 % and 47 %
+
+
+def test_good_campaigns_still_pass() -> None:
+    found = flagged_traffic(4_000, 0.995, size=20, alike=0.5)
+    assert _result(found, "tier-block").state == "pass"
+
+
+def test_unadjudicated_flags_do_not_count() -> None:
+    found = flagged_traffic(600, 1.0)
+    adjudicated_NP = found.adjudicated_NP & (np.arange(found.num_rows) >= 560)[:, None]
+    result = _result(replace(found, adjudicated_NP=adjudicated_NP), "tier-block")
+    assert result.state == "not_certified"
+    nobody = replace(found, adjudicated_NP=np.zeros_like(found.adjudicated_NP))
+    assert "600 flagged, none of them adjudicated" in _result(nobody, "tier-block").reason
+
+
+def test_adjudicated_rows_stand_for_all_scores() -> None:
+    found = flagged_traffic(1_200, 1.0)
+    log_odds_NP, truth_NP = found.candidate.log_odds_NP.copy(), found.truth_NP.copy()
+    log_odds_NP[:1_200, 0] = np.linspace(9, 4, 1_200)
+    truth_NP[600:1_200:3] = 0  # near the threshold a third is wrong
+    seen_N = np.ones(found.num_rows, bool)
+    seen_N[600:1_200] = np.arange(600) % 6 < 2  # and seldom looked at
+    odd = replace(
+        with_candidate(found, log_odds_NP),
+        truth_NP=truth_NP,
+        adjudicated_NP=found.adjudicated_NP & seen_N[:, None],
+    )
+    estimate = _result(odd, "tier-block").checks[0].estimate
+    known = truth_NP[:1_200][seen_N[:1_200]].mean()
+    assert estimate.detail["unweighted_precision"] == pytest.approx(known)
+    assert estimate.value is not None
+    assert estimate.value < known - 0.05
+
+
+def test_thinned_false_flags_count_for_all_they_stand_for() -> None:
+    found = flagged_traffic(600, 1.0)
+    truth_NP, weight = found.truth_NP.copy(), found.weight.copy()
+    truth_NP[0], weight[0] = 0, 60.0
+    result = _result(replace(found, truth_NP=truth_NP, weight=weight), "tier-block")
+    assert result.checks[0].estimate.value == pytest.approx(599 / 659)
+    assert result.state != "pass"
+
+
+def test_unreachable_tier_is_blocked() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), review=0.2, tag=0.9999)
+    result = _result(found, "tiers-reachable")
+    assert result.state == "fail"
+    assert "never reached: tag" in result.reason
+
+
+def test_allow_must_be_reachable() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), review=0.0005)
+    result = _result(found, "tiers-reachable")
+    assert result.state == "fail"
+    assert "no listing at all is allowed" in result.reason
+    assert _result(found, "review-volume").blocks
+
+
+def test_tier_that_will_be_capped_is_not_called_unreachable() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), review=0.2, suspend=0.99999)
+    judgement = judged(found, *TIERS)
+    states = {result.gate.id: result.state for result in judgement.results}
+    assert states["tiers-reachable"] == "pass"
+    assert judgement.caps == {"weapons": "block"}
+
+
+def test_review_volume_is_weighted() -> None:
+    found = flagged_traffic(400, 1.0)
+    estimate = _result(found, "review-volume").checks[0].estimate
+    share = 400 / (800 + 6_000 * 60)
+    assert estimate.value == pytest.approx(100_000 * share)
+    assert estimate.spread is not None
+    assert estimate.spread.low(0.95) < 100_000 * share < estimate.spread.high(0.95)
+
+
+def test_capped_tiers_fall_to_review() -> None:
+    found = flagged_traffic(400, 0.5)
+    volumes = judged(found, *TIERS).results[-1].checks[0].estimate.detail["volumes"]
+    assert volumes["block"] == volumes["suspend"] == 0
+    assert volumes["review"] == pytest.approx(100_000 * 800 / (800 + 6_000 * 60))
+
+
+def test_volume_is_not_certain_when_nothing_was_reviewed() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), block=0.97)
+    estimate = _result(found, "review-volume").checks[0].estimate
+    assert estimate.value == 0
+    assert estimate.spread is not None
+    assert estimate.spread.high(0.95) > 20
+
+
+@pytest.mark.parametrize("gate", TIERS)
+def test_score_that_is_no_number_never_passes(gate: str) -> None:
+    found = flagged_traffic(400, 1.0)
+    bad = with_candidate(found, np.full_like(found.candidate.log_odds_NP, np.nan))
+    assert _result(bad, gate).state == "no_data"
