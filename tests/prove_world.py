@@ -25,7 +25,7 @@ CONTRACT_TEXT = Path("policies/release.yaml").read_text(encoding="utf-8")
 SUITE = {
     "violations_per_policy": 100,
     "innocents": 150,
-    "white_box_items": 20,
+    "white_box_items": 18,
     "white_box_steps": 20,
 }
 SMALL_SUITE = {

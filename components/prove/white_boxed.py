@@ -22,8 +22,9 @@ from moderation.scoring import Scorer
 
 FAMILY: Final = "white_box"
 
-_TRIED: Final = (("joint", UNLIMITED), ("pgd", GATE), ("token_swap", GATE))
-"""Unlimited in all that it may change, the attack must succeed; at the gate's severity a person sees no difference."""
+_TRIED: Final = (("joint", UNLIMITED, 1), ("pgd", GATE, 4), ("token_swap", GATE, 4))
+"""Attack, severity, and one in how many rows: unlimited in all that it may change, the attack must succeed; at the
+gate's severity, where a person sees no difference, it is shown and gates nothing, so that few rows do."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -51,13 +52,14 @@ def white_box_outcomes(
     targets = [_target(golden, int(row)) for row in rows]
     box = WhiteBox(scorer, steps=suite.white_box_steps)
     outcomes = []
-    for number, (name, severity) in enumerate(_TRIED):
+    for number, (name, severity, one_in) in enumerate(_TRIED):
         items = []
-        for done, target in enumerate(targets, start=1):
+        for done, target in enumerate(targets[::one_in], start=1):
             items.append(target.item(getattr(box, name)(target, severity)))
-            progress(number * len(targets) + done, len(_TRIED) * len(targets))
+            progress(number * len(targets) + done * one_in, len(_TRIED) * len(targets))
         probability_RP = scorer.score(items).probability_NP
-        outcomes.append(AttackOutcome(name, FAMILY, severity, rows, probability_RP, None))
+        chosen = rows[::one_in]
+        outcomes.append(AttackOutcome(name, FAMILY, severity, chosen, probability_RP, None))
     return outcomes
 
 
