@@ -19,6 +19,8 @@ POWER: Final = 0.8
 
 _MIN_DEFINED: Final = 100
 _FURTHEST_PERCENTILE: Final = 0.99
+_MOST_BIAS: Final = 0.5
+"""Of a resampled figure, in standard errors: a greater one is no small correction."""
 
 
 class Spread(Protocol):
@@ -52,7 +54,12 @@ class Exact:
 class Resampled:
     """A figure whose error was found by resampling groups.
 
-    Percentiles up to 99 %; beyond, where so few resamples lie, the normal distance from the figure, at least as far.
+    Percentiles up to 99 %, or bias-corrected ones where those lie further out: a resampled average precision is too
+    high, as a violation drawn twice ranks beside itself. Beyond 99 %, where so few resamples lie, the normal distance
+    from the figure, at least as far.
+
+    Source:
+        Efron 1987, "Better bootstrap confidence intervals" (bias correction).
     """
 
     value: float
@@ -79,11 +86,21 @@ class Resampled:
             return side * math.inf
         defined = self.values_B[np.isfinite(self.values_B)]
         level = min(confidence, _FURTHEST_PERCENTILE)
-        bound = float(np.quantile(defined, level if side > 0 else 1 - level))
+        levels = (level, self._unbiased(defined, level, side))
+        bounds = np.quantile(defined, levels if side > 0 else [1 - one for one in levels])
+        bound = float(bounds.max() if side > 0 else bounds.min())
         if confidence <= _FURTHEST_PERCENTILE:
             return bound
         further = self.value + side * float(stats.norm.ppf(confidence)) * error
         return max(bound, further) if side > 0 else min(bound, further)
+
+    def _unbiased(self, defined: Floats, level: float, side: int) -> float:
+        """Return the level of percentile that the share of resamples on one side of the figure asks for."""
+        below = float(
+            ((defined < self.value).sum() + 0.5 * (defined == self.value).sum()) / len(defined)
+        )
+        shift = float(np.clip(special.ndtri(below), -_MOST_BIAS, _MOST_BIAS))
+        return float(special.ndtr(special.ndtri(level) + 2 * side * shift))
 
 
 @dataclass(frozen=True)
