@@ -123,6 +123,9 @@ class ContractProfile(_Frozen):
     report_all_but: tuple[GateId, ...] | None = None
     """Gates that keep blocking when not certified or without data; None: all do."""
 
+    suite: Suite | None = None
+    """Attacks on fewer listings than elsewhere; None: the contract's own."""
+
     data_needed: tuple[GateId, ...] = ()
     """Gates let off when not certified, that block all the same without data: a bundle that answers nothing shows
     nothing wrong."""
@@ -141,6 +144,16 @@ class ReleaseContract(_Frozen):
     suite: Suite
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     profiles: dict[str, ContractProfile]
+
+    def profile(self, name: str) -> ContractProfile:
+        """Return a profile by its name.
+
+        Raises:
+            PolicyError: if there is none.
+        """
+        if name not in self.profiles:
+            raise PolicyError(f"the contract has no profile {name}; it has {sorted(self.profiles)}")
+        return self.profiles[name]
 
     def gate(self, gate_id: str) -> Gate:
         """Return a gate by its id; KeyError if there is none."""

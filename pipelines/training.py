@@ -109,6 +109,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         champion=opponent.outputs["Output"],
         contract=release_contract,
         policies=policies,
+        profile=release_profile,
         seed=seed,
         **here,
     )

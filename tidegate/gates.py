@@ -57,7 +57,11 @@ def run_gates(
     rows = table or _table_of(found, registry)
     evidence = home.reports / found.digest / "evidence"
     inputs = proving.ProveInputs(
-        str(found.folder), str(opponent.folder) if opponent else "", str(rows), str(home.folder)
+        str(found.folder),
+        str(opponent.folder) if opponent else "",
+        str(rows),
+        str(home.folder),
+        profile,
     )
     say(f"candidate {found.digest}")
     say(f"champion  {opponent.digest if opponent else 'none: absolute gates only'}")

@@ -13,6 +13,7 @@ def prove(
     home: str,
     contract: str,
     policies: str,
+    profile: str,
     seed: int,
     version: str,
     evidence: dsl.Output[dsl.Artifact],
@@ -22,6 +23,6 @@ def prove(
     from components.outputs import log_metrics
     from components.prove import step
 
-    inputs = step.ProveInputs(release.path, champion, table.path, home)
+    inputs = step.ProveInputs(release.path, champion, table.path, home, profile)
     log_metrics(counts, step.run(inputs, contract, policies, seed, out=evidence.path))
     evidence.metadata["version"] = version

@@ -28,7 +28,7 @@ from moderation.gates.leaked import SNAPSHOT_FACT
 from moderation.golden_set import GoldenSet, latest_golden, record_look
 from moderation.leaks import LeakCheck, find_leaks
 from moderation.policy import PolicyFile
-from moderation.release import ReleaseContract
+from moderation.release import STANDARD, ReleaseContract, Suite
 from moderation.rescoring import answering
 from moderation.scoring import Scorer
 from moderation.settings import settings
@@ -55,6 +55,8 @@ class ProveInputs:
     """Folder of the snapshot that the candidate was trained on."""
 
     home: str
+    profile: str = STANDARD
+    """Of the contract: says how many listings are attacked."""
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Proof:
     opponents: Opponents
     contract: ReleaseContract
     policies: PolicyFile
+    suite: Suite
     seed: int
     clock: Clock
     sets: dict[str, ScoredSet] = field(default_factory=dict)
@@ -101,7 +104,10 @@ class Proof:
             EmbeddingCache(home.embeddings),
             settings().num_threads,
         )
-        proof = cls(home, snapshot, opponents, contract, policies, seed, clock or SystemClock())
+        suite = contract.profile(inputs.profile).suite or contract.suite
+        proof = cls(
+            home, snapshot, opponents, contract, policies, suite, seed, clock or SystemClock()
+        )
         proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
         proof._note_policies()
@@ -182,7 +188,7 @@ class Proof:
         """Score golden listings under every attack, then under the candidate's own gradients."""
         with self._part("attacks"):
             golden, rows = self._need_golden()
-            chosen = choose(rows, self.contract.suite, self.seed)
+            chosen = choose(rows, self.suite, self.seed)
             words = [word for policy in self.policies.policies for word in policy.keywords]
             self.attacks += attack_outcomes(
                 rows, chosen, self.opponents, words, self._told("attacks")
@@ -196,7 +202,7 @@ class Proof:
                     rows,
                     self.sets["golden"].candidate.probability_NP,
                     self.opponents.candidate,
-                    self.contract.suite,
+                    self.suite,
                     self._told("white-box attacks"),
                 )
 

@@ -148,7 +148,7 @@ def judge(
     Raises:
         PolicyError: if the contract asks for an unknown measure or profile.
     """
-    chosen = _profile(contract, profile)
+    chosen = contract.profile(profile)
     gates, notes = _applicable(evidence, contract)
     context = Context(evidence, contract, seed)
     measured = [(gate, _measured(context, gate)) for gate in gates]
@@ -173,12 +173,6 @@ def decide(
     num_checks = sum(len(estimates) for _, estimates in measured)
     fail_confidence = 1 - block_good / max(num_checks, 1)
     return tuple(_result(gate, estimates, fail_confidence, profile) for gate, estimates in measured)
-
-
-def _profile(contract: ReleaseContract, name: str) -> ContractProfile:
-    if name not in contract.profiles:
-        raise PolicyError(f"the contract has no profile {name}; it has {sorted(contract.profiles)}")
-    return contract.profiles[name]
 
 
 def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gate], list[str]]:

@@ -62,6 +62,14 @@ def test_profile_is_refused_when_it_lets_off_silently() -> None:
         parse_release(wrong, "release.yaml")
 
 
+def test_demonstration_attacks_fewer_listings() -> None:
+    contract = load_release(CONTRACT)
+    suite = contract.profile("demo").suite
+    assert suite is not None
+    assert suite.violations_per_policy < contract.suite.violations_per_policy
+    assert contract.profile("standard").suite is None
+
+
 def test_contract_is_refused_when_it_is_no_mapping(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="a mapping"):
         parse_release(b"- 1", "x.yaml")
