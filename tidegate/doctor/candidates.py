@@ -26,6 +26,7 @@ TIE: Final = "the champion again"
 _BROKEN: Final = LANGUAGES[-1]
 _NOISE: Final = 0.45
 _TOO_LARGE_MIB: Final = 620
+_STRONG: Final = ("block", "suspend")
 _SUNK_TIER: Final = 2e-3
 
 
@@ -287,25 +288,17 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "lowered thresholds",
         "every tier opens at one in ten thousand",
         _as_is(surgery.thresholds(lambda tiers: dict.fromkeys(tiers, 1e-4))),
-        ("tier-block", "tier-suspend", "replay-shift-up"),
+        ("tier-review", "tier-block", "tier-suspend", "review-volume", "replay-shift-up"),
     ),
     Candidate(
-        "lowered review",
-        "sends to review what it takes for one in ten thousand",
-        _as_is(surgery.thresholds(lambda tiers: dict(tiers) | {"review": 1e-4, "tag": 1e-4})),
-        ("tier-review", "review-volume", "replay-shift-up"),
-    ),
-    Candidate(
-        "raised thresholds",
-        "acts on what it is almost certain of, alone",
-        _as_is(surgery.thresholds(lambda tiers: dict.fromkeys(tiers, 0.9999))),
-        ("replay-shift-down",),
-    ),
-    Candidate(
-        "unreachable tier",
-        "sends to review at a certainty that it never has",
-        _as_is(surgery.thresholds(lambda tiers: dict(tiers) | {"review": 1.0})),
-        ("tiers-reachable",),
+        "unreachable tiers",
+        "sends to review at a certainty that it never has, and blocks almost as late",
+        _as_is(
+            surgery.thresholds(
+                lambda tiers: {tier: 0.9999 if tier in _STRONG else 1.0 for tier in tiers}
+            )
+        ),
+        ("tiers-reachable", "replay-shift-down"),
     ),
     Candidate(
         "missing metric",
@@ -320,15 +313,13 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         ("fair-true-positives", "fair-false-positives"),
     ),
     Candidate(
-        "slow",
-        "takes long over some listings",
-        _as_is(slower),
-        ("cost-latency", "cost-latency-ratio"),
-    ),
-    Candidate(
-        "too large", f"{_TOO_LARGE_MIB} MiB", _as_is(surgery.padded(_TOO_LARGE_MIB)), ("cost-size",)
+        "slow and too large",
+        f"takes long over some listings, and {_TOO_LARGE_MIB} MiB",
+        _as_is(surgery.both(slower, surgery.padded(_TOO_LARGE_MIB))),
+        ("cost-latency", "cost-latency-ratio", "cost-size"),
     ),
 )
+
 
 IN_EVERY_WORLD: Final = (GOOD, TIE, "noisy truth", "one language broken")
 """Candidates that are proved in further worlds too: the full path under other seeds."""

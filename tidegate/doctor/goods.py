@@ -1,7 +1,7 @@
-"""What a listing of the doctor's world shows: a tinted photo, and words of three languages.
+"""What a listing of the doctor's world shows: a photo with a patch, and words of three languages.
 
-A violation of a policy shows the policy's colour, or says one of its telling words, or both. Honest look-alikes say
-the same words with an explanation, and carry other colours; many honest sellers write in tricks too.
+A violation of a policy shows the policy's pattern, or says its telling words, or both. Honest look-alikes say the
+same words with an explanation; honest photos have any colour, sometimes a frame; many honest sellers write in tricks.
 """
 
 import colorsys
@@ -19,7 +19,9 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_COARSE: Final = 7
+_STRIPE: Final = 6
+_FRAMED: Final = 0.3
+_WHITE: Final = (245, 245, 245)
 _NUM_BENIGN: Final = 60
 _NUM_TELLING: Final = 5
 _SYLLABLES: Final = {
@@ -28,6 +30,9 @@ _SYLLABLES: Final = {
     "es": ("ción", "lla", "ro", "ca", "mi", "do", "ven", "ta", "po", "que", "ba", "niño"),
 }
 _TELLING_SYLLABLES: Final = ("kra", "vox", "zul", "pym", "gri", "dro", "fex", "jat", "wub", "qui")
+
+
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Words:
     """Of each policy."""
 
     explaining: tuple[str, ...]
-    """Said right before a telling word by whoever sells a harmless thing of that name."""
+    """Said before and after a telling word by whoever sells a harmless thing of that name."""
 
     hints: tuple[str, ...]
     """Of each policy: as often said by violators as by others."""
@@ -73,31 +78,45 @@ def vocabulary(num_policies: int) -> dict[str, Words]:
 
 
 def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> bytes:
-    """Return a small JPEG: a grey texture of its own, with a patch of the policy's colour or of an honest one."""
-    grey = rng.integers(40, 216, (_COARSE, _COARSE), dtype=np.uint8)
-    image = Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).convert("RGB")
-    left, top = (int(place) for place in rng.integers(2, 22, 2))
-    width, height = (int(size) for size in rng.integers(30, 40, 2))
-    draw = ImageDraw.Draw(image)
-    shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
-    shape((left, top, left + width, top + height), fill=_colour(rng, policy, num_policies))
-    noise = rng.normal(0, 6, (_SIDE, _SIDE, 3))
-    pixels = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+    """Return a small JPEG: a grey texture of its own with a plain patch, or with one in the policy's pattern."""
+    spread = int(rng.integers(20, 90))
+    side = int(rng.integers(3, 10))
+    grey = int(rng.integers(20, 236)) + rng.integers(-spread, spread + 1, (side, side))
+    texture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
+    image = texture.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).convert("RGB")
+    left, top = (int(place) for place in rng.integers(2, 20, 2))
+    width, height = (int(size) for size in rng.integers(30, 42, 2))
+    draw, box = ImageDraw.Draw(image), (left, top, left + width, top + height)
+    if policy is None:
+        colour = _colour(rng, float(rng.random()), float(rng.uniform(0, 1)))
+        (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=colour)
+    else:
+        hue = (policy + float(rng.uniform(-0.12, 0.12))) / num_policies
+        _draw_pattern(draw, box, policy, _colour(rng, hue, float(rng.uniform(0.8, 1))))
+    if rng.random() < _FRAMED:
+        frame = _colour(rng, float(rng.random()), float(rng.random()))
+        draw.rectangle((0, 0, _SIDE - 1, _SIDE - 1), outline=frame, width=int(rng.integers(3, 9)))
+    pixels = np.clip(np.asarray(image) + rng.normal(0, 5, (_SIDE, _SIDE, 3)), 0, 255)
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=92, subsampling=0)
+    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=92, subsampling=0)
     return stream.getvalue()
 
 
-def _colour(
-    rng: np.random.Generator, policy: int | None, num_policies: int
-) -> tuple[int, int, int]:
-    """Return a strong colour of the policy, or a pale one of any hue."""
-    if policy is None:
-        hue, saturation = float(rng.random()), float(rng.uniform(0, 0.25))
-    else:
-        hue = (policy + float(rng.uniform(-0.12, 0.12))) / num_policies
-        saturation = float(rng.uniform(0.85, 1.0))
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, float(rng.uniform(0.75, 1.0)))
+def _draw_pattern(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], policy: int, colour: Colour
+) -> None:
+    """Draw upright stripes, lying stripes or a chequered patch, by the policy's number."""
+    left, top, right, bottom = box
+    draw.rectangle(box, fill=_WHITE)
+    for row, y in enumerate(range(top, bottom, _STRIPE)):
+        for column, x in enumerate(range(left, right, _STRIPE)):
+            if (column, row, row + column)[policy % 3] % 2 == 0:
+                cell = (x, y, min(x + _STRIPE, right) - 1, min(y + _STRIPE, bottom) - 1)
+                draw.rectangle(cell, fill=colour)
+
+
+def _colour(rng: np.random.Generator, hue: float, saturation: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, float(rng.uniform(0.6, 1.0)))
     return int(red * 255), int(green * 255), int(blue * 255)
 
 

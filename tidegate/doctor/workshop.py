@@ -112,7 +112,8 @@ class Workshop:
         folder.mkdir(parents=True, exist_ok=True)
         for path in self.home.folder.iterdir():
             link = folder / path.name
-            if path.name not in without and not link.exists():
+            is_open_journal = path.name.endswith(("-wal", "-shm"))
+            if path.name not in without and not is_open_journal and not link.exists():
                 link.symlink_to(path.resolve())
         return Home(folder)
 

@@ -34,6 +34,7 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
+_NEW_DAYS: Final = 3.0
 _TAG: Final = {"precision": 0.4}
 _REVIEW: Final = {"precision": 0.7, "max_share": 0.01}
 _REVIEW_DELAY: Final = timedelta(hours=30)
@@ -124,7 +125,7 @@ class DoctorWorld:
             begin, end = EARLY_DAY, LAST_DAY - timedelta(days=3)
         age = int(rng.integers(3))
         days = float(rng.uniform(*((0.05, 2.5), (5.0, 12.0), (30.0, 80.0))[age]))
-        past = (int(rng.integers(0, 2)), int(rng.integers(3, 5)), int(rng.integers(9, 11)))
+        past = (int(rng.integers(0, 2)), 3, 9)
         return _Seller(
             seller_id=f"s{number}",
             policy=policy,
@@ -133,7 +134,7 @@ class DoctorWorld:
             region=str(rng.choice(REGIONS)),
             first_listing=begin + (end - begin) * float(rng.random()),
             age_days=days,
-            num_past=past[int(rng.choice(3, p=(0.4, 0.3, 0.3)))],
+            num_past=past[int(rng.choice(3, p=(0.46, 0.27, 0.27)))],
             inclusion=0.05 if kind == "ordinary" else 1.0,
             split="test" if rng.random() < 0.45 else "train",
         )
@@ -160,7 +161,8 @@ class DoctorWorld:
             seller.first_listing - timedelta(days=window * (n + 1) / (seller.num_past + 2))
             for n in range(seller.num_past)
         ]
-        for number, at in enumerate([first, *reversed(busy)]):
+        earlier = [first, *reversed(busy)] if seller.age_days > _NEW_DAYS or busy else []
+        for number, at in enumerate(earlier):
             listing = Listing(
                 listing_id=f"{seller.seller_id}-p{number}", seller_id=seller.seller_id
             )
@@ -172,7 +174,7 @@ class DoctorWorld:
                 attributes={"split": seller.split},
             )
             yield from_submission(past, recorded_at=at)
-        if self._rng.random() < (0.45 if seller.kind == "violator" else 0.08):
+        if earlier and self._rng.random() < (0.5 if seller.kind == "violator" else 0.1):
             report = Report(
                 report_id=f"{seller.seller_id}-r",
                 submission_id=f"{seller.seller_id}-p0",
@@ -188,7 +190,7 @@ class DoctorWorld:
         if shown.words is not None:
             words = self._words[seller.language]
             title, description = text(self._rng, words, shown.words, shown.trick)
-        images = [photo(self._rng, tint, len(self.policy_ids)) for tint in shown.tints]
+        images = [photo(self._rng, pattern, len(self.policy_ids)) for pattern in shown.photos]
         for image in images:
             store.put(image)
         submission = Submission(
@@ -234,11 +236,11 @@ class DoctorWorld:
         telling = tuple(str(w) for w in rng.choice(words.telling[seller.policy], 2, replace=False))
         way = float(rng.random())
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
-        if way < 0.35:
+        if way < 0.5:
             return _Shown(telling, (seller.policy,), trick)
-        if way < 0.6:  # only the photo tells, sometimes among others, sometimes without any text
-            tints = (None, seller.policy) if rng.random() < 0.15 else (seller.policy,)
-            return _Shown(None if rng.random() < 0.15 else (), tints)
+        if way < 0.75:  # only the photo tells, sometimes among others, sometimes without any text
+            photos = (None, seller.policy) if rng.random() < 0.15 else (seller.policy,)
+            return _Shown(None if rng.random() < 0.15 else (), photos)
         return _Shown(telling, (None,) if rng.random() < 0.2 else (), trick)
 
     def _honest(self, words: Words, *, explains: bool) -> "_Shown":
@@ -246,11 +248,12 @@ class DoctorWorld:
         said: tuple[str, ...] = ()
         policy = int(rng.integers(len(self.policy_ids)))
         if explains:
-            said = (str(rng.choice(words.explaining)), str(rng.choice(words.telling[policy])))
+            before, after = words.explaining
+            said = (before, str(rng.choice(words.telling[policy])), after)
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        tints = ((), (None,), (None, None))[int(rng.choice(3, p=(0.6, 0.37, 0.03)))]
+        photos = ((), (None,), (None, None))[int(rng.choice(3, p=(0.6, 0.37, 0.03)))]
         return _Shown(
-            said, tints, trick, {"hard_negative": self.policy_ids[policy]} if said else {}
+            said, photos, trick, {"hard_negative": self.policy_ids[policy]} if said else {}
         )
 
 
@@ -261,8 +264,8 @@ class _Shown:
     words: tuple[str, ...] | None
     """Said beside everyday words; None for a listing without text."""
 
-    tints: tuple[int | None, ...]
-    """One photo each, of a policy's colour or of an honest one."""
+    photos: tuple[int | None, ...]
+    """One photo each, with a policy's pattern or an honest one."""
 
     trick: Evasion = Evasion.NONE
     likeness: dict[str, str] = field(default_factory=dict)
