@@ -147,12 +147,13 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     log_odds_R = found.candidate.log_odds_NP[rows_R, column]
     missed = Missed.of(log_odds_R, weight_R, draws.num_resamples, context.seed)
     value = predicted / observed
+    counted = _Counted.of(truth_R, weight_R)
+    more_B = observed_B + missed.count_B * missed.weight
     spread = Widened(
-        Resampled(value, quotient(predicted_B, observed_B)),
-        Resampled(value, quotient(predicted_B, observed_B + missed.count_B * missed.weight)),
+        Resampled(value, quotient(predicted_B, observed_B), counted.effective - 1),
+        Resampled(value, quotient(predicted_B, more_B), counted.effective - 1),
     )
     detail = {"predicted": predicted, "observed": observed}
-    counted = _Counted.of(truth_R, weight_R)
     return _estimate(of, gate, spread, counted, detail)
 
 

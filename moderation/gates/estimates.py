@@ -55,8 +55,8 @@ class Resampled:
     """A figure whose error was found by resampling groups.
 
     Percentiles up to 99 %, or bias-corrected ones where those lie further out: a resampled average precision is too
-    high, as a violation drawn twice ranks beside itself. Beyond 99 %, where so few resamples lie, the normal distance
-    from the figure, at least as far.
+    high, as a violation drawn twice ranks beside itself. Beyond 99 %, where so few resamples lie, the distance of
+    Student's t from the figure, at least as far.
 
     Source:
         Efron 1987, "Better bootstrap confidence intervals" (bias correction).
@@ -65,6 +65,9 @@ class Resampled:
     value: float
     values_B: Floats
     """NaN where a resample gives no figure."""
+
+    degrees: float = math.inf
+    """Of freedom of the error: the positives that it rests on, less one; few of them make the tails long."""
 
     @property
     def error(self) -> float:
@@ -91,7 +94,7 @@ class Resampled:
         bound = float(bounds.max() if side > 0 else bounds.min())
         if confidence <= _FURTHEST_PERCENTILE:
             return bound
-        further = self.value + side * float(stats.norm.ppf(confidence)) * error
+        further = self.value + side * float(stats.t.ppf(confidence, max(self.degrees, 1))) * error
         return max(bound, further) if side > 0 else min(bound, further)
 
     def _unbiased(self, defined: Floats, level: float, side: int) -> float:

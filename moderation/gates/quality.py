@@ -167,7 +167,7 @@ def _estimate(
     of: str, gate: Gate, value: float, values_B: Floats, counts: tuple[int, int]
 ) -> Estimate:
     rows, positives = counts
-    spread = Resampled(value, values_B)
+    spread = Resampled(value, values_B, positives - 1)
     distance = value - gate.limit
     return Estimate(
         of=of,

@@ -24,6 +24,14 @@ def test_bound_is_further_when_resamples_lie_above_the_figure() -> None:
     assert mirrored.low(0.95) == pytest.approx(0.05)
 
 
+def test_tails_are_longer_when_few_positives_were_seen() -> None:
+    values_B = np.random.default_rng(1).normal(0.5, 0.1, 2_000)
+    many, few = Resampled(0.5, values_B), Resampled(0.5, values_B, 4)
+    assert few.low(0.95) == many.low(0.95)
+    assert few.low(0.9998) < 0 < many.low(0.9998)
+    assert few.high(0.9998) > many.high(0.9998) + 0.3
+
+
 def test_average_precision_is_rarely_bounded_too_high() -> None:
     rng = np.random.default_rng(1)
 
