@@ -19,7 +19,7 @@ from tests.gate_world import CONTRACT, with_candidate
 Floats = npt.NDArray[np.float64]
 
 _ECE_ALARM = 0.05
-"""A usual limit; at 1:1000 none of these cases comes near."""
+"""A usual limit; where violations are as rare as 1:250, none of these cases comes near."""
 
 
 def _states(judgement: Judgement) -> dict[str, str]:
