@@ -102,8 +102,8 @@ class WorldConfig:
 
     @classmethod
     def tiny(cls, *, seed: int = 7) -> "WorldConfig":
-        """Return some 200 listings for tests."""
-        return cls(seed=seed, days=10, violations_per_day=4.0)
+        """Return some 500 listings for tests."""
+        return cls(seed=seed, days=14, violations_per_day=8.0)
 
     def scaled(self, factor: float) -> "WorldConfig":
         """Return the same world with `factor` times the traffic per day."""
