@@ -272,6 +272,7 @@ def test_component_computes_nothing_a_second_time(
         home=str(world.home.folder),
         contract=small_contract(),
         policies=POLICIES_TEXT,
+        profile="standard",
         seed=SEED,
         version="v",
         **artifacts,

@@ -167,6 +167,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         champion=run.results["resolve"],
         contract=CONTRACT_TEXT,
         policies=POLICIES,
+        profile="standard",
         seed=SEED,
         **here,
     )
