@@ -142,7 +142,7 @@ def _scored(rng: np.random.Generator, name: str, num_rows: int, *, share: float)
 def _broken(found: ScoredSet) -> ScoredSet:
     """Return the set with the candidate blind to one language."""
     blind_NP = (found.slices["language"] == BROKEN)[:, None] & (found.truth_NP == 1)
-    log_odds_NP = found.candidate.log_odds_NP - 12.0 * blind_NP
+    log_odds_NP = found.candidate.log_odds_NP - 60.0 * blind_NP
     probability_NP = 1 / (1 + np.exp(-log_odds_NP))
     candidate = Answers("e7" * 32, probability_NP, log_odds_NP, THRESHOLDS)
     return replace(found, candidate=candidate)

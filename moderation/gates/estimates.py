@@ -18,6 +18,9 @@ POWER: Final = 0.8
 """Chance of success that `needed` counts with."""
 
 _MIN_DEFINED: Final = 100
+_FEWEST_DEGREES: Final = 9
+"""Drawn again and again, one violation that was missed would be sure of it."""
+
 _FURTHEST_PERCENTILE: Final = 0.99
 _MOST_BIAS: Final = 0.5
 """Of a resampled figure, in standard errors: a greater one is no small correction."""
@@ -56,7 +59,7 @@ class Resampled:
 
     Percentiles up to 99 %, or bias-corrected ones where those lie further out: a resampled average precision is too
     high, as a violation drawn twice ranks beside itself. Beyond 99 %, where so few resamples lie, the distance of
-    Student's t from the figure, at least as far.
+    Student's t from the figure, at least as far; resamples of fewer than ten positives show nothing there.
 
     Source:
         Efron 1987, "Better bootstrap confidence intervals" (bias correction).
@@ -94,7 +97,9 @@ class Resampled:
         bound = float(bounds.max() if side > 0 else bounds.min())
         if confidence <= _FURTHEST_PERCENTILE:
             return bound
-        further = self.value + side * float(stats.t.ppf(confidence, max(self.degrees, 1))) * error
+        if self.degrees < _FEWEST_DEGREES:
+            return side * math.inf
+        further = self.value + side * float(stats.t.ppf(confidence, self.degrees)) * error
         return max(bound, further) if side > 0 else min(bound, further)
 
     def _unbiased(self, defined: Floats, level: float, side: int) -> float:

@@ -103,10 +103,12 @@ def fit_line(
         np.concatenate([total_SB, more_1B]),
         np.concatenate([right_SB, more_1B]),
     )
+    right_R = weight_R[truth_R == 1]
+    degrees = float(right_R.sum() ** 2 / (right_R**2).sum()) - 1  # Kish's effective number
     spread: dict[Figure, Widened] = {
         figure: Widened(
-            Resampled(getattr(line, figure), plain[figure]),
-            Resampled(getattr(line, figure), widened[figure]),
+            Resampled(getattr(line, figure), plain[figure], degrees),
+            Resampled(getattr(line, figure), widened[figure], degrees),
         )
         for figure in FIGURES
     }

@@ -7,6 +7,14 @@ from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
 from moderation.gates.estimates import Resampled
 
 
+def test_bounds_show_nothing_wrong_on_a_handful_of_positives() -> None:
+    values_B = np.full(500, 1e-6)  # one violation, missed, in every resample that has it
+    few, enough = Resampled(1e-6, values_B, 0), Resampled(1e-6, values_B, 20)
+    assert few.high(0.9995) == np.inf
+    assert few.low(0.9995) == -np.inf
+    assert enough.high(0.9995) < 0.4
+
+
 def test_bounds_are_percentiles_when_resamples_are_unbiased() -> None:
     values_B = np.linspace(0, 1, 1_001)
     spread = Resampled(0.5, values_B)
