@@ -1,7 +1,7 @@
 """What a listing of the doctor's world shows: a photo with a patch, and words of three languages.
 
-A violation of a policy shows the policy's pattern, or says its telling words, or both. Honest look-alikes say the
-same words with an explanation; honest photos have any colour, sometimes a frame; many honest sellers write in tricks.
+A violation of a policy shows the policy's two colours, or says its telling words, or both. Honest look-alikes say the
+same words with an explanation; honest photos have pale ones; many honest sellers write in tricks.
 """
 
 import colorsys
@@ -19,9 +19,12 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_STRIPE: Final = 6
 _FRAMED: Final = 0.3
-_WHITE: Final = (245, 245, 245)
+_PALE: Final = 0.5
+"""Most saturated colour of an honest patch; a policy's are stronger, and frames have any."""
+
+_WRITTEN_ON: Final = 0.3
+_LETTERS: Final = tuple("abcdefghijklmnopqrstuvwxyz ")
 _NUM_BENIGN: Final = 60
 _NUM_TELLING: Final = 5
 _SYLLABLES: Final = {
@@ -78,41 +81,54 @@ def vocabulary(num_policies: int) -> dict[str, Words]:
 
 
 def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> bytes:
-    """Return a small JPEG: a grey texture of its own with a plain patch, or with one in the policy's pattern."""
+    """Return a small JPEG: a grey texture of its own with a plain patch, or with the policy's flag of two colours."""
     spread = int(rng.integers(20, 90))
     side = int(rng.integers(3, 10))
     grey = int(rng.integers(20, 236)) + rng.integers(-spread, spread + 1, (side, side))
     texture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     image = texture.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).convert("RGB")
-    left, top = (int(place) for place in rng.integers(2, 20, 2))
-    width, height = (int(size) for size in rng.integers(30, 42, 2))
+    left, top = (int(place) for place in rng.integers(2, 16, 2))
+    width, height = (int(size) for size in rng.integers(36, 48, 2))
     draw, box = ImageDraw.Draw(image), (left, top, left + width, top + height)
+    _draw_clutter(rng, draw, 4)
     if policy is None:
-        colour = _colour(rng, float(rng.random()), float(rng.uniform(0, 1)))
+        colour = _colour(rng, float(rng.random()), float(rng.uniform(0, _PALE)))
         (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=colour)
     else:
         hue = (policy + float(rng.uniform(-0.12, 0.12))) / num_policies
-        _draw_pattern(draw, box, policy, _colour(rng, hue, float(rng.uniform(0.8, 1))))
+        first, second = (_colour(rng, h, float(rng.uniform(0.8, 1))) for h in (hue, hue + 0.5))
+        _draw_flag(draw, box, (first, second))
+    _draw_clutter(rng, draw, 2)
     if rng.random() < _FRAMED:
         frame = _colour(rng, float(rng.random()), float(rng.random()))
         draw.rectangle((0, 0, _SIDE - 1, _SIDE - 1), outline=frame, width=int(rng.integers(3, 9)))
+    for _ in range(int(rng.integers(1, 4)) if rng.random() < _WRITTEN_ON else 0):
+        ink = (0, 0, 0) if rng.random() < 0.5 else (255, 255, 255)
+        said = "".join(str(letter) for letter in rng.choice(_LETTERS, 12))
+        draw.text((2, int(rng.integers(0, _SIDE - 10))), said, fill=ink)
     pixels = np.clip(np.asarray(image) + rng.normal(0, 5, (_SIDE, _SIDE, 3)), 0, 255)
     stream = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=92, subsampling=0)
     return stream.getvalue()
 
 
-def _draw_pattern(
-    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], policy: int, colour: Colour
+def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, num: int) -> None:
+    """Draw grey things of any shape: no two photos look alike to a search for copies."""
+    for _ in range(num):
+        grey, size = int(rng.integers(256)), int(rng.integers(3, 16))
+        x, y, further_x, further_y = (int(place) for place in rng.integers(-8, _SIDE + 8, 4))
+        if rng.random() < 0.5:
+            draw.line((x, y, further_x, further_y), fill=(grey, grey, grey), width=size // 3)
+        else:
+            draw.ellipse((x - size, y - size, x + size, y + size), fill=(grey, grey, grey))
+
+
+def _draw_flag(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colours: tuple[Colour, Colour]
 ) -> None:
-    """Draw upright stripes, lying stripes or a chequered patch, by the policy's number."""
     left, top, right, bottom = box
-    draw.rectangle(box, fill=_WHITE)
-    for row, y in enumerate(range(top, bottom, _STRIPE)):
-        for column, x in enumerate(range(left, right, _STRIPE)):
-            if (column, row, row + column)[policy % 3] % 2 == 0:
-                cell = (x, y, min(x + _STRIPE, right) - 1, min(y + _STRIPE, bottom) - 1)
-                draw.rectangle(cell, fill=colour)
+    draw.rectangle(box, fill=colours[0])
+    draw.rectangle((left, top, (left + right) // 2, bottom), fill=colours[1])
 
 
 def _colour(rng: np.random.Generator, hue: float, saturation: float) -> Colour:

@@ -34,6 +34,7 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
+_TWO_PHOTOS: Final = 0.5
 _NEW_DAYS: Final = 3.0
 _TAG: Final = {"precision": 0.4}
 _REVIEW: Final = {"precision": 0.7, "max_share": 0.01}
@@ -44,7 +45,7 @@ _REVIEW_DELAY: Final = timedelta(hours=30)
 class Size:
     """How many sellers of each kind there are."""
 
-    violators: int = 1_000
+    violators: int = 1_150
     """Per policy."""
 
     lookalike: int = 450
@@ -236,10 +237,10 @@ class DoctorWorld:
         telling = tuple(str(w) for w in rng.choice(words.telling[seller.policy], 2, replace=False))
         way = float(rng.random())
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
-        if way < 0.5:
-            return _Shown(telling, (seller.policy,), trick)
-        if way < 0.75:  # only the photo tells, sometimes among others, sometimes without any text
-            photos = (None, seller.policy) if rng.random() < 0.15 else (seller.policy,)
+        photos = (seller.policy,) * (1 + int(rng.random() < _TWO_PHOTOS))
+        if way < 0.55:
+            return _Shown(telling, photos, trick)
+        if way < 0.8:  # only the photos tell, sometimes without any text
             return _Shown(None if rng.random() < 0.15 else (), photos)
         return _Shown(telling, (None,) if rng.random() < 0.2 else (), trick)
 
@@ -251,7 +252,8 @@ class DoctorWorld:
             before, after = words.explaining
             said = (before, str(rng.choice(words.telling[policy])), after)
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        photos = ((), (None,), (None, None))[int(rng.choice(3, p=(0.6, 0.37, 0.03)))]
+        chances = (0.3, 0.5, 0.2) if explains else (0.6, 0.25, 0.15)
+        photos = ((), (None,), (None, None))[int(rng.choice(3, p=chances))]
         return _Shown(
             said, photos, trick, {"hard_negative": self.policy_ids[policy]} if said else {}
         )
@@ -265,7 +267,7 @@ class _Shown:
     """Said beside everyday words; None for a listing without text."""
 
     photos: tuple[int | None, ...]
-    """One photo each, with a policy's pattern or an honest one."""
+    """One photo each, with a policy's flag or an honest one."""
 
     trick: Evasion = Evasion.NONE
     likeness: dict[str, str] = field(default_factory=dict)
