@@ -150,8 +150,8 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     counted = _Counted.of(truth_R, weight_R)
     more_B = observed_B + missed.count_B * missed.weight
     spread = Widened(
-        Resampled(value, quotient(predicted_B, observed_B), counted.effective - 1),
-        Resampled(value, quotient(predicted_B, more_B), counted.effective - 1),
+        Resampled(value, quotient(predicted_B, observed_B), counted.effective - 1, is_ratio=True),
+        Resampled(value, quotient(predicted_B, more_B), counted.effective - 1, is_ratio=True),
     )
     detail = {"predicted": predicted, "observed": observed}
     return _estimate(of, gate, spread, counted, detail)

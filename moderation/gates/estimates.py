@@ -21,6 +21,9 @@ _MIN_DEFINED: Final = 100
 _FEWEST_DEGREES: Final = 9
 """Drawn again and again, one violation that was missed would be sure of it."""
 
+_MOST_LOG: Final = 700.0
+"""Beyond it a double overflows."""
+
 _FURTHEST_PERCENTILE: Final = 0.99
 _MOST_BIAS: Final = 0.5
 """Of a resampled figure, in standard errors: a greater one is no small correction."""
@@ -72,6 +75,9 @@ class Resampled:
     degrees: float = math.inf
     """Of freedom of the error: the positives that it rests on, less one; few of them make the tails long."""
 
+    is_ratio: bool = False
+    """Whether it is a ratio of positive figures, whose error is even on the scale of logarithms."""
+
     @property
     def error(self) -> float:
         """Standard error; infinite with too few defined resamples."""
@@ -99,8 +105,17 @@ class Resampled:
             return bound
         if self.degrees < _FEWEST_DEGREES:
             return side * math.inf
-        further = self.value + side * float(stats.t.ppf(confidence, self.degrees)) * error
+        further = self._further(side * float(stats.t.ppf(confidence, self.degrees)), defined)
         return max(bound, further) if side > 0 else min(bound, further)
+
+    def _further(self, errors: float, defined: Floats) -> float:
+        """Return what lies so many standard errors from the figure."""
+        if not self.is_ratio:
+            return self.value + errors * float(defined.std())
+        if self.value <= 0 or defined.min() <= 0:
+            return math.copysign(math.inf, errors)
+        distance = errors * float(np.log(defined).std())
+        return self.value * math.exp(min(distance, _MOST_LOG))
 
     def _unbiased(self, defined: Floats, level: float, side: int) -> float:
         """Return the level of percentile that the share of resamples on one side of the figure asks for."""

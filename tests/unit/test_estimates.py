@@ -7,6 +7,13 @@ from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
 from moderation.gates.estimates import Resampled
 
 
+def test_bounds_of_a_ratio_are_even_on_the_log_scale() -> None:
+    values_B = np.exp(np.random.default_rng(3).normal(np.log(0.08), 0.75, 2_000))
+    plain, ratio = Resampled(0.08, values_B, 9), Resampled(0.08, values_B, 9, is_ratio=True)
+    assert plain.high(0.9997) < 0.6 < 2 < ratio.high(0.9997)
+    assert plain.low(0.9997) < 0 < ratio.low(0.9997)
+
+
 def test_bounds_show_nothing_wrong_on_a_handful_of_positives() -> None:
     values_B = np.full(500, 1e-6)  # one violation, missed, in every resample that has it
     few, enough = Resampled(1e-6, values_B, 0), Resampled(1e-6, values_B, 20)
