@@ -36,13 +36,13 @@ SEEDS: Final = (17, 18)
 def main() -> None:
     """Build, train twice, prove and judge, print."""
     parser = argparse.ArgumentParser(prog="make bench NAME=gates")
-    parser.add_argument("--smoke", action="store_true", help="the tiny world, tiny towers")
+    parser.add_argument("--smoke", action="store_true", help="a tiny world, tiny towers")
     parser.add_argument("--scale", type=float, default=1.0, help="traffic per day, 1 = default")
     asked = parser.parse_args()
     bench = Bench("gates-smoke" if asked.smoke else "gates")
     config = settings().model_copy(update={"home": home_of(bench.name).resolve()})
     home, policies = Home(config.home), load_policies(config.policy_file)
-    world = WorldConfig.tiny() if asked.smoke else WorldConfig.default().scaled(asked.scale)
+    world = WorldConfig.tiny().scaled(2) if asked.smoke else WorldConfig.default().scaled(asked.scale)
     built = build_world(world, home, policies)
     _freeze_golden(home, config, built.logical_date)
     choices = [
