@@ -59,7 +59,7 @@ audit: setup ## check that the simulated world does not give its answers away (t
 	$(BIN)/tidegate simulate audit
 
 .PHONY: check
-check: lint test contract doctor ## everything that CI runs
+check: lint test contract ## everything that CI runs
 
 .PHONY: pipelines
 pipelines: setup ## compile the pipelines into build/pipelines

@@ -42,7 +42,9 @@ def main() -> None:
     bench = Bench("gates-smoke" if asked.smoke else "gates")
     config = settings().model_copy(update={"home": home_of(bench.name).resolve()})
     home, policies = Home(config.home), load_policies(config.policy_file)
-    world = WorldConfig.tiny().scaled(2) if asked.smoke else WorldConfig.default().scaled(asked.scale)
+    world = (
+        WorldConfig.tiny().scaled(2) if asked.smoke else WorldConfig.default().scaled(asked.scale)
+    )
     built = build_world(world, home, policies)
     _freeze_golden(home, config, built.logical_date)
     choices = [
