@@ -32,7 +32,9 @@ _SYLLABLES: Final = {
     "de": ("schu", "lich", "keit", "un", "ber", "zei", "auf", "stein", "hau", "gen", "mut", "wer"),
     "es": ("ción", "lla", "ro", "ca", "mi", "do", "ven", "ta", "po", "que", "ba", "niño"),
 }
-_TELLING_SYLLABLES: Final = ("kra", "vox", "zul", "pym", "gri", "dro", "fex", "jat", "wub", "qui")
+_HINTING: Final = ("pry", "olk", "syn", "umf", "ayx")
+_ONSETS: Final = ("kr", "v", "z", "p", "gr", "dr", "f", "j", "w", "bl", "sn", "tr", "sk", "h", "cl")
+_RHYMES: Final = ("ax", "ox", "ul", "im", "ek", "ob")
 
 
 Colour = tuple[int, int, int]
@@ -71,13 +73,19 @@ def vocabulary(num_policies: int) -> dict[str, Words]:
         found[language] = Words(
             benign=tuple(draw(own, 2 + number % 2) for number in range(_NUM_BENIGN)),
             telling=tuple(
-                tuple(draw(_TELLING_SYLLABLES, 3) for _ in range(_NUM_TELLING))
-                for _ in range(num_policies)
+                tuple(draw(_telling(column, num_policies), 3) for _ in range(_NUM_TELLING))
+                for column in range(num_policies)
             ),
             explaining=tuple(draw(own, 3) for _ in range(2)),
-            hints=tuple(draw(_TELLING_SYLLABLES, 2) for _ in range(num_policies)),
+            hints=tuple(draw(_HINTING, 2) for _ in range(num_policies)),
         )
     return found
+
+
+def _telling(policy: int, num_policies: int) -> tuple[str, ...]:
+    """Return syllables of a policy's telling words: policies sound different."""
+    onsets = _ONSETS[policy % len(_ONSETS) :: num_policies]
+    return tuple(onset + rhyme for onset in onsets for rhyme in _RHYMES)
 
 
 def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> bytes:

@@ -34,7 +34,7 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.5
+_TWO_PHOTOS: Final = 0.8
 _NEW_DAYS: Final = 3.0
 _TAG: Final = {"precision": 0.4}
 _REVIEW: Final = {"precision": 0.7, "max_share": 0.01}
@@ -48,14 +48,14 @@ class Size:
     violators: int = 1_150
     """Per policy."""
 
-    lookalike: int = 450
-    """Honest sellers who say telling words with an explanation; all of them are kept."""
+    lookalike: int = 400
+    """Honest sellers with photos who say telling words with an explanation; all of them are kept."""
 
-    ordinary: int = 1_000
+    ordinary: int = 800
     """Other honest sellers; one in twenty is kept, and weighs as much."""
 
-    unsure: int = 150
-    """Per policy: their words only hint, and half of them violate."""
+    unsure: int = 300
+    """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 750
     """Sellers of the days after the last training; the honest ones come on the last of them, which is replayed."""
@@ -147,7 +147,7 @@ class DoctorWorld:
                 self._rng.random() < 0.4
             )
         elif seller.kind == "unsure":
-            guilty = [bool(self._rng.random() < 0.5)]
+            guilty = [bool(self._rng.random() < 0.3)]
         else:
             guilty = [False] * int(self._rng.integers(2, 5))
         for number, violates in enumerate(guilty):
@@ -238,9 +238,9 @@ class DoctorWorld:
         way = float(rng.random())
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
         photos = (seller.policy,) * (1 + int(rng.random() < _TWO_PHOTOS))
-        if way < 0.55:
+        if way < 0.6:
             return _Shown(telling, photos, trick)
-        if way < 0.8:  # only the photos tell, sometimes without any text
+        if way < 0.85:  # only the photos tell, sometimes without any text
             return _Shown(None if rng.random() < 0.15 else (), photos)
         return _Shown(telling, (None,) if rng.random() < 0.2 else (), trick)
 
@@ -252,11 +252,11 @@ class DoctorWorld:
             before, after = words.explaining
             said = (before, str(rng.choice(words.telling[policy])), after)
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        chances = (0.3, 0.5, 0.2) if explains else (0.6, 0.25, 0.15)
-        photos = ((), (None,), (None, None))[int(rng.choice(3, p=chances))]
-        return _Shown(
-            said, photos, trick, {"hard_negative": self.policy_ids[policy]} if said else {}
-        )
+        # What weighs twenty times as much shows nothing that could be taken for a violation.
+        photos = ((), (None,), (None, None))[int(rng.choice(3, p=(0.2, 0.6, 0.2)))]
+        if not explains:
+            return _Shown(said, (), trick)
+        return _Shown(said, photos, trick, {"hard_negative": self.policy_ids[policy]})
 
 
 @dataclass(frozen=True)
