@@ -70,6 +70,11 @@ class Home:
         return self.reports / digest / "gates"
 
     @property
+    def hard_examples(self) -> Path:
+        """What bundles get wrong only under attack, one file each: to be looked at, never trained on."""
+        return self.folder / "hard_examples"
+
+    @property
     def routing(self) -> Path:
         """Routing table of the gateway."""
         return self.folder / "routing.json"

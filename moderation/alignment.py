@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import fft
 
 ALIGNMENT_VERSION: Final = 1
-"""Raised when `trim` changes: embeddings of trimmed pictures of another version are stale."""
+"""Raised when `trim` or `likeness` changes: what was cached of another version is stale."""
 
 MIN_CORRELATION: Final = 0.80
 MAX_COLOUR_GAP: Final = 20.0

@@ -5,6 +5,7 @@ closer to its original (cosine .90 at the fifth percentile of crops to 90 %) tha
 have another that close, so that no cosine alone tells copies apart. N rows, G golden rows, D embedding width.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,9 @@ _NEAREST: Final = 3
 _MARGIN: Final = 0.01
 """A strict search asks for so much more, so that it finds nothing that the wider one let pass by a rounding."""
 
+_COMPARED: Final = f"likeness-{ALIGNMENT_VERSION}"
+"""Stands where the cache has the tower: what is kept is how two images are alike."""
+
 _CHUNK: Final = 128
 _BLOCK: Final = 1_024
 _OUTLINES: Final = 512
@@ -69,7 +73,7 @@ class ImageCopies:
         self._tower = f"{encoder.digest}:{ENCODING_VERSION}"
         self._inside = f"{self._tower}:inside-{ALIGNMENT_VERSION}"
         self._outline = lru_cache(_OUTLINES)(self._outline_of)
-        self._known: dict[tuple[str, str], Likeness] = {}
+        self._compared: list[tuple[bytes, int, Vectors]] = []
 
     def find(
         self,
@@ -93,6 +97,7 @@ class ImageCopies:
             for digest, name in self._near(wanted, names, MIN_COSINE + margin, margin):
                 if digest == name or self._likeness(digest, name).is_copy(margin):
                     copied[digest] = first_row[name]
+            self._keep_compared()
         hits = [next((copied[d] for d in found if d in copied), -1) for found in rows]
         return np.array(hits, np.int64)
 
@@ -128,9 +133,20 @@ class ImageCopies:
             yield wanted[row], names[place]
 
     def _likeness(self, digest: str, name: str) -> Likeness:
-        if (digest, name) not in self._known:
-            self._known[digest, name] = likeness(self._outline(digest), self._outline(name))
-        return self._known[digest, name]
+        """Return how two images are alike; what was compared once is cached, as float32 from the first time on."""
+        key = hashlib.sha256(f"{digest}:{name}".encode()).digest()
+        known = self._cache.get(_COMPARED, key, 0)
+        if known is None:
+            found = likeness(self._outline(digest), self._outline(name))
+            known = np.array([found.correlation, found.colour_gap], np.float32)
+            self._compared.append((key, 0, known))
+            if len(self._compared) >= _BLOCK:
+                self._keep_compared()
+        return Likeness(correlation=float(known[0]), colour_gap=float(known[1]))
+
+    def _keep_compared(self) -> None:
+        self._cache.put(_COMPARED, self._compared)
+        self._compared = []
 
     def _chunk(self, digests: Sequence[str]) -> list[tuple[Vectors, Vectors]]:
         """Return colours and vectors of a few images.

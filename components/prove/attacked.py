@@ -91,6 +91,27 @@ def attack_outcomes(
     return outcomes
 
 
+def subjects_of(golden: FrozenRows, words: Sequence[str]) -> Callable[[str], Subject | None]:
+    """Return what gives a golden listing as attacks are given it; None where its images are gone or unknown."""
+    row_of = {str(record["submission_id"]): row for row, record in enumerate(golden.records)}
+    neighbours = _Neighbours(golden)
+
+    def find(submission_id: str) -> Subject | None:
+        row = row_of.get(submission_id)
+        if row is None:
+            return None
+        beside = neighbours.of(golden, row)
+        try:
+            neighbour = None if beside is None else _loaded(golden.items[beside])
+            return replace(_loaded(golden.items[row]), words=tuple(words), neighbour=neighbour)
+        except (
+            PermanentError
+        ):  # erased, or not to be decoded: the example goes without its attacked form
+            return None
+
+    return find
+
+
 @dataclass(frozen=True)
 class _Target:
     """One listing to attack, its images not yet read."""
@@ -155,8 +176,7 @@ class _Target:
         images = list(self.subject.images)
         alone = [place] if num_images == len(images) else range(len(images))
         for source in alone:
-            loaded = self.item.images[source].load()
-            images[source] = decode(loaded) if isinstance(loaded, bytes) else loaded
+            images[source] = _pixels(self.item.images[source])
         changed = self._apply(name, replace(self.subject, images=tuple(images)))
         if changed is None or len(changed.images) != num_images:
             raise PermanentError(f"attack {name} depends on pixels; mend the attack")
@@ -175,6 +195,15 @@ def _outcome(name: str, targets: Sequence[_Target], opponents: Opponents) -> Att
         candidate_RP=candidate_RP,
         champion_RP=champion_RP,
     )
+
+
+def _loaded(item: LazyItem) -> Subject:
+    return Subject(item.title, item.description, tuple(map(_pixels, item.images)))
+
+
+def _pixels(image: LazyImage) -> Image.Image:
+    loaded = image.load()
+    return decode(loaded) if isinstance(loaded, bytes) else loaded
 
 
 def _placeholders(item: LazyItem) -> Subject:

@@ -10,7 +10,7 @@ from typing import Final
 from components.home import Home
 from components.image_copies import image_copies
 from components.progress import show_progress
-from components.prove.attacked import attack_outcomes, choose
+from components.prove.attacked import attack_outcomes, choose, subjects_of
 from components.prove.costs import take_costs
 from components.prove.frozen import FrozenRows
 from components.prove.lineage import cut_off_of, record_cut_off
@@ -19,12 +19,14 @@ from components.prove.replayed import Window, recorded_rows, replayed_set
 from components.prove.sets import fresh_rows, golden_rows, traffic_rows
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
+from moderation.attacks import hard_examples
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import InvalidSnapshot, PermanentError
 from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet
 from moderation.gates.leaked import SNAPSHOT_FACT
+from moderation.gates.withstanding import hard_examples as turned_by_attacks
 from moderation.golden_set import GoldenSet, latest_golden, record_look
 from moderation.leaks import LeakCheck, find_leaks
 from moderation.policy import PolicyFile
@@ -189,9 +191,8 @@ class Proof:
         with self._part("attacks"):
             golden, rows = self._need_golden()
             chosen = choose(rows, self.suite, self.seed)
-            words = [word for policy in self.policies.policies for word in policy.keywords]
             self.attacks += attack_outcomes(
-                rows, chosen, self.opponents, words, self._told("attacks")
+                rows, chosen, self.opponents, self._words, self._told("attacks")
             )
         with self._part("white_box"):
             golden, rows = self._need_golden()
@@ -243,6 +244,16 @@ class Proof:
             missing=self.missing | self.opponents.missing,
         )
 
+    def export_hard_examples(self, evidence: Evidence) -> Path | None:
+        """Write what the candidate gets wrong only under attack; None where that is nothing, or was not looked for."""
+        if self._golden is None:
+            return None
+        return hard_examples.export(
+            turned_by_attacks(evidence),
+            self.home.hard_examples,
+            subject_of=subjects_of(self._golden[1], self._words),
+        )
+
     def counts(self, evidence: Evidence) -> dict[str, float]:
         """Return rows per set, attacks, missing parts, embeddings and seconds by part."""
         counts = {f"{name}_rows": float(one.num_rows) for name, one in evidence.sets.items()}
@@ -253,6 +264,11 @@ class Proof:
             "embeddings_read": float(self.opponents.cache.hits),
             "embeddings_computed": float(self.opponents.cache.misses),
         }
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """Telling words of all policies."""
+        return [word for policy in self.policies.policies for word in policy.keywords]
 
     @cached_property
     def _read_blob(self) -> Callable[[str], bytes]:

@@ -25,6 +25,8 @@ def run(
 ) -> dict[str, float]:
     """Write the evidence to the folder `out`; return how many rows and attacks it holds, and what it cost.
 
+    What the candidate gets wrong only under attack is written to the home's hard examples, for people to look at.
+
     Args:
         inputs: folders.
         contract: text of the release contract.
@@ -48,5 +50,6 @@ def run(
     proof.take_leaks()
     proof.take_costs()
     evidence = proof.evidence()
+    proof.export_hard_examples(evidence)
     evidence.save(Path(out))
     return proof.counts(evidence)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from moderation import image_copies
 from moderation.errors import InvalidSnapshot
 from moderation.golden import GoldenSet
 from moderation.image_copies import ImageCopies
@@ -134,6 +135,25 @@ def test_quarantine_keeps_out_what_would_leak(
     assert find_leaks(snapshot, golden.table, images) == LeakCheck(
         snapshot.digest, int((snapshot.role != "test").sum()), ()
     )
+
+
+def test_images_are_compared_once_for_all_time(
+    world: GoldenWorld,
+    golden: GoldenSet,
+    tiny: TinyRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plant = _planted(world, golden, "crop")
+    snapshot = _frozen(world, tmp_path / "table", without=golden, extra=plant)
+    first = find_leaks(snapshot, golden.table, _images(plant, tiny, tmp_path))
+    assert first.leaks
+
+    def again(*_: object) -> object:
+        raise AssertionError("two images were compared a second time")
+
+    monkeypatch.setattr(image_copies, "likeness", again)
+    assert find_leaks(snapshot, golden.table, _images(plant, tiny, tmp_path)) == first
 
 
 def test_test_rows_are_no_leak(

@@ -148,7 +148,7 @@ def test_changed_listings_are_named_both_ways() -> None:
     base_NP = np.full((3_000, 3), 0.5)
     found = replace(found, champion=_answers("b", base_NP), candidate=_answers("a", base_NP))
     moved = _moved(_moved(found, slice(0, 40), 0.99), slice(40, 50), 0.01)
-    detail = _estimates(moved, UP)[0].detail
+    detail = _estimates(moved, UP, tier=None)[0].detail
     assert (detail["stronger"], detail["weaker"]) == (40, 10)
     assert detail["moves"] == {"review > allow": 10, "review > block": 40}
     listed = detail["changed"]

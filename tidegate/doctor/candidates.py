@@ -288,7 +288,14 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "lowered thresholds",
         "every tier opens at one in ten thousand",
         _as_is(surgery.thresholds(lambda tiers: dict.fromkeys(tiers, 1e-4))),
-        ("tier-review", "tier-block", "tier-suspend", "review-volume", "replay-shift-up"),
+        (
+            "tier-review",
+            "tier-block",
+            "tier-suspend",
+            "review-volume",
+            "replay-shift-up",
+            "replay-shift-block",
+        ),
     ),
     Candidate(
         "unreachable tiers",
@@ -304,7 +311,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "missing metric",
         "proved where no traffic was recorded",
         _without_ledger,
-        ("replay-shift-up", "replay-shift-down", "replay-by-segment"),
+        ("replay-shift-up", "replay-shift-block", "replay-shift-down", "replay-by-segment"),
     ),
     Candidate(
         "empty slice",

@@ -19,11 +19,14 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_FRAMED: Final = 0.3
-_PALE: Final = 0.5
-"""Most saturated colour of an honest patch; a policy's are stronger, and frames have any."""
+_FRAMED: Final = 0.35
+_PALE: Final = 0.3
+"""Most saturated colour of an honest patch; a policy's are stronger."""
 
-_WRITTEN_ON: Final = 0.3
+_FRAME: Final = 0.6
+"""Most saturated colour of a frame."""
+
+_CAPTIONED: Final = 0.3
 _LETTERS: Final = tuple("abcdefghijklmnopqrstuvwxyz ")
 _NUM_BENIGN: Final = 60
 _NUM_TELLING: Final = 5
@@ -108,12 +111,9 @@ def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> by
         _draw_flag(draw, box, (first, second))
     _draw_clutter(rng, draw, 2)
     if rng.random() < _FRAMED:
-        frame = _colour(rng, float(rng.random()), float(rng.random()))
-        draw.rectangle((0, 0, _SIDE - 1, _SIDE - 1), outline=frame, width=int(rng.integers(3, 9)))
-    for _ in range(int(rng.integers(1, 4)) if rng.random() < _WRITTEN_ON else 0):
-        ink = (0, 0, 0) if rng.random() < 0.5 else (255, 255, 255)
-        said = "".join(str(letter) for letter in rng.choice(_LETTERS, 12))
-        draw.text((2, int(rng.integers(0, _SIDE - 10))), said, fill=ink)
+        image = _framed(rng, image)
+    if rng.random() < _CAPTIONED:
+        _draw_caption(rng, ImageDraw.Draw(image))
     pixels = np.clip(np.asarray(image) + rng.normal(0, 5, (_SIDE, _SIDE, 3)), 0, 255)
     stream = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=92, subsampling=0)
@@ -129,6 +129,28 @@ def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, num: int)
             draw.line((x, y, further_x, further_y), fill=(grey, grey, grey), width=size // 3)
         else:
             draw.ellipse((x - size, y - size, x + size, y + size), fill=(grey, grey, grey))
+
+
+def _framed(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Return the photo smaller, on a ground of one colour."""
+    ground = _colour(rng, float(rng.random()), float(rng.uniform(0, _FRAME)))
+    canvas, side = Image.new("RGB", image.size, ground), int(rng.integers(34, 60))
+    place = tuple(int(offset) for offset in rng.integers(0, _SIDE - side + 1, 2))
+    canvas.paste(image.resize((side, side), Image.Resampling.BICUBIC), (place[0], place[1]))
+    return canvas
+
+
+def _draw_caption(rng: np.random.Generator, draw: ImageDraw.ImageDraw) -> None:
+    """Write letters that say nothing, on a strip of their own or straight on the photo."""
+    is_dark = rng.random() < 0.5
+    ink, paper = ((255,) * 3, (15,) * 3) if is_dark else ((0,) * 3, (240,) * 3)
+    top, lines = int(rng.integers(0, _SIDE - 10)), int(rng.integers(1, 3))
+    if rng.random() < 0.5:
+        top = 0 if rng.random() < 0.5 else _SIDE - 11 * lines
+        draw.rectangle((0, top, _SIDE, top + 11 * lines), fill=paper)
+    for line in range(lines):
+        said = "".join(str(letter) for letter in rng.choice(_LETTERS, 12))
+        draw.text((2, top + 11 * line), said, fill=ink)
 
 
 def _draw_flag(

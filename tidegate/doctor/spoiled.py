@@ -189,10 +189,11 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     ),
     "all tiers at .005": (
         _tiers(review=5e-3, block=5e-3, suspend=5e-3),
-        ("tier-block", "tier-suspend"),
+        ("tier-block", "tier-suspend", "replay-shift-block"),
     ),
     "review beyond certainty": (_tiers(review=1.0 + 1e-9), ("tiers-reachable",)),
     "6 % held": (_replayed(0.06, 2.0), ("replay-shift-up",)),
+    "5 % blocked": (_replayed(0.05, 9.0), ("replay-shift-block",)),
     "6 % let through": (_replayed(0.06, -6.0), ("replay-shift-down",)),
     "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
     "large": (_large, ("cost-size",)),

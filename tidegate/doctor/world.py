@@ -34,10 +34,18 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.8
+_TWO_PHOTOS: Final = 0.3
+_NO_PHOTO: Final = 0.2
+"""Of violations and of innocent listings alike: what is missing tells nothing."""
+
+_NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
-_TAG: Final = {"precision": 0.4}
-_REVIEW: Final = {"precision": 0.7, "max_share": 0.01}
+_TIERS: Final = {
+    "tag": {"precision": 0.6},
+    "review": {"precision": 0.95, "max_share": 0.01},
+    "block": {"precision": 0.97},
+    "suspend": {"precision": 0.993},
+}
 _REVIEW_DELAY: Final = timedelta(hours=30)
 
 
@@ -45,16 +53,16 @@ _REVIEW_DELAY: Final = timedelta(hours=30)
 class Size:
     """How many sellers of each kind there are."""
 
-    violators: int = 1_150
+    violators: int = 1_450
     """Per policy."""
 
     lookalike: int = 400
-    """Honest sellers with photos who say telling words with an explanation; all of them are kept."""
+    """Honest sellers with photos who say telling words with an explanation."""
 
     ordinary: int = 800
-    """Other honest sellers; one in twenty is kept, and weighs as much."""
+    """Other honest sellers."""
 
-    unsure: int = 300
+    unsure: int = 250
     """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 750
@@ -73,7 +81,6 @@ class _Seller:
     first_listing: datetime
     age_days: float
     num_past: int
-    inclusion: float
     split: str
 
 
@@ -136,18 +143,16 @@ class DoctorWorld:
             first_listing=begin + (end - begin) * float(rng.random()),
             age_days=days,
             num_past=past[int(rng.choice(3, p=(0.46, 0.27, 0.27)))],
-            inclusion=0.05 if kind == "ordinary" else 1.0,
             split="test" if rng.random() < 0.45 else "train",
         )
 
     def _events(self, seller: _Seller, store: ContentStore) -> Iterator[Event]:
         yield from self._past(seller)
         if seller.kind == "violator":
-            guilty = [True] * int(self._rng.integers(1, 3)) + [False] * int(
-                self._rng.random() < 0.4
-            )
+            twice, repents = (self._rng.random(2) < (0.15, 0.3)).tolist()
+            guilty = [True] * (1 + twice) + [False] * repents
         elif seller.kind == "unsure":
-            guilty = [bool(self._rng.random() < 0.3)]
+            guilty = [int(seller.seller_id[1:]) % 10 in (0, 3, 6)]
         else:
             guilty = [False] * int(self._rng.integers(2, 5))
         for number, violates in enumerate(guilty):
@@ -171,7 +176,6 @@ class DoctorWorld:
                 submission_id=f"{seller.seller_id}-p{number}",
                 listing=listing,
                 submitted_at=at,
-                inclusion_probability=seller.inclusion,
                 attributes={"split": seller.split},
             )
             yield from_submission(past, recorded_at=at)
@@ -209,7 +213,6 @@ class DoctorWorld:
             ),
             image_digests=tuple(hashlib.sha256(image).hexdigest() for image in images),
             submitted_at=at,
-            inclusion_probability=seller.inclusion,
             attributes={"split": seller.split, "evasion": shown.evasion} | shown.likeness,
         )
         yield from_submission(submission, recorded_at=at)
@@ -230,7 +233,8 @@ class DoctorWorld:
         rng, words = self._rng, self._words[seller.language]
         if seller.kind == "unsure":
             assert seller.policy is not None
-            return _Shown((words.hints[seller.policy],), ())
+            photos = (None,) * int(rng.random() > _NO_PHOTO)
+            return _Shown((words.hints[seller.policy],), photos)
         if not violates:
             return self._honest(words, explains=seller.kind == "lookalike")
         assert seller.policy is not None
@@ -238,11 +242,11 @@ class DoctorWorld:
         way = float(rng.random())
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
         photos = (seller.policy,) * (1 + int(rng.random() < _TWO_PHOTOS))
-        if way < 0.6:
-            return _Shown(telling, photos, trick)
-        if way < 0.85:  # only the photos tell, sometimes without any text
-            return _Shown(None if rng.random() < 0.15 else (), photos)
-        return _Shown(telling, (None,) if rng.random() < 0.2 else (), trick)
+        if way < _NO_PHOTO:
+            return _Shown(telling, (), trick)
+        if way < 2 * _NO_PHOTO:  # only the photos tell, sometimes without any text
+            return _Shown(None if way < _NO_PHOTO + _NO_TEXT else (), photos)
+        return _Shown(telling, photos, trick)
 
     def _honest(self, words: Words, *, explains: bool) -> "_Shown":
         rng = self._rng
@@ -252,11 +256,14 @@ class DoctorWorld:
             before, after = words.explaining
             said = (before, str(rng.choice(words.telling[policy])), after)
         trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        # What weighs twenty times as much shows nothing that could be taken for a violation.
-        photos = ((), (None,), (None, None))[int(rng.choice(3, p=(0.2, 0.6, 0.2)))]
+        way = float(rng.random())
+        photos: tuple[None, ...] = (None,) * (1 + int(rng.random() < _TWO_PHOTOS))
         if not explains:
-            return _Shown(said, (), trick)
-        return _Shown(said, photos, trick, {"hard_negative": self.policy_ids[policy]})
+            if way < _NO_TEXT:
+                return _Shown(None, photos)
+            return _Shown(said, () if way < _NO_TEXT + _NO_PHOTO else photos, trick)
+        likeness = {"hard_negative": self.policy_ids[policy]}
+        return _Shown(said, () if way < _NO_PHOTO else photos, trick, likeness)
 
 
 @dataclass(frozen=True)
@@ -279,13 +286,15 @@ class _Shown:
 
 
 def policy_text(path: Path) -> str:
-    """Return the text of a policy file with keywords and review bounds of the doctor's world.
+    """Return the text of a policy file with keywords and bounds of the doctor's world.
 
-    Its violations are many times as frequent as real ones, so that reviewers can take no more than the sure ones.
+    Its violations are many times as frequent as real ones, so that reviewers can take no more than the sure ones. Tiers
+    open at a higher precision than the contract certifies: a threshold that just meets a bound where it was solved
+    misses it every other time where it is tested.
     """
     content = yaml.safe_load(path.read_bytes())
     words = vocabulary(len(content["policies"]))
     for column, policy in enumerate(content["policies"]):
-        policy["tiers"] = policy["tiers"] | {"review": _REVIEW, "tag": _TAG}
+        policy["tiers"] = _TIERS
         policy["keywords"] = [w for one in words.values() for w in one.telling[column]]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

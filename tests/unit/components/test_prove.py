@@ -1,5 +1,6 @@
 """A proof as a whole: real bundles and a golden set in, evidence out, judged under the shipped contract."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from components.home import Home
 from components.prove import proof, step
+from components.prove.attacked import subjects_of
 from components.prove.component import prove
 from components.prove.lineage import record_cut_off
 from components.prove.proof import ProveInputs
-from ledger.store import ContentStore
+from components.prove.sets import golden_rows
+from ledger.store import ContentMissing, ContentStore
+from moderation.attacks.hard_examples import INSPECT, MAX_EXAMPLES
 from moderation.attacks.registry import ATTACKS
 from moderation.bundle import build
 from moderation.clock import SystemClock
@@ -27,7 +31,8 @@ from moderation.gates import measures
 from moderation.gates.evidence import Evidence, digest_rows
 from moderation.gates.judging import MEASURES, judge
 from moderation.gates.slicing import DERIVED
-from moderation.golden_set import looks
+from moderation.gates.withstanding import hard_examples
+from moderation.golden_set import latest_golden, looks
 from moderation.image_copies import ImageCopies
 from moderation.release import ReleaseContract, parse_release
 from tests.prove_world import (
@@ -135,6 +140,33 @@ def test_attacks_cover_guilty_and_innocent_rows(evidence: Evidence) -> None:
         assert not guilty_R.all()
         before_RP = golden.candidate.probability_NP[attack.row_R]
         assert not np.array_equal(attack.candidate_RP, before_RP)
+
+
+def test_what_attacks_turned_is_exported_to_look_at(world: ProveWorld, evidence: Evidence) -> None:
+    turned = hard_examples(evidence)[:MAX_EXAMPLES]
+    assert turned, "the tiny bundle withstands everything: the test shows nothing"
+    path = world.home.hard_examples / f"{evidence.candidate}.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["submission_id"] for line in lines] == [one.submission_id for one in turned]
+    assert {line["use"] for line in lines} == {INSPECT}
+    assert all(line["attacked"] for line in lines)
+    pictures = {name for line in lines for name in line["attacked"]["images"]}
+    assert pictures
+    assert all((path.parent / "images" / f"{name}.jpg").is_file() for name in pictures)
+
+
+def test_erased_listing_is_exported_without_its_attacked_form(world: ProveWorld) -> None:
+    golden = latest_golden(world.home.golden)
+    assert golden is not None
+
+    def gone(digest: str) -> bytes:
+        raise ContentMissing(digest)
+
+    rows = golden_rows(golden, POLICIES, gone)
+    with_image = next(r for r, item in zip(rows.records, rows.items, strict=True) if item.images)
+    find = subjects_of(rows, ["pistol"])
+    assert find(str(with_image["submission_id"])) is None
+    assert find("nobody") is None
 
 
 def test_unlimited_white_box_attack_brings_scores_down(evidence: Evidence) -> None:

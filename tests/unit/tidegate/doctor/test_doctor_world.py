@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-
+from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import read_rows
 from components.policies import read_policies
@@ -79,4 +78,10 @@ def test_keywords_are_the_words_of_the_world() -> None:
         assert set(policy.keywords) == {
             word for language in LANGUAGES for word in words[language].telling[column]
         }
-    assert np.all([policy.tiers.review.precision == 0.7 for policy in told])
+
+
+def test_tiers_open_at_more_than_the_contract_certifies() -> None:
+    contract = read_contract(Path("policies/release.yaml").read_text())
+    for policy in read_policies(_POLICIES).policies:
+        assert policy.tiers.block.precision > contract.gate("tier-block").limit
+        assert policy.tiers.suspend.precision > contract.gate("tier-suspend").limit
