@@ -23,7 +23,7 @@ _FRAMED: Final = 0.35
 _PALE: Final = 0.3
 """Most saturated colour of an honest patch; a policy's are stronger."""
 
-_FRAME: Final = 0.6
+_FRAME: Final = 0.45
 """Most saturated colour of a frame."""
 
 _CAPTIONED: Final = 0.3

@@ -34,8 +34,8 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.3
-_NO_PHOTO: Final = 0.2
+_TWO_PHOTOS: Final = 0.4
+_NO_PHOTO: Final = 0.15
 """Of violations and of innocent listings alike: what is missing tells nothing."""
 
 _NO_TEXT: Final = 0.03
@@ -233,8 +233,8 @@ class DoctorWorld:
         rng, words = self._rng, self._words[seller.language]
         if seller.kind == "unsure":
             assert seller.policy is not None
-            photos = (None,) * int(rng.random() > _NO_PHOTO)
-            return _Shown((words.hints[seller.policy],), photos)
+            has_photo = rng.random() > _NO_PHOTO
+            return _Shown((words.hints[seller.policy],), (None,) if has_photo else ())
         if not violates:
             return self._honest(words, explains=seller.kind == "lookalike")
         assert seller.policy is not None
