@@ -13,6 +13,7 @@ from components.progress import show_progress
 from components.prove.attacked import attack_outcomes, choose, subjects_of
 from components.prove.costs import take_costs
 from components.prove.frozen import FrozenRows
+from components.prove.heads import not_compared, require_heads
 from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
 from components.prove.replayed import Window, recorded_rows, replayed_set
@@ -91,7 +92,11 @@ class Proof:
         seed: int,
         clock: Clock | None = None,
     ) -> "Proof":
-        """Return a proof with nothing taken yet, both bundles verified and loaded."""
+        """Return a proof with nothing taken yet, both bundles verified and loaded.
+
+        Raises:
+            PermanentError: if the candidate lacks the head of a policy, or is the champion itself.
+        """
         home, snapshot = Home(Path(inputs.home)), Snapshot.open(Path(inputs.table))
         candidate = Bundle.open(Path(inputs.release))
         champion = Bundle.open(Path(inputs.champion)) if inputs.champion else None
@@ -99,6 +104,7 @@ class Proof:
             raise PermanentError(
                 f"bundle {candidate.digest[:12]} is the champion: compared with itself it proves nothing"
             )
+        require_heads(candidate.digest, candidate.manifest.policies, policies.ids)
         record_cut_off(home, candidate, snapshot)
         opponents = Opponents(
             Scorer(candidate),
@@ -112,7 +118,8 @@ class Proof:
         )
         proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
-        proof._note_policies()
+        if opponents.champion is not None:
+            proof.missing |= not_compared(opponents.policies, opponents.champion.policies)
         return proof
 
     def take_golden(self) -> None:
@@ -287,14 +294,6 @@ class Proof:
         if self._golden is None:
             raise InvalidSnapshot("the golden set was not taken, see there")
         return self._golden
-
-    def _note_policies(self) -> None:
-        champion = self.opponents.champion
-        for policy in self.opponents.policies:
-            if champion is not None and policy not in champion.policies:
-                self.missing[f"champion on {policy}"] = (
-                    "it has no head for this policy: comparisons under it have no data"
-                )
 
     @contextmanager
     def _part(self, name: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ from components.home import Home
 from components.prove import proof, step
 from components.prove.attacked import subjects_of
 from components.prove.component import prove
+from components.prove.heads import not_compared
 from components.prove.lineage import record_cut_off
 from components.prove.proof import ProveInputs
 from components.prove.sets import golden_rows
@@ -288,6 +289,23 @@ def test_proof_is_refused_when_it_would_prove_nothing(world: ProveWorld, tmp_pat
     (altered / "ensemble.json").write_text("{}")
     with pytest.raises(BundleRejected, match=r"ensemble\.json: was altered"):
         _prove(replace(world.inputs(), champion=str(altered)), tmp_path)
+
+
+def test_proof_is_refused_when_a_policy_has_no_head(world: ProveWorld, tmp_path: Path) -> None:
+    fourth = POLICIES_TEXT.replace("  - id: spam", "  - id: drugs").replace("SPAM_OR_SCAM", "DRUGS")
+    spam = POLICIES_TEXT[POLICIES_TEXT.index("  - id: spam") :].partition("\noverrides")[0]
+    text = fourth.replace("\noverrides", f"\n{spam}\noverrides")
+    with pytest.raises(PermanentError, match="has no head for drugs, so nothing would be judged"):
+        step.run(world.inputs(), small_contract(), text, SEED, out=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_policies_of_one_side_only_are_named() -> None:
+    told = not_compared(("weapons", "drugs"), ("weapons", "spam"))
+    assert told == {
+        "champion on drugs": "it has no head for this policy: absolute gates only",
+        "comparison under spam": "the policy file retired it, and the candidate has no head for it",
+    }
 
 
 def test_component_computes_nothing_a_second_time(
