@@ -86,8 +86,16 @@ def _as_is(change: Change) -> Callable[[Workshop, str], Entry]:
     return _changed(lambda _: change)
 
 
-def _taught(tell: Callable[[Lesson], npt.NDArray[np.int8]]) -> Callable[[Workshop, str], Entry]:
-    return _changed(lambda shop: surgery.text_specialist(shop.late.table, tell))
+def _taught(
+    tell: Callable[[Lesson], npt.NDArray[np.int8]], *deaf: str
+) -> Callable[[Workshop, str], Entry]:
+    """Teach the text specialist anew; members that are made deaf no longer make up for it."""
+
+    def change(shop: Workshop) -> Change:
+        taught = surgery.text_specialist(shop.late.table, tell)
+        return surgery.both(taught, surgery.deaf_to(*deaf)) if deaf else taught
+
+    return _changed(change)
 
 
 def _retrained(
@@ -200,6 +208,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
             "golden-recall-at-suspend",
             "not-worse-on-golden",
             "better-on-golden",
+            "tier-review",
         ),
     ),
     Candidate("leaked golden set", "trained on the golden set too", _leaked, ("no-leak",)),
@@ -207,12 +216,12 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "dropped modality",
         "blind to photos",
         _as_is(surgery.deaf_to("fusion", "image")),
-        ("attacks-worst-recall", "attacks-mean-recall", "not-worse-on-golden"),
+        ("attacks-worst-recall", "not-worse-on-golden"),
     ),
     Candidate(
         "one language broken",
         f"reads no violation in {_BROKEN}",
-        _taught(_deaf_in_one_language),
+        _taught(_deaf_in_one_language, "fusion"),
         ("not-worse-in-any-language", "fair-true-positives"),
     ),
     Candidate(
@@ -235,8 +244,8 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     Candidate(
         "fooled by evasion",
         "takes a hidden letter for innocence",
-        _taught(_fooled_by_tricks),
-        ("not-worse-on-evasion",),
+        _taught(_fooled_by_tricks, "fusion"),
+        ("not-worse-on-evasion", "attacks-mean-recall"),
     ),
     Candidate(
         "deaf and blind",
@@ -289,7 +298,6 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "every tier opens at one in ten thousand",
         _as_is(surgery.thresholds(lambda tiers: dict.fromkeys(tiers, 1e-4))),
         (
-            "tier-review",
             "tier-block",
             "tier-suspend",
             "review-volume",

@@ -65,8 +65,10 @@ class Size:
     unsure: int = 250
     """Per policy: their words only hint, and three in ten of them violate."""
 
-    newcomers: int = 750
-    """Sellers of the days after the last training; the honest ones come on the last of them, which is replayed."""
+    newcomers: int = 960
+    """Sellers of the days after the last training; the honest ones come on the last of them, which is replayed, and so
+    does every second violator.
+    """
 
 
 @dataclass(frozen=True)
@@ -125,10 +127,8 @@ class DoctorWorld:
         rng = self._rng
         begin, end = EARLY_DAY - timedelta(days=20), EARLY_DAY - timedelta(days=3)
         if late:
-            begin, end = (
-                (LAST_DAY if kind == "violator" else REPLAYED_FROM),
-                END - timedelta(hours=12),
-            )
+            is_early = kind == "violator" and number % 2 == 0
+            begin, end = LAST_DAY if is_early else REPLAYED_FROM, END - timedelta(hours=12)
         elif rng.random() > _EARLY_SHARE:
             begin, end = EARLY_DAY, LAST_DAY - timedelta(days=3)
         age = int(rng.integers(3))
