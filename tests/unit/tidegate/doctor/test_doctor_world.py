@@ -1,5 +1,6 @@
 """The doctor's world: the same seed gives the same bytes, and the ledger holds what training and gates need."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from components.contract import read_contract
@@ -21,7 +22,7 @@ _SMALL = Size(violators=12, lookalike=8, ordinary=10, unsure=6, newcomers=9)
 def _rows(folder: Path, seed: int = 3) -> list[SnapshotRow]:
     home = Home(folder)
     DoctorWorld(_IDS, seed, _SMALL).fill(home)
-    return list(read_rows(SqliteLedger(home.ledger), END, _IDS))
+    return list(read_rows(SqliteLedger(home.ledger), END + timedelta(days=3), _IDS))
 
 
 def test_the_same_seed_gives_the_same_world(tmp_path: Path) -> None:
