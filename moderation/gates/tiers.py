@@ -41,7 +41,8 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
 
     The bound is exact at the effective number of independent flags, with one invented group in error. `suspend`
     counts sellers: each as right as the share of its flagged listings that violate, which is the chance that the one
-    listing that suspended it did.
+    listing that suspended it did. Where rows were thinned out, its right part stands for itself alone and its wrong part
+    for as many sellers as its listings stand for listings.
     """
     found = context.set(gate)
     if found is None or gate.tier is None:
@@ -237,14 +238,21 @@ def _represent(
 def _by_seller(
     seller_R: npt.NDArray[np.str_], right_R: Floats, weight_R: Floats, group_R: Integers
 ) -> tuple[Floats, Floats, Integers]:
-    """Return share of right listings, mean weight and group of each seller; unknown ones are told apart by group."""
+    """Return share of right, weight and group of each seller; unknown ones are told apart by group.
+
+    A seller is seen if any of its listings is, and more surely the more it has: the mean weight of its listings is the
+    most that it can stand for, and one is the least. What is wrong counts for the most and what is right for the least,
+    or guilty sellers of many listings would hide the innocent ones of a single listing.
+    """
     unknown = np.char.add("\x1f", group_R.astype(str))
     _, first, member_R = np.unique(
         np.where(seller_R == "", unknown, seller_R), return_index=True, return_inverse=True
     )
-    weight_S = np.bincount(member_R, weight_R)
-    right_S = np.bincount(member_R, weight_R * right_R) / weight_S
-    return right_S, weight_S / np.bincount(member_R), group_R[first]
+    whole_S = np.bincount(member_R, weight_R)
+    share_S = np.bincount(member_R, weight_R * right_R) / whole_S
+    weight_S = np.maximum(whole_S / np.bincount(member_R), 1.0)
+    counted_S = share_S + (1 - share_S) * weight_S
+    return share_S / counted_S, counted_S, group_R[first]
 
 
 def _needed(gate: Gate, precision: float, effective: float, flags: int) -> tuple[int | None, str]:
