@@ -24,19 +24,14 @@ def require_heads(digest: str, heads: Sequence[str], policies: Sequence[str]) ->
         )
 
 
-def not_compared(heads: Sequence[str], champion: Sequence[str]) -> dict[str, str]:
-    """Return what candidate and champion cannot be compared in -> why: policies that are new, or retired.
+def retired(heads: Sequence[str], champion: Sequence[str]) -> dict[str, str]:
+    """Return what nothing is compared in any more -> why: policies that the champion alone has a head for.
 
     Args:
         heads: policies that the candidate answers under: those in force at least.
         champion: policies that the champion answers under.
     """
-    told = {
-        f"champion on {policy}": "it has no head for this policy: absolute gates only"
-        for policy in heads
-        if policy not in champion
-    }
-    return told | {
+    return {
         f"comparison under {policy}": "the policy file retired it, and the candidate has no head for it"
         for policy in champion
         if policy not in heads

@@ -13,11 +13,12 @@ from components.progress import show_progress
 from components.prove.attacked import attack_outcomes, choose, subjects_of
 from components.prove.costs import take_costs
 from components.prove.frozen import FrozenRows
-from components.prove.heads import not_compared, require_heads
+from components.prove.heads import require_heads, retired
 from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
 from components.prove.replayed import Window, recorded_rows, replayed_set
 from components.prove.sets import fresh_rows, golden_rows, traffic_rows
+from ledger.events import EventKind
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.attacks import hard_examples
@@ -79,6 +80,7 @@ class Proof:
     leaks: LeakCheck | None = None
     costs: Costs | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    nothing_decided: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     _golden: tuple[GoldenSet, FrozenRows] | None = None
@@ -119,7 +121,7 @@ class Proof:
         proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
         if opponents.champion is not None:
-            proof.missing |= not_compared(opponents.policies, opponents.champion.policies)
+            proof.missing |= retired(opponents.policies, opponents.champion.policies)
         return proof
 
     def take_golden(self) -> None:
@@ -175,8 +177,10 @@ class Proof:
                 raise InvalidSnapshot(
                     f"{self.home.ledger.name} is not there: no decision was recorded in this home"
                 )
+            ledger = SqliteLedger(self.home.ledger)
+            self.nothing_decided = not any(ledger.read((EventKind.DECISION,)))
             recorded = recorded_rows(
-                SqliteLedger(self.home.ledger),
+                ledger,
                 ContentStore(self.home.content),
                 self.opponents.policies,
                 Window(),
@@ -249,6 +253,7 @@ class Proof:
             costs=self.costs,
             facts=self.facts,
             missing=self.missing | self.opponents.missing,
+            nothing_decided=self.nothing_decided,
         )
 
     def export_hard_examples(self, evidence: Evidence) -> Path | None:

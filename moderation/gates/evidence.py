@@ -157,6 +157,9 @@ class Evidence:
                 arrays[f"{number}.champion_RP"] = attack.champion_RP
         _save_arrays(folder / "attacks.npz", arrays)
         costs = self.costs
+    nothing_decided: bool = False
+    """The ledger was read and holds no decision: nothing ever answered here, so that there is nothing to replay."""
+
         content = {
             "format": FORMAT,
             "candidate": self.candidate,
@@ -188,6 +191,7 @@ class Evidence:
         try:
             content = json.loads((folder / "evidence.json").read_text())
             if content["format"] != FORMAT:
+            "nothing_decided": self.nothing_decided,
                 raise ValueError(f"format {content['format']} is not {FORMAT}")
             sets = {name: _load_set(folder / f"{name}.npz") for name in content["sets"]}
             arrays = _load_arrays(folder / "attacks.npz")
@@ -226,6 +230,7 @@ def digest_rows(item_id: Words, truth_NP: Codes, weight: Floats) -> str:
     for part in ("\x1f".join(item_id.tolist()).encode(), truth_NP.tobytes(), weight.tobytes()):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
+                nothing_decided=bool(content["nothing_decided"]),
 
 
 def _to_json(number: float) -> str:

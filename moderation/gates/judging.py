@@ -142,8 +142,9 @@ def judge(
 ) -> Judgement:
     """Return the verdict of every gate of `contract` on `evidence`.
 
-    Gates that compare with a champion are left out of the first release, which has none; the notes say so. Of the
-    gates that ask for superiority only the declared objective is judged.
+    Gates that compare with a champion are left out of the first release, which has none, and so are those of replay
+    where nothing was ever decided; the notes say so. Of the gates that ask for superiority only the declared objective
+    is judged.
 
     Raises:
         PolicyError: if the contract asks for an unknown measure or profile.
@@ -186,8 +187,9 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
     ]
     notes = []
     if evidence.champion is None:
-        compared = [gate.id for gate in gates if gate.versus == "champion"]
-        gates = [gate for gate in gates if gate.versus != "champion"]
+        left_out = [gate.id for gate in gates if _needs_a_past(gate, evidence)]
+        gates = [gate for gate in gates if gate.id not in left_out]
+        replay = " and no decision to replay" if evidence.nothing_decided else ""
         notes.append(
             f"first release: no champion to compare with; not judged: {', '.join(compared)}"
         )
@@ -197,6 +199,17 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
 def _measured(context: Context, gate: Gate) -> list[Estimate]:
     estimates = list(MEASURES[gate.measure](context, gate))
     return estimates or [nothing("", f"the measure {gate.measure} found nothing to measure")]
+
+def _new_policies(evidence: Evidence) -> list[str]:
+    """Return the policies that the champion has no head for."""
+    answers = [found.champion for found in evidence.sets.values()]
+    return sorted({policy for one in answers if one is not None for policy in one.lacks})
+
+
+def _needs_a_past(gate: Gate, evidence: Evidence) -> bool:
+    """Return whether a gate compares with what a first release cannot have; lost decisions are no first release."""
+    return gate.versus == "champion" or gate.set == "replay" and evidence.nothing_decided
+
 
 
 def _result(

@@ -24,6 +24,7 @@ def _whole() -> Evidence:
         costs=Costs(np.array([1.5, 2.0]), 100, None, None),
         facts={"code": "x"},
         missing={"fresh": "no truth arrived"},
+        nothing_decided=True,
     )
 
 
@@ -33,6 +34,7 @@ def test_evidence_survives_saving(tmp_path: Path) -> None:
     read = Evidence.load(tmp_path)
     assert (read.candidate, read.champion, read.leaks) == (CANDIDATE, said.champion, said.leaks)
     assert (read.facts, read.missing) == (said.facts, said.missing)
+    assert read.nothing_decided
     assert [a.severity for a in read.attacks] == [1.0, np.inf]
     assert read.attacks[1].champion_RP is None
     assert read.costs is not None

@@ -115,6 +115,25 @@ def test_first_release_is_judged_by_absolute_gates_alone() -> None:
     assert _states(judged)["golden-average-precision"] == "pass"
 
 
+def test_first_release_is_let_off_replay_when_nothing_was_decided() -> None:
+    found = scored_set(separation=4.2, champion_separation=None)
+    contract = contract_of("golden-average-precision", "replay-shift-up", "replay-by-segment")
+    lost = judge(evidence_of(found), contract, seed=SEED)
+    assert _states(lost)["replay-shift-up"] == "no_data"
+    assert not lost.is_passing, "decisions that cannot be read are not decisions that never were"
+    first = judge(evidence_of(found, nothing_decided=True), contract, seed=SEED)
+    assert set(_states(first)) == {"golden-average-precision"}
+    assert first.is_passing
+    assert any("replay-shift-up, replay-by-segment" in note for note in first.notes)
+
+
+def test_replay_blocks_beside_a_champion_that_never_answered() -> None:
+    contract = contract_of("replay-shift-up")
+    judged = judge(evidence_of(scored_set(), nothing_decided=True), contract, seed=SEED)
+    assert _states(judged)["replay-shift-up"] == "no_data"
+    assert not judged.is_passing
+
+
 def test_missing_set_blocks_and_is_told() -> None:
     lacking = evidence_of(missing={"golden": "build one: tidegate golden build"})
     judged = judge(lacking, contract_of("golden-average-precision"), seed=SEED)

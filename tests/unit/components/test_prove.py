@@ -12,13 +12,15 @@ import pytest
 from kfp import dsl
 from safetensors.numpy import load_file, save_file
 
+from components.contract import read_contract
 from components.home import Home
+from components.policies import read_policies
 from components.prove import proof, step
 from components.prove.attacked import subjects_of
 from components.prove.component import prove
-from components.prove.heads import not_compared
+from components.prove.heads import retired
 from components.prove.lineage import record_cut_off
-from components.prove.proof import ProveInputs
+from components.prove.proof import Proof, ProveInputs
 from components.prove.sets import golden_rows
 from ledger.store import ContentMissing, ContentStore
 from moderation.attacks.hard_examples import INSPECT, MAX_EXAMPLES
@@ -300,12 +302,31 @@ def test_proof_is_refused_when_a_policy_has_no_head(world: ProveWorld, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_policies_of_one_side_only_are_named() -> None:
-    told = not_compared(("weapons", "drugs"), ("weapons", "spam"))
-    assert told == {
-        "champion on drugs": "it has no head for this policy: absolute gates only",
-        "comparison under spam": "the policy file retired it, and the candidate has no head for it",
-    }
+def test_retired_policy_of_the_champion_is_named() -> None:
+    told = retired(("weapons", "drugs"), ("weapons", "spam"))
+    assert list(told) == ["comparison under spam"]
+
+
+def test_proof_says_whether_anything_was_ever_decided(
+    world: ProveWorld, tiny: TinyRun, tmp_path: Path
+) -> None:
+    later = _opened(world)
+    later.take_replay()
+    assert not later.evidence().nothing_decided
+    bare = prove_world(tmp_path / "world", tiny)
+    first = _opened(bare)
+    first.take_replay()
+    assert first.evidence().nothing_decided
+    assert "no decision was recorded" in first.evidence().missing["replay"]
+    bare.home.ledger.unlink()
+    lost = _opened(bare)
+    lost.take_replay()
+    assert not lost.evidence().nothing_decided, "nobody can say what a lost ledger held"
+
+
+def _opened(world: ProveWorld) -> Proof:
+    contract, policies = read_contract(small_contract()), read_policies(POLICIES_TEXT)
+    return Proof.open(world.inputs(champion=False), contract, policies, SEED)
 
 
 def test_component_computes_nothing_a_second_time(
