@@ -191,7 +191,7 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
         gates = [gate for gate in gates if gate.id not in left_out]
         replay = " and no decision to replay" if evidence.nothing_decided else ""
         notes.append(
-            f"first release: no champion to compare with; not judged: {', '.join(compared)}"
+            f"first release: no champion to compare with{replay}; not judged: {', '.join(left_out)}"
         )
     return gates, notes
 
