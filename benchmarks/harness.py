@@ -63,9 +63,14 @@ class Bench:
 
 @dataclass(frozen=True)
 class Measured:
-    """Wall seconds and peak resident memory of a function that ran in a process of its own."""
+    """What a function cost that ran in a process of its own."""
 
     seconds: float
+    """On the wall."""
+
+    cpu_seconds: float
+    """Of all its threads, the process's start included: what else the machine does counts little."""
+
     peak_mb: float
     result: Any
 
@@ -82,14 +87,14 @@ def measure(function: Callable[..., Any], *arguments: Any) -> Measured:
     process.start()
     sender.close()
     try:
-        ok, seconds, peak_mb, result = receiver.recv()
+        ok, spent, peak_mb, result = receiver.recv()
     except EOFError as error:
         process.join()
         raise RuntimeError(f"{function.__name__} died with exit code {process.exitcode}") from error
     process.join()
     if not ok:
         raise RuntimeError(result)
-    return Measured(seconds, peak_mb, result)
+    return Measured(*spent, peak_mb, result)
 
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -101,8 +106,9 @@ def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any,
         import traceback
 
         result, ok = traceback.format_exc(), False
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sender.send((ok, clock.monotonic() - begin, peak_mb, result))
+    seconds, used = clock.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF)
+    spent = (seconds, used.ru_utime + used.ru_stime)
+    sender.send((ok, spent, used.ru_maxrss / 1024, result))
 
 
 def host_facts() -> dict[str, Any]:
