@@ -87,14 +87,14 @@ def measure(function: Callable[..., Any], *arguments: Any) -> Measured:
     process.start()
     sender.close()
     try:
-        ok, spent, peak_mb, result = receiver.recv()
+        ok, (seconds, cpu_seconds), peak_mb, result = receiver.recv()
     except EOFError as error:
         process.join()
         raise RuntimeError(f"{function.__name__} died with exit code {process.exitcode}") from error
     process.join()
     if not ok:
         raise RuntimeError(result)
-    return Measured(*spent, peak_mb, result)
+    return Measured(seconds, cpu_seconds, peak_mb, result)
 
 
 def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
