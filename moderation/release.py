@@ -31,6 +31,9 @@ class Risk(_Frozen):
 
     resamples: Annotated[int, Field(ge=200, le=20_000)]
 
+    min_groups: Annotated[int, Field(ge=2)]
+    """Independent sellers and campaigns with violations that a resampled figure must rest on."""
+
 
 class Promotion(_Frozen):
     """What a candidate must be better at."""
@@ -121,7 +124,7 @@ class ContractProfile(_Frozen):
     """What is printed wherever this profile judged; empty for the standard one."""
 
     report_all_but: tuple[GateId, ...] | None = None
-    """Gates that keep blocking when not certified or without data; None: all do."""
+    """Gates that keep blocking when not certified or without data, the objective among them; None: all do."""
 
     suite: Suite | None = None
     """Attacks on fewer listings than elsewhere; None: the contract's own."""
@@ -176,7 +179,13 @@ class ReleaseContract(_Frozen):
             strangers = sorted(set(named) - set(ids))
             if strangers:
                 raise ValueError(f"profiles.{name}.report_all_but: no such gate: {strangers}")
-            if profile.report_all_but is not None and not profile.says:
+            kept = profile.report_all_but
+            if kept is not None and self.promotion.objective not in kept:
+                raise ValueError(
+                    f"profiles.{name}.report_all_but: the objective {self.promotion.objective} must be there: what is "
+                    "not shown to be better replaces no champion"
+                )
+            if kept is not None and not profile.says:
                 raise ValueError(f"profiles.{name}.says: a profile that lets gates off must say so")
         return self
 

@@ -93,6 +93,7 @@ class Opponents:
             self._columns(scorer, scores.probability_NP),
             self._columns(scorer, log_odds_NP),
             scorer.thresholds,
+            tuple(policy for policy in self.policies if policy not in scorer.policies),
         )
 
     def _columns(self, scorer: Scorer, values_NQ: Floats) -> Floats:

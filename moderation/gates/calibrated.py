@@ -4,7 +4,6 @@ Expected calibration error cannot see anything at 1:1000; slope, shift and count
 B resamples, K sums.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.evaluation import metrics
-from moderation.gates.estimates import Estimate, Resampled, nothing, rows_needed
+from moderation.evaluation.bootstrap import GroupBootstrap
+from moderation.gates.estimates import Estimate, Resampled, groups_worth, nothing, rows_needed
 from moderation.gates.evidence import ScoredSet
 from moderation.gates.judging import Context, measure
 from moderation.gates.lines import (
@@ -79,8 +79,11 @@ def predicted_over_observed_flagged(context: Context, gate: Gate) -> Iterator[Es
         if threshold is None:
             yield nothing(policy, "nothing is flagged: review and every stronger tier are closed")
             continue
-        flagged_N = found.candidate.probability_NP[:, column] >= threshold
         known_N = found.truth_NP[:, column] >= 0
+        if not np.isfinite(found.candidate.probability_NP[known_N, column]).all():
+            yield nothing(policy, "a score is no number")  # it would be neither flagged nor counted
+            continue
+        flagged_N = found.candidate.probability_NP[:, column] >= threshold
         yield _ratio(context, gate, column, np.flatnonzero(flagged_N & known_N), policy)
 
 
@@ -114,7 +117,8 @@ def _line(context: Context, found: ScoredSet, gate: Gate, column: int, figure: F
     if figure == "slope":
         probability_R = found.candidate.probability_NP[rows_R, column]
         detail["reliability"] = metrics.reliability_bins(probability_R, truth_R, weight_R)
-    return _estimate(policy, gate, fit.spread[figure], _Counted.of(truth_R, weight_R), detail)
+    counted = _Counted.of(truth_R, weight_R, draws)
+    return _estimate(context, policy, gate, fit.spread[figure], counted, detail)
 
 
 def _why_no_line(log_odds_R: Floats, truth_R: npt.NDArray[np.int8]) -> str:
@@ -147,14 +151,15 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     log_odds_R = found.candidate.log_odds_NP[rows_R, column]
     missed = Missed.of(log_odds_R, weight_R, draws.num_resamples, context.seed)
     value = predicted / observed
-    counted = _Counted.of(truth_R, weight_R)
+    counted = _Counted.of(truth_R, weight_R, draws)
+    degrees = counted.groups - 1
     more_B = observed_B + missed.count_B * missed.weight
     spread = Widened(
-        Resampled(value, quotient(predicted_B, observed_B), counted.effective - 1, is_ratio=True),
-        Resampled(value, quotient(predicted_B, more_B), counted.effective - 1, is_ratio=True),
+        Resampled(value, quotient(predicted_B, observed_B), degrees, is_ratio=True),
+        Resampled(value, quotient(predicted_B, more_B), degrees, is_ratio=True),
     )
     detail = {"predicted": predicted, "observed": observed}
-    return _estimate(of, gate, spread, counted, detail)
+    return _estimate(context, of, gate, spread, counted, detail)
 
 
 @dataclass(frozen=True)
@@ -163,29 +168,30 @@ class _Counted:
 
     rows: int
     positives: int
-    effective: int
-    """Positives of equal weight that are as informative: three that an audit of 1 in 500 found outweigh 300 that were
-    flagged, and the figure rests on three (Kish 1965, "Survey Sampling").
+    groups: float
+    """Independent ones of equal weight that are as informative: three that an audit of 1 in 500 found outweigh 300
+    that were flagged, and the figure rests on three; 300 of one campaign are found or missed together.
     """
 
     @classmethod
-    def of(cls, truth_R: npt.NDArray[np.int8], weight_R: Floats) -> "_Counted":
-        positive_R = truth_R == 1
-        weight_V = weight_R[positive_R]
-        effective = float(weight_V.sum() ** 2 / (weight_V**2).sum()) if len(weight_V) else 0.0
-        return cls(len(truth_R), int(positive_R.sum()), math.floor(effective + 1e-6))
+    def of(
+        cls, truth_R: npt.NDArray[np.int8], weight_R: Floats, draws: GroupBootstrap
+    ) -> "_Counted":
+        is_positive_R = truth_R == 1
+        groups = groups_worth(weight_R[is_positive_R], draws.member_N[is_positive_R])
+        return cls(len(truth_R), int(is_positive_R.sum()), groups)
 
 
 def _estimate(
-    of: str, gate: Gate, spread: Widened, counted: _Counted, detail: dict[str, Any]
+    context: Context,
+    of: str,
+    gate: Gate,
+    spread: Widened,
+    counted: _Counted,
+    detail: dict[str, Any],
 ) -> Estimate:
     value = spread.plain.value
     distance = gate.limit - value if gate.comparator == "at_most" else value - gate.limit
-    worth = (
-        ""
-        if counted.effective == counted.positives
-        else (f"{counted.positives} positives, worth {counted.effective} of equal weight")
-    )
     return Estimate(
         of=of,
         value=value,
@@ -194,6 +200,8 @@ def _estimate(
         positives=counted.positives,
         needed=rows_needed(counted.positives, spread.plain.error, distance, gate.confidence),
         unit="positives",
-        remark=worth,
+        remark=f"{counted.positives} positives, worth {counted.groups:.1f} independent groups",
         detail=detail,
+        groups=counted.groups,
+        min_groups=context.contract.risk.min_groups,
     )

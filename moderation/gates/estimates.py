@@ -61,11 +61,14 @@ class Resampled:
     """A figure whose error was found by resampling groups.
 
     Percentiles up to 99 %, or bias-corrected ones where those lie further out: a resampled average precision is too
-    high, as a violation drawn twice ranks beside itself. Beyond 99 %, where so few resamples lie, the distance of
-    Student's t from the figure, at least as far; resamples of fewer than ten positives show nothing there.
+    high, as a violation drawn twice ranks beside itself. Both are further out still where few groups were resampled:
+    a percentile is as narrow as a normal interval with the variance divided by n, not by n - 1. Beyond 99 %, where so
+    few resamples lie, the distance of Student's t from the figure, at least as far; resamples of fewer than ten
+    groups show nothing there, and those of one show nothing at all.
 
     Source:
-        Efron 1987, "Better bootstrap confidence intervals" (bias correction).
+        Efron 1987, "Better bootstrap confidence intervals" (bias correction); Hesterberg 2015, "What teachers should
+        know about the bootstrap" (expanded percentiles).
     """
 
     value: float
@@ -73,7 +76,7 @@ class Resampled:
     """NaN where a resample gives no figure."""
 
     degrees: float = math.inf
-    """Of freedom of the error: the positives that it rests on, less one; few of them make the tails long."""
+    """Of freedom of the error: the groups of violations that it rests on, less one; few of them make the tails long."""
 
     is_ratio: bool = False
     """Whether it is a ratio of positive figures, whose error is even on the scale of logarithms."""
@@ -94,10 +97,10 @@ class Resampled:
 
     def _bound(self, confidence: float, side: int) -> float:
         error = self.error
-        if not math.isfinite(error) or not math.isfinite(self.value):
+        if not math.isfinite(error) or not math.isfinite(self.value) or self.degrees <= 0:
             return side * math.inf
         defined = self.values_B[np.isfinite(self.values_B)]
-        level = min(confidence, _FURTHEST_PERCENTILE)
+        level = _expanded(min(confidence, _FURTHEST_PERCENTILE), self.degrees)
         levels = (level, self._unbiased(defined, level, side))
         bounds = np.quantile(defined, levels if side > 0 else [1 - one for one in levels])
         bound = float(bounds.max() if side > 0 else bounds.min())
@@ -185,10 +188,42 @@ class Estimate:
     detail: Mapping[str, Any] = field(default_factory=dict)
     """More for the evidence pack: plain JSON values."""
 
+    groups: float | None = None
+    """Independent groups of violations that the figure is worth; None: its spread counts them in another way."""
+
+    min_groups: int = 0
+    """Fewer of them certify nothing."""
+
+
+def groups_worth(weight_V: Floats, group_V: npt.NDArray[np.int64]) -> float:
+    """Return how many groups of equal weight are as informative as those of V violations.
+
+    >>> groups_worth(np.ones(6), np.array([0, 0, 0, 1, 2, 3]))
+    3.0
+
+    Args:
+        weight_V: weight of each violation.
+        group_V: group of each, from 0.
+
+    Source:
+        Kish 1965, "Survey Sampling" (unequal weights).
+    """
+    weight_G = np.bincount(group_V, weight_V)
+    squares = float((weight_G**2).sum())
+    return float(weight_G.sum() ** 2 / squares) if squares else 0.0
+
 
 def nothing(of: str, why: str, *, needed: int | None = None, unit: str = "rows") -> Estimate:
     """Return the estimate of a figure that cannot be taken."""
     return Estimate(of, None, None, 0, needed=needed, unit=unit, why_missing=why)
+
+
+def _expanded(level: float, degrees: float) -> float:
+    """Return the level of percentile that a bound at `level` takes with so many groups, less one."""
+    if not math.isfinite(degrees):
+        return level
+    errors = float(stats.t.ppf(level, degrees)) * math.sqrt((degrees + 1) / degrees)
+    return float(special.ndtr(errors))
 
 
 def rows_needed(rows: int, error: float, distance: float, confidence: float) -> int | None:

@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.str_]
 Thresholds = Mapping[str, Mapping[str, float]]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _REMEDY: Final = "score the sets again"
 
 
@@ -40,6 +40,9 @@ class Answers:
     log_odds_NP: Floats
     thresholds: Thresholds
     """Policy -> tier -> smallest probability that opens it; a tier that is not there is closed."""
+
+    lacks: tuple[str, ...] = ()
+    """Policies of the set that the bundle has no head for: columns of NaN, which is not the NaN of a broken head."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class ScoredSet:
             for name in ("probability_NP", "log_odds_NP"):
                 if getattr(answers, name).shape != shape:
                     raise InvalidSnapshot(f"set {self.name}: {name} is not of shape {shape}")
+            self._check_heads(answers)
         for name in ("truth_NP", "adjudicated_NP"):
             if getattr(self, name).shape != shape:
                 raise InvalidSnapshot(f"set {self.name}: {name} is not of shape {shape}")
@@ -88,6 +92,15 @@ class ScoredSet:
         for name, values in (columns | dict(self.slices)).items():
             if len(values) != shape[0]:
                 raise InvalidSnapshot(f"set {self.name}: {name} must have {shape[0]} rows")
+
+    def _check_heads(self, answers: Answers) -> None:
+        for policy in answers.lacks:
+            if policy not in self.policies:
+                raise InvalidSnapshot(
+                    f"set {self.name}: a head lacks for {policy}, no policy of it"
+                )
+            if np.isfinite(answers.log_odds_NP[:, self.policies.index(policy)]).any():
+                raise InvalidSnapshot(f"set {self.name}: {policy} is answered without a head")
 
     @property
     def num_rows(self) -> int:
@@ -144,6 +157,9 @@ class Evidence:
     missing: Mapping[str, str] = field(default_factory=dict)
     """Set or part that could not be taken -> why, and what to do about it."""
 
+    nothing_decided: bool = False
+    """The ledger was read and holds no decision: nothing ever answered here, so that there is nothing to replay."""
+
     def save(self, folder: Path) -> None:
         """Write the evidence as `evidence.json` and one .npz file per set."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,9 +173,6 @@ class Evidence:
                 arrays[f"{number}.champion_RP"] = attack.champion_RP
         _save_arrays(folder / "attacks.npz", arrays)
         costs = self.costs
-    nothing_decided: bool = False
-    """The ledger was read and holds no decision: nothing ever answered here, so that there is nothing to replay."""
-
         content = {
             "format": FORMAT,
             "candidate": self.candidate,
@@ -178,6 +191,7 @@ class Evidence:
             },
             "facts": dict(self.facts),
             "missing": dict(self.missing),
+            "nothing_decided": self.nothing_decided,
         }
         (folder / "evidence.json").write_text(json.dumps(content, indent=1, allow_nan=False))
 
@@ -191,7 +205,6 @@ class Evidence:
         try:
             content = json.loads((folder / "evidence.json").read_text())
             if content["format"] != FORMAT:
-            "nothing_decided": self.nothing_decided,
                 raise ValueError(f"format {content['format']} is not {FORMAT}")
             sets = {name: _load_set(folder / f"{name}.npz") for name in content["sets"]}
             arrays = _load_arrays(folder / "attacks.npz")
@@ -217,6 +230,7 @@ class Evidence:
                 costs=None if costs is None else _costs_from_json(costs),
                 facts=content["facts"],
                 missing=content["missing"],
+                nothing_decided=bool(content["nothing_decided"]),
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
             raise InvalidSnapshot(
@@ -230,7 +244,6 @@ def digest_rows(item_id: Words, truth_NP: Codes, weight: Floats) -> str:
     for part in ("\x1f".join(item_id.tolist()).encode(), truth_NP.tobytes(), weight.tobytes()):
         digest.update(len(part).to_bytes(8, "big") + part)
     return digest.hexdigest()
-                nothing_decided=bool(content["nothing_decided"]),
 
 
 def _to_json(number: float) -> str:
@@ -280,6 +293,7 @@ def _save_set(one: ScoredSet, path: Path) -> None:
         facts[role] = {
             "bundle": answers.bundle,
             "thresholds": {policy: dict(tiers) for policy, tiers in answers.thresholds.items()},
+            "lacks": answers.lacks,
         }
     arrays["facts"] = np.array(json.dumps(facts))
     _save_arrays(path, arrays)
@@ -294,6 +308,7 @@ def _load_set(path: Path) -> ScoredSet:
             arrays[f"{role}.probability_NP"],
             arrays[f"{role}.log_odds_NP"],
             facts[role]["thresholds"],
+            tuple(facts[role]["lacks"]),
         )
         for role in ("candidate", "champion")
         if role in facts

@@ -156,6 +156,10 @@ def judge(
     results = decide(measured, contract.risk.block_good, chosen)
     if chosen.says:
         notes.append(f"judged under the profile {profile}: {chosen.says}")
+    notes += [
+        f"new policy {policy}: the champion has no head for it; absolute gates only"
+        for policy in _new_policies(evidence)
+    ]
     for part, why in evidence.missing.items():
         notes.append(f"{part} was not taken: {why}")
     return Judgement(results, _caps(results), tuple(notes), profile)
@@ -196,10 +200,6 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
     return gates, notes
 
 
-def _measured(context: Context, gate: Gate) -> list[Estimate]:
-    estimates = list(MEASURES[gate.measure](context, gate))
-    return estimates or [nothing("", f"the measure {gate.measure} found nothing to measure")]
-
 def _new_policies(evidence: Evidence) -> list[str]:
     """Return the policies that the champion has no head for."""
     answers = [found.champion for found in evidence.sets.values()]
@@ -210,6 +210,10 @@ def _needs_a_past(gate: Gate, evidence: Evidence) -> bool:
     """Return whether a gate compares with what a first release cannot have; lost decisions are no first release."""
     return gate.versus == "champion" or gate.set == "replay" and evidence.nothing_decided
 
+
+def _measured(context: Context, gate: Gate) -> list[Estimate]:
+    estimates = list(MEASURES[gate.measure](context, gate))
+    return estimates or [nothing("", f"the measure {gate.measure} found nothing to measure")]
 
 
 def _result(
@@ -242,6 +246,9 @@ def check_of(gate: Gate, estimate: Estimate, fail_confidence: float) -> Check:
     elif estimate.rows < gate.min_rows or estimate.positives < gate.min_positives:
         state = "not_certified"
         said += f"; {estimate.rows} rows, {estimate.positives} positives{_needed(gate, estimate)}"
+    elif _rests_on_few(estimate):
+        state = "not_certified"
+        said += f"; violations worth {estimate.groups:.1f} groups{_needed(gate, estimate)}"
     elif is_shown_right(gate, low, high):
         state = "pass"
     else:
@@ -282,9 +289,16 @@ def still_needed(gate: Gate, estimate: Estimate) -> list[str]:
         for unit, number in least.items()
         if getattr(estimate, unit) < number and number > 1
     }
-    if estimate.needed is not None:
+    if _rests_on_few(estimate):  # whose error is not known, so that neither is the number
+        lacking["sellers and campaigns with violations"] = estimate.min_groups
+    elif estimate.needed is not None:
         lacking[estimate.unit] = max(estimate.needed, lacking.get(estimate.unit, 0))
     return [f"{number} {unit}" for unit, number in lacking.items()]
+
+
+def _rests_on_few(estimate: Estimate) -> bool:
+    """Return whether too few independent groups have violations: those of one are found or missed together."""
+    return estimate.groups is not None and estimate.groups < estimate.min_groups
 
 
 def _needed(gate: Gate, estimate: Estimate) -> str:

@@ -13,7 +13,7 @@ from scipy import sparse, special
 
 from moderation.evaluation import metrics
 from moderation.evaluation.bootstrap import GroupBootstrap
-from moderation.gates.estimates import Resampled
+from moderation.gates.estimates import Resampled, groups_worth
 
 Floats = npt.NDArray[np.float64]
 Figure = Literal["slope", "intercept", "shift"]
@@ -103,8 +103,8 @@ def fit_line(
         np.concatenate([total_SB, more_1B]),
         np.concatenate([right_SB, more_1B]),
     )
-    right_R = weight_R[truth_R == 1]
-    degrees = float(right_R.sum() ** 2 / (right_R**2).sum()) - 1  # Kish's effective number
+    right_R = truth_R == 1
+    degrees = groups_worth(weight_R[right_R], draws.member_N[right_R]) - 1
     spread: dict[Figure, Widened] = {
         figure: Widened(
             Resampled(getattr(line, figure), plain[figure], degrees),

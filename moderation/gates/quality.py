@@ -1,10 +1,11 @@
 """Ranking quality on a frozen set, absolute or beside the champion's: average precision, recall at a precision.
 
 Figures on the golden set are of the set as it is, enriched with look-alikes; those of `fresh` are weighted to traffic.
-N rows, B resamples.
+A policy that the champion has no head for is not compared: beside chance every model is better. N rows, B resamples.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,18 +13,41 @@ import numpy.typing as npt
 
 from moderation.evaluation import metrics
 from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
-from moderation.gates.estimates import Estimate, Resampled, nothing, rows_needed
+from moderation.gates.estimates import Estimate, Resampled, groups_worth, nothing, rows_needed
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import Context, measure
 from moderation.policy import Tier
 from moderation.release import Gate
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 _WEIGHTED_SETS: Final = ("traffic", "fresh")
-_OF_VIOLATIONS: Final = ("evasive",)
-"""Slices that only violations have: each value is judged against all innocent rows."""
+_OF_VIOLATIONS: Final = {"evasive": "evasive"}
+"""Slices that only violations have: each value is judged against all innocent rows. With the value that a set must
+have: without it nothing was seen of what the slice is for."""
+
+_NO_NUMBER: Final = "a score is no number"
+_NONE_SHARED: Final = "the champion has a head for none of the candidate's policies"
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a figure rests on."""
+
+    rows: int
+    positives: int
+    groups: float
+
+    @classmethod
+    def of(
+        cls, found: ScoredSet, column: int, rows_R: Integers, draws: GroupBootstrap
+    ) -> "_Counted":
+        is_positive_R = found.truth_NP[rows_R, column] == 1
+        weight_V = _weights(found, rows_R)[is_positive_R]
+        groups = groups_worth(weight_V, draws.member_N[is_positive_R])
+        return cls(len(rows_R), int(is_positive_R.sum()), groups)
 
 
 @measure("average_precision")
@@ -33,11 +57,14 @@ def average_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     if found is None:
         yield nothing("", f"the set {gate.set} is not there")
         return
-    draws = context.draws(found.name)
-    for column, policy in enumerate(found.policies):
+    compared = _compared(found, gate)
+    if not compared:
+        yield nothing("", _NONE_SHARED)
+    for column in compared:
+        policy = found.policies[column]
         for name, rows_N in parts_of(found, gate, column):
             of = f"{policy} · {name}" if name else policy
-            yield _one(found, gate, column, rows_N, draws, of)
+            yield _one(context, gate, column, np.flatnonzero(rows_N), of)
 
 
 @measure("mean_average_precision")
@@ -47,16 +74,26 @@ def mean_average_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     if found is None:
         yield nothing("", f"the set {gate.set} is not there")
         return
-    draws = context.draws(found.name)
-    known = [np.flatnonzero(found.truth_NP[:, c] >= 0) for c in range(len(found.policies))]
-    singles = [
-        _value(found, gate, column, rows_R, draws.take(rows_R))
-        for column, rows_R in enumerate(known)
-    ]
+    compared = _compared(found, gate)
+    if not compared:
+        yield nothing("", _NONE_SHARED)
+        return
+    known = {column: np.flatnonzero(found.truth_NP[:, column] >= 0) for column in compared}
+    for column, rows_R in known.items():
+        if why := _why_nothing(found, gate, column, rows_R):
+            yield nothing(
+                "", f"{found.policies[column]}: {why}", needed=gate.min_positives, unit="positives"
+            )
+            return
+    draws = {column: context.draws(found.name).take(rows_R) for column, rows_R in known.items()}
+    singles = [_value(found, gate, column, known[column], draws[column]) for column in compared]
     value = float(np.mean([value for value, _ in singles]))
     values_B = np.mean([values_B for _, values_B in singles], axis=0)
-    positives = min(int((found.truth_NP[:, c] == 1).sum()) for c in range(len(found.policies)))
-    yield _estimate("", gate, value, values_B, (found.num_rows, positives))
+    each = [_Counted.of(found, column, known[column], draws[column]) for column in compared]
+    fewest = _Counted(
+        found.num_rows, min(one.positives for one in each), min(one.groups for one in each)
+    )
+    yield _estimate(context, "", gate, (value, values_B), fewest)
 
 
 @measure("recall_at_precision")
@@ -69,76 +106,86 @@ def recall_at_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     if found is None or bound is None:
         yield nothing("", f"the set {gate.set} is not there, or no gate bounds tier {gate.tier}")
         return
-    draws = context.draws(found.name)
     for column, policy in enumerate(found.policies):
         rows_R = np.flatnonzero(found.truth_NP[:, column] >= 0)
         truth_R, score_R = (
             found.truth_NP[rows_R, column],
             found.candidate.log_odds_NP[rows_R, column],
         )
-        positives = int((truth_R == 1).sum())
-        if not positives:
-            yield nothing(
-                policy, "no violation in the set", needed=gate.min_positives, unit="positives"
-            )
+        if why := _why_nothing(found, gate, column, rows_R):
+            yield nothing(policy, why, needed=gate.min_positives, unit="positives")
             continue
+        draws = context.draws(found.name).take(rows_R)
         weight_R = _weights(found, rows_R)
         curve = metrics.precision_recall(score_R, truth_R, weight_R)
         value = metrics.recall_at_precision(curve, bound)
-        values_B = _resampled_recall(score_R, truth_R, weight_R, draws.take(rows_R), bound)
-        yield _estimate(policy, gate, value, values_B, (len(rows_R), positives))
+        values_B = _resampled_recall(score_R, truth_R, weight_R, draws, bound)
+        counted = _Counted.of(found, column, rows_R, draws)
+        yield _estimate(context, policy, gate, (value, values_B), counted)
 
 
 def parts_of(found: ScoredSet, gate: Gate, column: int) -> Iterator[tuple[str, Flags]]:
     """Yield (name, rows) of everything that a gate judges apart: the whole set, or each value of its slices.
 
-    Rows of unknown truth under the policy and of an unknown slice value are left out; a slice that the set lacks
-    gives one empty part, so that it is seen.
+    Rows of unknown truth under the policy and of an unknown slice value are left out. A slice that the set lacks, or
+    knows no value of, gives one empty part, so that it is seen; so does one without the value that it is for.
     """
     known_N = found.truth_NP[:, column] >= 0
     if not gate.slices:
         yield "", known_N
         return
     for name in gate.slices:
-        values_N = found.slices.get(name)
-        if values_N is None:
+        values_N = found.slices.get(name, np.full(found.num_rows, ""))
+        values = set(values_N.tolist()) - {""}
+        if name in _OF_VIOLATIONS:
+            values.add(_OF_VIOLATIONS[name])
+        if not values:
             yield f"{name}=?", np.zeros(found.num_rows, bool)
-            continue
-        for value in sorted(set(values_N.tolist()) - {""}):
+        for value in sorted(values):
             rows_N = values_N == value
             if name in _OF_VIOLATIONS:
                 rows_N = rows_N | (found.truth_NP[:, column] == 0)
             yield f"{name}={value}", rows_N & known_N
 
 
-def _one(
-    found: ScoredSet, gate: Gate, column: int, rows_N: Flags, draws: GroupBootstrap, of: str
-) -> Estimate:
-    rows_R = np.flatnonzero(rows_N)
+def _compared(found: ScoredSet, gate: Gate) -> list[int]:
+    """Return the columns of the policies that a gate judges: beside a champion those that it has a head for."""
+    lacks: tuple[str, ...] = ()
+    if gate.versus == "champion" and found.champion is not None:
+        lacks = found.champion.lacks
+    return [column for column, policy in enumerate(found.policies) if policy not in lacks]
+
+
+def _one(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -> Estimate:
+    found = context.evidence.sets[gate.set]
+    if why := _why_nothing(found, gate, column, rows_R):
+        return nothing(of, why, needed=max(gate.min_positives, 1), unit="positives")
+    draws = context.draws(found.name).take(rows_R)
+    figure = _value(found, gate, column, rows_R, draws)
+    return _estimate(context, of, gate, figure, _Counted.of(found, column, rows_R, draws))
+
+
+def _why_nothing(found: ScoredSet, gate: Gate, column: int, rows_R: Integers) -> str:
+    """Return why rows give no figure; the empty word if they do."""
     positives = int((found.truth_NP[rows_R, column] == 1).sum())
     if not positives or positives == len(rows_R):
-        why = f"{len(rows_R)} rows with known truth, {positives} of them violations"
-        return nothing(of, why, needed=max(gate.min_positives, 1), unit="positives")
-    value, values_B = _value(found, gate, column, rows_R, draws.take(rows_R))
-    return _estimate(of, gate, value, values_B, (len(rows_R), positives))
+        return f"{len(rows_R)} rows with known truth, {positives} of them violations"
+    if not np.isfinite(found.candidate.log_odds_NP[rows_R, column]).all():
+        return _NO_NUMBER  # it ranks nothing, though sorting puts it somewhere
+    if gate.versus == "champion":
+        if found.champion is None:
+            return "the champion did not answer"
+        if not np.isfinite(found.champion.log_odds_NP[rows_R, column]).all():
+            return f"of the champion, {_NO_NUMBER}"
+    return ""
 
 
 def _value(
-    found: ScoredSet,
-    gate: Gate,
-    column: int,
-    rows_R: npt.NDArray[np.int64],
-    draws: GroupBootstrap,
+    found: ScoredSet, gate: Gate, column: int, rows_R: Integers, draws: GroupBootstrap
 ) -> tuple[float, Floats]:
-    if not np.isfinite(found.candidate.log_odds_NP[rows_R, column]).all():
-        return float("nan"), np.full(
-            draws.num_resamples, np.nan
-        )  # a score that is no number ranks nothing
     mine = _ranking(found, found.candidate, column, rows_R, draws)
     value, values_B = mine.average_precision(), mine.resampled(draws)
-    if gate.versus == "champion":
-        if found.champion is None:
-            return float("nan"), np.full(draws.num_resamples, np.nan)
+    if gate.versus == "champion" and found.champion is not None:
         other = _ranking(found, found.champion, column, rows_R, draws)
         value, values_B = value - other.average_precision(), values_B - other.resampled(draws)
     return value, values_B
@@ -148,7 +195,7 @@ def _ranking(
     found: ScoredSet,
     answers: Answers,
     column: int,
-    rows_R: npt.NDArray[np.int64],
+    rows_R: Integers,
     draws: GroupBootstrap,
 ) -> Ranking:
     return Ranking.of(
@@ -159,25 +206,25 @@ def _ranking(
     )
 
 
-def _weights(found: ScoredSet, rows_R: npt.NDArray[np.int64]) -> Floats:
+def _weights(found: ScoredSet, rows_R: Integers) -> Floats:
     return found.weight[rows_R] if found.name in _WEIGHTED_SETS else np.ones(len(rows_R))
 
 
 def _estimate(
-    of: str, gate: Gate, value: float, values_B: Floats, counts: tuple[int, int]
+    context: Context, of: str, gate: Gate, figure: tuple[float, Floats], counted: _Counted
 ) -> Estimate:
-    rows, positives = counts
-    spread = Resampled(value, values_B, positives - 1)
-    distance = value - gate.limit
+    spread = Resampled(*figure, counted.groups - 1)
+    distance = spread.value - gate.limit
     return Estimate(
         of=of,
-        value=value,
+        value=spread.value,
         spread=spread,
-        rows=rows,
-        positives=positives,
-        needed=rows_needed(positives, spread.error, distance, gate.confidence),
+        rows=counted.rows,
+        positives=counted.positives,
+        needed=rows_needed(counted.positives, spread.error, distance, gate.confidence),
         unit="positives",
-        why_missing="" if np.isfinite(value) else "a score is no number",
+        groups=counted.groups,
+        min_groups=context.contract.risk.min_groups,
     )
 
 
