@@ -134,6 +134,37 @@ def test_score_that_is_no_number_is_no_data(gate: str) -> None:
     assert judged(bad, gate).results[0].blocks
 
 
+@pytest.mark.parametrize("gate", ["calibration-by-slice-low", "calibration-by-slice-high"])
+def test_slice_is_no_data_when_no_value_is_known(gate: str) -> None:
+    found = calibrated_traffic(seed=4)
+    unknown = dict(found.slices) | {"region": np.full(found.num_rows, "")}
+    result = judged(replace(found, slices=unknown), gate).results[0]
+    assert result.state == "no_data"
+    assert result.blocks
+    assert "weapons · region=?" in result.reason
+
+
+@pytest.mark.parametrize("gate", CALIBRATION)
+def test_nothing_passes_when_violations_are_of_few_sellers(gate: str) -> None:
+    found = calibrated_traffic(seed=4)
+    violates_N = (found.truth_NP == 1).any(axis=1)
+    fewer = replace(found, group=np.where(violates_N, found.group % 4, found.group))
+    result = judged(fewer, gate).results[0]
+    assert result.state == "not_certified"
+    assert result.blocks
+    assert "it would take 10 sellers and campaigns with violations" in result.reason
+
+
+def test_score_that_is_no_number_is_not_just_unflagged() -> None:
+    found = calibrated_traffic(60_000, seed=4)
+    log_odds_NP = found.candidate.log_odds_NP.copy()
+    log_odds_NP[np.flatnonzero(found.truth_NP[:, 0] == 1)[:5], 0] = np.nan
+    checks = (
+        judged(with_candidate(found, log_odds_NP), "calibration-in-review-low").results[0].checks
+    )
+    assert [check.state == "no_data" for check in checks] == [True, False, False]
+
+
 def test_closed_review_is_no_data() -> None:
     found = calibrated_traffic(60_000, seed=4)
     closed = replace(found, candidate=replace(found.candidate, thresholds={}))

@@ -1,12 +1,13 @@
 """Evidence: what was scored once can be judged again, and a damaged folder is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from moderation.errors import InvalidSnapshot
-from moderation.gates.evidence import AttackOutcome, Costs, Evidence, digest_rows
+from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet, digest_rows
 from moderation.leaks import Leak, LeakCheck
 from tests.gate_world import CANDIDATE, evidence_of, scored_set
 
@@ -70,6 +71,33 @@ def test_set_is_refused_when_rows_disagree() -> None:
         type(found)(**(columns | {"weight": np.ones(3)}))
     with pytest.raises(InvalidSnapshot, match="truth_NP is not of shape"):
         type(found)(**(columns | {"truth_NP": np.zeros((3, 3), np.int8)}))
+
+
+def _without_head(found: ScoredSet, policy: str) -> ScoredSet:
+    assert found.champion is not None
+    column = found.policies.index(policy)
+    log_odds_NP = found.champion.log_odds_NP.copy()
+    log_odds_NP[:, column] = np.nan
+    return replace(
+        found, champion=replace(found.champion, log_odds_NP=log_odds_NP, lacks=(policy,))
+    )
+
+
+def test_lacking_head_survives_saving(tmp_path: Path) -> None:
+    evidence_of(_without_head(scored_set(num_rows=30), "spam")).save(tmp_path)
+    read = Evidence.load(tmp_path).sets["golden"]
+    assert read.candidate.lacks == ()
+    assert read.champion is not None
+    assert read.champion.lacks == ("spam",)
+
+
+def test_set_is_refused_when_a_lacking_head_answers() -> None:
+    found = scored_set(num_rows=30)
+    assert found.champion is not None
+    with pytest.raises(InvalidSnapshot, match="spam is answered without a head"):
+        replace(found, champion=replace(found.champion, lacks=("spam",)))
+    with pytest.raises(InvalidSnapshot, match="no policy of it"):
+        replace(found, champion=replace(found.champion, lacks=("astrology",)))
 
 
 def test_digest_changes_with_every_part() -> None:

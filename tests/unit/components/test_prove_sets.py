@@ -110,6 +110,8 @@ def test_champion_has_no_figure_when_it_lacks_a_policy(
     assert found.champion is not None
     assert np.isnan(found.champion.log_odds_NP[:, 0]).all()
     assert np.isfinite(found.champion.log_odds_NP[:, 1:]).all()
+    assert found.champion.lacks == POLICIES[:1]
+    assert found.candidate.lacks == ()
 
 
 def test_champion_is_left_out_when_it_refuses(world: ProveWorld, opponents: Opponents) -> None:
