@@ -17,6 +17,7 @@ from moderation.attestation import Attestation, require_passing
 from moderation.bundle import Bundle, store
 from moderation.clock import Clock, SystemClock
 from moderation.errors import GateRejected, PermanentError
+from moderation.release import STANDARD
 
 MODEL: Final = EXPERIMENT
 """Name of the registered model."""
@@ -53,7 +54,13 @@ class Registry:
     """The registry behind one tracking URL."""
 
     def __init__(
-        self, tracking_url: str, *, bundles: Path, artifacts: Path, clock: Clock | None = None
+        self,
+        tracking_url: str,
+        *,
+        bundles: Path,
+        artifacts: Path,
+        accepts: str = STANDARD,
+        clock: Clock | None = None,
     ) -> None:
         """Connect; nothing is read yet.
 
@@ -61,11 +68,13 @@ class Registry:
             tracking_url: `sqlite:///<path>` or the URL of an MLflow server.
             bundles: content-addressed folder of bundles.
             artifacts: where reports go when `tracking_url` is SQLite; a server has its own store.
+            accepts: weakest profile of the contract whose pass gives a name or traffic.
             clock: gives the time of metrics.
         """
         self._tracking = Tracking(tracking_url)
         self._client = self._tracking.client
         self._bundles, self._artifacts = bundles, artifacts
+        self._accepts = accepts
         self._clock = clock or SystemClock()
 
     def register(
@@ -191,12 +200,15 @@ class Registry:
             contract: digest of the release contract in force.
 
         Raises:
-            GateRejected: if it has none that passes under this contract, or was not compared with today's champion.
+            GateRejected: if it has none that passes under this contract and a profile that is accepted, or was not
+                compared with today's champion.
             BundleRejected: if its record was altered.
         """
         kept = self._bundles / bundle.digest
         said = require_passing(
-            Bundle.open(kept) if kept.is_dir() and kept != bundle.folder else bundle, contract
+            Bundle.open(kept) if kept.is_dir() and kept != bundle.folder else bundle,
+            contract,
+            accepts=self._accepts,
         )
         champion = self.champion()
         if champion is None or champion.digest in (bundle.digest, said.champion):

@@ -16,6 +16,7 @@ from moderation import bundle_files as files
 from moderation.bundle import ATTESTATIONS, Bundle
 from moderation.clock import Clock
 from moderation.errors import BundleRejected, GateRejected, PermanentError
+from moderation.release import STANDARD
 
 FORMAT: Final = "tidegate.attestation/1"
 _MAX_BYTES: Final = 4 * 2**20
@@ -167,12 +168,17 @@ def latest_passing(
     return judged[-1] if judged and judged[-1].is_passing else None
 
 
-def require_passing(bundle: Bundle, contract: str, *, folder: Path | None = None) -> Attestation:
-    """Return the newest statement of the gates about `bundle`, which passes: what a release stands on.
+def require_passing(
+    bundle: Bundle, contract: str, *, accepts: str = STANDARD, folder: Path | None = None
+) -> Attestation:
+    """Return the newest statement of the gates about `bundle` that counts, which passes: what a release stands on.
+
+    What blocks counts under any profile; what passes only under one that is accepted.
 
     Args:
         bundle: the bundle in question.
         contract: digest of the release contract in force; what passed under another one is not shown to pass this.
+        accepts: weakest profile whose pass counts; that of the standard one always does.
         folder: where attestations are kept; None means beside the bundle's files.
 
     Raises:
@@ -189,14 +195,21 @@ def require_passing(bundle: Bundle, contract: str, *, folder: Path | None = None
             f"bundle {short} was judged under the contract {judged[-1].contract[:12]}, not under the one in force, "
             f"{contract[:12]}; {remedy}"
         )
-    newest = under[-1]
-    if not newest.is_passing:
-        blocking = ", ".join(verdict.gate for verdict in newest.verdicts if verdict.blocks)
+    counted = [said for said in under if said.profile in (STANDARD, accepts)]
+    for newest in (under[-1], *counted[-1:]):
+        if not newest.is_passing:
+            blocking = ", ".join(verdict.gate for verdict in newest.verdicts if verdict.blocks)
+            raise GateRejected(
+                f"bundle {short} was blocked on {newest.created_at:%Y-%m-%d %H:%M} UTC by {blocking}; "
+                f"`tidegate gates show {bundle.folder}` says why; train a better one, or {remedy}"
+            )
+    if not counted:
+        weak = under[-1].profile
         raise GateRejected(
-            f"bundle {short} was blocked on {newest.created_at:%Y-%m-%d %H:%M} UTC by {blocking}; "
-            f"`tidegate gates show {bundle.folder}` says why; train a better one, or {remedy}"
+            f"bundle {short} passed only under the profile {weak!r}, which does not count in this home; {remedy} "
+            f"--profile {accepts}, or accept it with TIDEGATE__RELEASE_PROFILE={weak}"
         )
-    return newest
+    return counted[-1]
 
 
 def _write(folder: Path, attestation: Attestation) -> None:

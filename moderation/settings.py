@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     release_file: Path = Path("policies/release.yaml")
     """The release contract that gates judge by."""
 
+    release_profile: Annotated[str, Field(min_length=1)] = "standard"
+    """Weakest profile of the contract whose pass counts in this home; a pass under `standard` always does."""
+
     component_image: str = "tidegate-train-python:dev"
     """Image of every pipeline step on a cluster; the local runner ignores it."""
 

@@ -55,7 +55,9 @@ class RunResult:
     """Seconds by step; 0 where a cached result served."""
 
 
-def run_training(parameters: Parameters, *, on_step: OnStep) -> RunResult:
+def run_training(
+    parameters: Parameters, *, on_step: OnStep, environment: Mapping[str, str] | None = None
+) -> RunResult:
     """Run the training pipeline; see `run_pipeline`."""
     runs = Path(parameters.home) / "runs"
     return run_pipeline(
@@ -64,6 +66,7 @@ def run_training(parameters: Parameters, *, on_step: OnStep) -> RunResult:
         runs=runs,
         name=f"training-{parameters.logical_date}",
         on_step=on_step,
+        environment=environment,
     )
 
 
@@ -74,7 +77,7 @@ def run_pipeline(
     runs: Path,
     name: str,
     on_step: OnStep,
-    clock: Clock | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> RunResult:
     """Return the outcome of a run; steps whose inputs are unchanged are taken from the cache.
 
@@ -84,13 +87,13 @@ def run_pipeline(
         runs: folder of the runs and of their cache; one run at a time works in it.
         name: first part of the log's name.
         on_step: told of every step as it goes.
-        clock: gives the run's name and the seconds.
+        environment: settings of the steps as variables, beside those of this process.
 
     Raises:
         PipelineFailed: if a step fails.
         TemporaryError: if another run works in `runs`.
     """
-    clock = clock or SystemClock()
+    clock = SystemClock()
     runs.mkdir(parents=True, exist_ok=True)
     with _only_run(runs):
         stem = runs / f"{name}-{clock.now():%Y%m%dT%H%M%S}"
@@ -99,7 +102,7 @@ def run_pipeline(
         asked |= {"root": str(runs.resolve()), "result": str(result)}
         request.write_text(json.dumps(asked), encoding="utf-8")
         watcher = _Watcher(on_step, clock)
-        with log.open("w", encoding="utf-8") as sink, _driver(request) as process:
+        with log.open("w", encoding="utf-8") as sink, _driver(request, environment) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 sink.write(line)
@@ -151,7 +154,9 @@ class _Watcher:
 
 
 @contextmanager
-def _driver(request: Path) -> Iterator["subprocess.Popen[str]"]:
+def _driver(
+    request: Path, environment: Mapping[str, str] | None
+) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-u", "-W", "ignore", "-m", "pipelines.local_driver", str(request)]
     process = subprocess.Popen(
         command,
@@ -161,6 +166,7 @@ def _driver(request: Path) -> Iterator["subprocess.Popen[str]"]:
         text=True,
         errors="replace",
         start_new_session=True,
+        env={**os.environ, **(environment or {})},  # noqa: TID251  # handed on, not read
     )
     with process:
         try:

@@ -149,6 +149,7 @@ def git_commit() -> str:
 
 def _chosen(choices: Choices, policies: str, settings: Settings) -> dict[str, Any]:
     contract = contract_text(settings.release_file, choices.release_profile)
+    check_profile(choices.release_profile, settings)
     if len((policies + contract).encode()) > _MAX_FILE_BYTES:
         raise SettingsError(
             f"{settings.policy_file} and {settings.release_file} are together larger than {_MAX_FILE_BYTES} bytes"
@@ -193,6 +194,19 @@ def contract_text(path: Path, profile: str = STANDARD) -> str:
     if profile not in profiles:
         raise SettingsError(f"{path} has no profile {profile}; it has {profiles}")
     return text
+
+
+def check_profile(profile: str, settings: Settings) -> None:
+    """Refuse a run under a profile whose pass would give no name: found out before the minutes that it takes.
+
+    Raises:
+        SettingsError: naming the variable.
+    """
+    if profile not in (STANDARD, settings.release_profile):
+        raise SettingsError(
+            f"a pass under the profile {profile} does not count in this home, which accepts "
+            f"{settings.release_profile}; run under that one, or set TIDEGATE__RELEASE_PROFILE={profile}"
+        )
 
 
 def _read_text(path: Path, what: str, variable: str) -> str:

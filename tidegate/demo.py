@@ -66,7 +66,8 @@ def run(*, data: Path | None, mapping: Path | None, policies: Path | None, seed:
     clock = SystemClock()
     began = clock.monotonic()
     with PeakMemory() as memory:
-        config = with_policies(policies)
+        # This home is for looking around: what passes under the weaker profile may answer in it, and nowhere else.
+        config = with_policies(policies).model_copy(update={"release_profile": _RELEASE_PROFILE})
         if data is None:
             prepared = _simulated(config, seed, clock)
         else:
@@ -253,6 +254,7 @@ def _say_where(
     config, home = prepared.config, Home(prepared.config.home)
     settings = f"TIDEGATE__HOME={config.home} TIDEGATE__POLICY_FILE={config.policy_file}"
     settings += f" TIDEGATE__RELEASE_FILE={config.release_file}"
+    settings += f" TIDEGATE__RELEASE_PROFILE={config.release_profile}"
     trace_id = rows[0][1].content["trace_id"]
     mlflow = Path(sys.executable).with_name("mlflow")
     # As it was called: without an activated environment the bare name would not be found.

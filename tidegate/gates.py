@@ -17,7 +17,7 @@ from moderation import attestation
 from moderation.attestation import GATES, Attestation
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
-from moderation.release import Gate
+from moderation.release import STANDARD, Gate
 from moderation.settings import Settings, settings
 from pipelines.parameters import contract_text, policy_text
 from tidegate.console import console, say
@@ -41,7 +41,8 @@ def run_gates(
     """Prove and judge a bundle as the pipeline does; return the exit code: 0 proposed, 1 blocked.
 
     Judged against the registry's own champion, the outcome is recorded there, with the names that follow from it.
-    Against another one it is attested all the same, but makes nothing a candidate.
+    Against another one, or under a profile that this home does not accept, it is attested all the same, but makes
+    nothing a candidate.
 
     Raises:
         TidegateError: if it could not be judged; exit code 2.
@@ -74,7 +75,8 @@ def run_gates(
             seed,
             pack=str(home.pack(found.digest)),
         )
-    version = registry.settle(outcome, [home.pack(found.digest)]) if champion is None else None
+    settles = champion is None and profile in (STANDARD, config.release_profile)
+    version = registry.settle(outcome, [home.pack(found.digest)]) if settles else None
     show_attestation(_kept(found, home))
     show_outcome(outcome, config, aliases=version.aliases if version else ())
     return 0 if outcome.state == "proposed" else 1
@@ -183,16 +185,20 @@ def show_outcome(outcome: Outcome, config: Settings, *, aliases: tuple[str, ...]
     if says:
         say(f"profile  {outcome.profile}: {says}", style="yellow", markup=False)
     named = f", {' and '.join(aliases)} of the registry" if aliases else ""
+    strict = config.release_profile == STANDARD
+    accepting = "" if strict else f"TIDEGATE__RELEASE_PROFILE={config.release_profile} "
     say(f"gates    [{_COLOURS[outcome.state]}]{outcome.state}[/]{named}")
     for reason in outcome.reasons:
         say(f"  blocked by {reason}", markup=False)
     say(f"pack     {home.pack(outcome.bundle) / 'index.html'}")
     if outcome.state == "blocked":
         say("next     read the pack: it says what each gate would take; then tidegate train again")
+    elif outcome.profile not in (STANDARD, config.release_profile):
+        say(f"next     nothing: a pass under {outcome.profile} does not count in this home")
     elif CANDIDATE in aliases:
-        say("next     read the pack, then tidegate gates promote")
+        say(f"next     read the pack, then {accepting}tidegate gates promote")
     else:
-        say("next     tidegate serve")
+        say(f"next     {accepting}tidegate serve")
 
 
 def _opponent(

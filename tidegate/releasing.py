@@ -23,7 +23,10 @@ def registry_of(config: Settings) -> "Registry":
 
     home = Home(config.home)
     return Registry(
-        config.tracking_url or home.tracking_url, bundles=home.bundles, artifacts=home.artifacts
+        config.tracking_url or home.tracking_url,
+        bundles=home.bundles,
+        artifacts=home.artifacts,
+        accepts=config.release_profile,
     )
 
 

@@ -21,7 +21,11 @@ def run(choices: Choices, config: Settings) -> RunResult:
     """Run the training pipeline with its progress on the console."""
     progress = PipelineProgress()
     try:
-        return run_training(parameters(choices, config), on_step=progress)
+        return run_training(
+            parameters(choices, config),
+            on_step=progress,
+            environment={"TIDEGATE__RELEASE_PROFILE": config.release_profile},
+        )
     finally:
         progress.close()
 

@@ -40,7 +40,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="traffic per day, 1 = default")
     asked = parser.parse_args()
     bench = Bench("gates-smoke" if asked.smoke else "gates")
-    config = settings().model_copy(update={"home": home_of(bench.name).resolve()})
+    place = {"home": home_of(bench.name).resolve(), "release_profile": PROFILE}
+    config = settings().model_copy(update=place)
     home, policies = Home(config.home), load_policies(config.policy_file)
     world = (
         WorldConfig.tiny().scaled(2) if asked.smoke else WorldConfig.default().scaled(asked.scale)

@@ -11,6 +11,7 @@ from components.judge.outcome import Outcome
 from components.outputs import place_folder
 from components.registry import Registry
 from moderation.bundle import Bundle
+from moderation.settings import settings
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ def run(
     bundle = Bundle.open(Path(inputs.release))
     reports = keep_reports(place, bundle.digest, inputs)
     registry = Registry(
-        tracking_url or place.tracking_url, bundles=place.bundles, artifacts=place.artifacts
+        tracking_url or place.tracking_url,
+        bundles=place.bundles,
+        artifacts=place.artifacts,
+        accepts=settings().release_profile,  # of the place where it would answer, not of the run
     )
     numbers = json.loads(Path(inputs.figures).read_text(encoding="utf-8"))["metrics"]
     outcome = Outcome.load(inputs.outcome)

@@ -36,8 +36,10 @@ def registry(home: Home) -> Registry:
     return _registry(home)
 
 
-def _registry(home: Home) -> Registry:
-    return Registry(home.tracking_url, bundles=home.bundles, artifacts=home.artifacts)
+def _registry(home: Home, accepts: str = "standard") -> Registry:
+    return Registry(
+        home.tracking_url, bundles=home.bundles, artifacts=home.artifacts, accepts=accepts
+    )
 
 
 def _other(tiny: TinyRun, folder: Path, seed: int = 12) -> Bundle:
@@ -180,6 +182,34 @@ def test_release_check_reads_the_kept_copy(home: Home, tiny: TinyRun, tmp_path: 
     assert kept.check_release(tiny.bundle, CONTRACT).is_passing, "the copy below home was judged"
     carried = Bundle.open(home.bundles / tiny.bundle.digest)
     assert registry.check_release(carried, CONTRACT).is_passing, "it brings its own record"
+
+
+def test_pass_under_a_weaker_profile_counts_only_where_accepted(
+    registry: Registry, home: Home, tiny: TinyRun
+) -> None:
+    lenient = _registry(home, accepts="lenient")
+    outcome = judged(tiny.bundle, home, profile="lenient")
+    assert outcome.state == "proposed"
+    with pytest.raises(GateRejected, match=r"profile 'lenient', .* --profile standard, or accept"):
+        registry.register(tiny.bundle, outcome, metrics={}, lineage={})
+    assert registry.champion() is None
+    assert lenient.check_release(tiny.bundle, CONTRACT).profile == "lenient"
+    judged(tiny.bundle, home)
+    assert registry.check_release(tiny.bundle, CONTRACT).profile == "standard"
+    assert lenient.check_release(tiny.bundle, CONTRACT).profile == "standard"
+
+
+def test_weaker_pass_hides_no_block(registry: Registry, home: Home, tiny: TinyRun) -> None:
+    judged(tiny.bundle, home, separation=BAD)
+    judged(tiny.bundle, home, profile="lenient")
+    with pytest.raises(GateRejected, match="was blocked on .* by ranks"):
+        registry.check_release(tiny.bundle, CONTRACT)
+    assert _registry(home, "lenient").check_release(tiny.bundle, CONTRACT).is_passing
+    judged(tiny.bundle, home)
+    assert registry.check_release(tiny.bundle, CONTRACT).is_passing
+    judged(tiny.bundle, home, separation=BAD, profile="lenient")
+    with pytest.raises(GateRejected, match="was blocked on .* by ranks"):
+        registry.check_release(tiny.bundle, CONTRACT)
 
 
 def test_lineage_metrics_and_report_are_kept(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from moderation.errors import SettingsError
+from moderation.release import STANDARD
 from moderation.settings import settings
 
 
@@ -18,6 +19,13 @@ def _fresh() -> Iterator[None]:
 def test_setting_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE__NUM_THREADS", "3")
     assert settings().num_threads == 3
+
+
+def test_home_accepts_the_standard_profile_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings().release_profile == STANDARD
+    monkeypatch.setenv("TIDEGATE__RELEASE_PROFILE", "demo")
+    settings.cache_clear()
+    assert settings().release_profile == "demo"
 
 
 def test_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,18 @@ def test_run_tells_every_step_and_gives_outputs(tmp_path: Path) -> None:
     assert "@progress 1/2 rows" in done.log.read_text()
 
 
+def test_run_hands_its_settings_to_the_steps(tmp_path: Path) -> None:
+    run_pipeline(
+        PIPELINE,
+        {"folder": str(tmp_path), "version": "1"},
+        runs=tmp_path / "runs",
+        name="test",
+        on_step=lambda event: None,
+        environment={"TIDEGATE__RELEASE_PROFILE": "demo"},
+    )
+    assert (tmp_path / "accepts").read_text() == "demo"
+
+
 def test_run_takes_unchanged_steps_from_the_cache(tmp_path: Path) -> None:
     _run(tmp_path, [])
     events: list[StepEvent] = []

@@ -65,11 +65,17 @@ def test_parameters_refuse_a_policy_file_too_long_for_a_command_line(
 
 
 def test_parameters_carry_the_contract_and_its_profile(settings: Settings) -> None:
-    found = parameters(Choices(release_profile="demo"), settings)
+    accepting = settings.model_copy(update={"release_profile": "demo"})
+    found = parameters(Choices(release_profile="demo"), accepting)
     standard = parameters(Choices(), settings)
     assert found.release_contract == settings.release_file.read_text(encoding="utf-8")
     assert (found.release_profile, standard.release_profile) == ("demo", "standard")
     assert found.config_digest == standard.config_digest, "a bundle does not depend on its judges"
+
+
+def test_parameters_refuse_a_profile_that_counts_for_nothing(settings: Settings) -> None:
+    with pytest.raises(SettingsError, match="set TIDEGATE__RELEASE_PROFILE=demo"):
+        parameters(Choices(release_profile="demo"), settings)
 
 
 def test_parameters_refuse_a_broken_contract(settings: Settings, tmp_path: Path) -> None:

@@ -45,9 +45,13 @@ def _other(tiny: TinyRun, folder: Path) -> Bundle:
     return build(folder, tiny.parts, tiny.description.model_copy(update={"inputs": inputs}))
 
 
-def _register(home: Home, bundle: Bundle, champion: str | None = None) -> Registry:
-    registry = Registry(home.tracking_url, bundles=home.bundles, artifacts=home.artifacts)
-    outcome = judged(bundle, home, champion=champion)
+def _register(
+    home: Home, bundle: Bundle, champion: str | None = None, profile: str = "standard"
+) -> Registry:
+    registry = Registry(
+        home.tracking_url, bundles=home.bundles, artifacts=home.artifacts, accepts=profile
+    )
+    outcome = judged(bundle, home, champion=champion, profile=profile)
     registry.register(bundle, outcome, metrics={}, lineage={})
     return registry
 
@@ -175,6 +179,24 @@ def test_promote_makes_the_candidate_champion_and_undoes(
     champion = registry.champion()
     assert champion is not None
     assert champion.digest == tiny.bundle.digest
+
+
+def test_weaker_pass_is_released_only_where_the_home_accepts_it(
+    tiny: TinyRun, config: Settings, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _register(home, tiny.bundle, profile="lenient")
+    other = _other(tiny, tmp_path / "other")
+    registry = _register(home, other, champion=tiny.bundle.digest, profile="lenient")
+    with pytest.raises(GateRejected, match=r"'lenient', which does not count in this home; run `"):
+        _call("promote")
+    with pytest.raises(GateRejected, match="TIDEGATE__RELEASE_PROFILE=lenient"):
+        _serve(tiny.bundle, config)
+    monkeypatch.setenv("TIDEGATE__RELEASE_PROFILE", "lenient")
+    settings.cache_clear()
+    _call("promote")
+    champion = registry.champion()
+    assert champion is not None
+    assert champion.digest == other.digest
 
 
 def test_promote_is_refused_without_a_candidate_or_verdict(

@@ -31,12 +31,12 @@ class Shop:
     world: ProveWorld
     contract: Path
 
-    def run(self, bundle: Bundle, champion: str | None = None) -> int:
+    def run(self, bundle: Bundle, champion: str | None = None, profile: str = "standard") -> int:
         return run_gates(
             str(bundle.folder),
             champion=champion,
             table=self.world.table.folder,
-            profile="standard",
+            profile=profile,
             seed=1,
         )
 
@@ -103,6 +103,15 @@ def test_run_compares_with_the_champion_that_is_named(shop: Shop) -> None:
     assert said.champion == world.champion.digest
     assert {verdict.gate for verdict in said.verdicts} == {"ranks", "better"}
     assert code == (0 if said.is_passing else 1)
+
+
+def test_run_under_a_profile_that_does_not_count_names_nothing(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shop.run(shop.world.candidate, profile="lenient") == 0
+    assert "a pass under lenient does not count in this home" in capsys.readouterr().out
+    assert shop.said(shop.world.candidate).profile == "lenient"
+    assert shop.registry.champion() is None
 
 
 def test_run_refuses_to_compare_a_bundle_with_itself(shop: Shop) -> None:
