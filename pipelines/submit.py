@@ -66,7 +66,6 @@ def submit_once(host: str, parameters: Parameters, clock: Clock) -> Submitted:
             params=arguments,
             pipeline_id=pipeline_id,
             version_id=version_id,
-            enable_caching=True,
         )
     return Submitted(pipeline_id, version_id, run.run_id, None)
 
@@ -97,7 +96,6 @@ def submit_daily(host: str, parameters: Parameters, *, cron: str = DAILY) -> Sub
             params=_for_cluster(scheduled, _SCHEDULED_VERSION),
             pipeline_id=pipeline_id,
             version_id=version_id,
-            enable_caching=True,
         )
         for recurring_run_id in earlier:
             client.delete_recurring_run(recurring_run_id)

@@ -53,7 +53,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     tracking_url: str = "",
     git_commit: str = "",
 ) -> Outputs:
-    """Wire the steps; `version` makes a step's cached result valid for one state of data, code and settings."""
+    """Wire the steps; `version` makes what leads to a bundle valid for one state of data, code and settings."""
     version = f"{data_version}:{code_digest}:{config_digest}"
     here = {"home": home, "version": version}
 
@@ -102,7 +102,6 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     )
     # Nobody spends minutes on the proof of a bundle that must not be served.
     opponent = resolve(release=release, tracking_url=tracking_url, **here).after(evaluated)
-    opponent.set_caching_options(False)  # the champion may be another one since
     proved = prove(
         table=table,
         release=release,
@@ -139,6 +138,10 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     )
     fitted = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled)
     steps = (*fitted, evaluated, opponent, proved, judged, kept)
+    # Since the last run the champion may be another one, and more is decided and known of the same listings: `version`
+    # says nothing of that. Embeddings are kept beside the steps, so a proof of known rows costs no tower.
+    for task in (opponent, proved, judged, kept):
+        task.set_caching_options(False)
     for task, step in zip(steps, STEP_NAMES, strict=True):
         on_cluster(task, step, num_gpus)
     return Outputs(
