@@ -1,6 +1,7 @@
 """Recorded traffic decided again: how many decisions become stronger or weaker, and which.
 
-Yesterday's decision is what was recorded, under the thresholds of that time; today's is the candidate's, under its own.
+Yesterday's decision is what was recorded, under the thresholds of that time; today's is the candidate's, under those
+that it will be served with: less the tiers that this judgement closes, as the recorded ones are less theirs.
 N rows of the set, R of them judged together, G groups.
 """
 
@@ -14,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.evaluation.bootstrap import GroupBootstrap
-from moderation.gates.estimates import Estimate, Proportion, nothing, rows_needed
-from moderation.gates.evidence import Answers, Flags, Floats, Integers, ScoredSet
+from moderation.gates.deciding import tiers_of
+from moderation.gates.estimates import Estimate, Exact, Proportion, nothing, rows_needed
+from moderation.gates.evidence import Flags, Floats, Integers, ScoredSet
 from moderation.gates.judging import Context, measure
+from moderation.gates.tiers import thresholds_after_caps
 from moderation.policy import Tier
 from moderation.precision import flags_needed
 from moderation.release import Gate
@@ -40,24 +43,10 @@ def decisions_stronger(context: Context, gate: Gate) -> Iterator[Estimate]:
 def decisions_weaker(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield the share of recorded decisions that the candidate makes weaker, per policy and slice value.
 
-    With a tier: the share that no longer reaches it.
+    With a tier: of the decisions that had reached it, the share that no longer does. Of all decisions it could be no
+    more than what a policy holds, and a rare one could lose everything unseen.
     """
     yield from _changes(context, gate, -1)
-
-
-def tiers_of(answers: Answers, column: int, policy: str) -> Integers:
-    """Return the tier of each row under one policy, as the number of `Tier`.
-
-    Raises:
-        ValueError: if a probability is no number; see `decision.tier_of`, which this is for many rows.
-    """
-    probability_N = answers.probability_NP[:, column]
-    if np.isnan(probability_N).any():
-        raise ValueError("a probability is a number; a missing score has a status instead")
-    tier_N = np.full(len(probability_N), int(Tier.ALLOW), np.int64)
-    for name, limit in answers.thresholds.get(policy, {}).items():
-        tier_N = np.maximum(tier_N, np.where(probability_N >= limit, int(Tier[name.upper()]), 0))
-    return tier_N
 
 
 @dataclass(frozen=True)
@@ -68,6 +57,17 @@ class _Moves:
     column: int
     before_N: Integers
     after_N: Integers
+
+    def could_reach(self, tier: str) -> bool:
+        """Return whether a tier or a stronger one was open when the decisions were taken."""
+        assert self.found.champion is not None
+        recorded = self.found.champion.thresholds.get(self.found.policies[self.column], {})
+        return any(Tier[name.upper()] >= Tier[tier.upper()] for name in recorded)
+
+    def had(self, tier: str) -> Flags:
+        """Return which decisions were this strong or stronger."""
+        held_N: Flags = self.before_N >= int(Tier[tier.upper()])
+        return held_N
 
     def direction(self, tier: str | None) -> Integers:
         """Return 1 where a decision becomes stronger, -1 where weaker; with a tier, where it crosses that one."""
@@ -101,10 +101,20 @@ def _changes(context: Context, gate: Gate, side: int) -> Iterator[Estimate]:
     if found is None or found.champion is None:
         yield nothing("", f"no recorded decisions; {_REMEDY}", needed=gate.min_rows)
         return
+    thresholds = thresholds_after_caps(context, found)
     for column, policy in enumerate(found.policies):
         try:
-            before_N = tiers_of(found.champion, column, policy)
-            moves = _Moves(found, column, before_N, tiers_of(found.candidate, column, policy))
+            moves = _Moves(
+                found,
+                column,
+                *(
+                    tiers_of(answers.probability_NP[:, column], applied.get(policy, {}))
+                    for answers, applied in (
+                        (found.champion, found.champion.thresholds),
+                        (found.candidate, thresholds),
+                    )
+                ),
+            )
         except ValueError as error:
             yield nothing(policy, str(error))
             continue
@@ -134,38 +144,66 @@ def _one(
     if not len(rows_R):
         return nothing(of, "no recorded decision", needed=gate.min_rows)
     found = moves.found
+    detail = _detail(gate, moves, rows_R)
+    remark = unit = ""
+    if side < 0 and gate.tier is not None:
+        if not moves.could_reach(gate.tier):
+            return Estimate(
+                of=of,
+                value=0.0,
+                spread=Exact(0.0),
+                rows=len(rows_R),
+                remark=f"{gate.tier} and every stronger tier was closed: nothing could be let through",
+                detail=detail,
+            )
+        rows_R, unit = rows_R[moves.had(gate.tier)[rows_R]], "held decisions"
+        if not len(rows_R):
+            why = f"no recorded decision was {gate.tier} or stronger"
+            return nothing(of, why, needed=gate.min_rows, unit=unit)
+    changed_R = moves.direction(gate.tier)[rows_R] == side
+    draws = context.draws(found.name).take(rows_R)
+    spread = _share(changed_R, found.weight[rows_R], draws, context.contract.risk.min_groups)
+    needed = _needed(len(rows_R), spread, gate)
+    if unit:
+        remark = f"of {len(rows_R)} {unit}, worth {spread.trials:.0f} independent ones"
+    return Estimate(
+        of=of,
+        value=spread.successes / spread.trials,
+        spread=spread,
+        rows=len(rows_R),
+        positives=int(changed_R.sum()),
+        needed=None if needed is None else max(needed, gate.min_rows),
+        unit=unit or "rows",
+        remark=remark,
+        detail=detail,
+    )
+
+
+def _detail(gate: Gate, moves: _Moves, rows_R: Integers) -> dict[str, Any]:
+    """Return what moved, both ways, for people."""
     direction_R = moves.direction(gate.tier)[rows_R]
-    changed_R, weight_R = direction_R == side, found.weight[rows_R]
-    spread = _share(changed_R, weight_R, context.draws(found.name).take(rows_R))
-    value = spread.successes / spread.trials
-    most = MAX_LISTED // 10 if gate.slices else MAX_LISTED
-    listed_C = _largest(moves, rows_R, direction_R, most)
     pairs = zip(moves.before_N[rows_R].tolist(), moves.after_N[rows_R].tolist(), strict=True)
     counts = Counter(
         f"{Tier(before).label} > {Tier(after).label}" for before, after in pairs if before != after
     )
-    return Estimate(
-        of=of,
-        value=value,
-        spread=spread,
-        rows=len(rows_R),
-        positives=int(changed_R.sum()),
-        needed=_needed(len(rows_R), spread, gate),
-        detail={
-            "policy": found.policies[moves.column],
-            "stronger": int((direction_R == 1).sum()),
-            "weaker": int((direction_R == -1).sum()),
-            "moves": dict(sorted(counts.items())),
-            "changed": moves.listed(listed_C),
-        },
-    )
+    most = MAX_LISTED // 10 if gate.slices else MAX_LISTED
+    return {
+        "policy": moves.found.policies[moves.column],
+        "stronger": int((direction_R == 1).sum()),
+        "weaker": int((direction_R == -1).sum()),
+        "moves": dict(sorted(counts.items())),
+        "changed": moves.listed(_largest(moves, rows_R, direction_R, most)),
+    }
 
 
-def _share(changed_R: Flags, weight_R: Floats, draws: GroupBootstrap) -> Proportion:
+def _share(
+    changed_R: Flags, weight_R: Floats, draws: GroupBootstrap, min_groups: int
+) -> Proportion:
     """Return the weighted share of changed rows with the number of independent rows that would be as informative.
 
     It lies between the number of groups (all rows of a seller change together) and that of rows. Where nothing or
-    everything changed no resample varies, so that the groups are counted: a bootstrap would say that the error is 0.
+    everything changed no resample varies, so that the groups are counted: a bootstrap would say that the error is 0. So
+    they are where they are worth fewer than `min_groups`: how much a few vary says little of the others.
 
     Source:
         Korn and Graubard 1998 (exact bounds at the effective number); Kish 1965 (unequal weights).
@@ -175,7 +213,7 @@ def _share(changed_R: Flags, weight_R: Floats, draws: GroupBootstrap) -> Proport
     weight_G = np.bincount(draws.member_N, weight_R)
     least, most = (total**2 / float((part**2).sum()) for part in (weight_G, weight_R))
     trials = least
-    if 0 < share < 1:
+    if 0 < share < 1 and least >= min_groups:
         above_B, below_B = draws.sums(weight_R * changed_R), draws.sums(weight_R)
         variance = float((above_B[below_B > 0] / below_B[below_B > 0]).var())
         trials = min(max(share * (1 - share) / variance, least), most) if variance else least

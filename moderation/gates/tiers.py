@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from moderation.gates.deciding import served_thresholds, strongest_tiers
 from moderation.gates.estimates import Estimate, Exact, Proportion, nothing
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import Context, check_of, measure
@@ -41,8 +42,8 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
 
     The bound is exact at the effective number of independent flags, with one invented group in error. `suspend`
     counts sellers: each as right as the share of its flagged listings that violate, which is the chance that the one
-    listing that suspended it did. Where rows were thinned out, its right part stands for itself alone and its wrong part
-    for as many sellers as its listings stand for listings.
+    listing that suspended it did. Where rows were thinned out its right part stands for itself alone, and its wrong
+    part for as many sellers as its listings stand for listings.
     """
     found = context.set(gate)
     if found is None or gate.tier is None:
@@ -81,7 +82,10 @@ def unreachable_tiers(context: Context, gate: Gate) -> Iterator[Estimate]:
             remark=f"never reached: {', '.join(missed)}" if missed else "",
             detail={"policy": policy, "unreachable": missed, "highest": highest},
         )
-    allowed = _share(found, tiers_of(found, found.candidate.thresholds) == Tier.ALLOW)
+    tier_N = strongest_tiers(
+        found.candidate.probability_NP, found.policies, found.candidate.thresholds
+    )
+    allowed = _share(found, tier_N == Tier.ALLOW)
     nobody = float(allowed == 0)
     yield Estimate(
         of="allow",
@@ -100,8 +104,9 @@ def reviews_per_day(context: Context, gate: Gate) -> Iterator[Estimate]:
     if found is None or not np.isfinite(found.candidate.probability_NP).all():
         yield nothing("", f"the set {gate.set} is not there, or a score is no number")
         return
-    thresholds = _certified(context, found)
-    tier_N = tiers_of(found, thresholds)
+    tier_N = strongest_tiers(
+        found.candidate.probability_NP, found.policies, thresholds_after_caps(context, found)
+    )
     reviewed_N = tier_N == Tier.REVIEW
     per_day = context.contract.capacity.uploads_per_day
     weight_R = found.weight[reviewed_N] if reviewed_N.any() else found.weight
@@ -138,16 +143,6 @@ class _Volume:
     def high(self, confidence: float) -> float:
         """Return the upper bound."""
         return self.per_day * (1 - self.others.low(confidence))
-
-
-def tiers_of(found: ScoredSet, thresholds: Mapping[str, Mapping[str, float]]) -> Integers:
-    """Return the tier of each row, as a number: the strongest open one over all policies."""
-    tier_N = np.full(found.num_rows, int(Tier.ALLOW), np.int64)
-    for column, policy in enumerate(found.policies):
-        for name, limit in thresholds.get(policy, {}).items():
-            reached_N = found.candidate.probability_NP[:, column] >= limit
-            tier_N = np.maximum(tier_N, np.where(reached_N, int(Tier[name.upper()]), 0))
-    return tier_N
 
 
 def _precision(
@@ -270,31 +265,34 @@ def _needed(gate: Gate, precision: float, effective: float, flags: int) -> tuple
     return math.ceil(fewest * per_flag - 1e-6), said
 
 
+def thresholds_after_caps(context: Context, found: ScoredSet) -> dict[str, dict[str, float]]:
+    """Return the thresholds that the candidate will be served under: without what this judgement closes."""
+    caps = context.once(("closed tiers",), lambda: _closed_tiers(context))
+    judged = context.evidence.sets.get(next((one.set for one in _capping_gates(context)), ""))
+    bundle = found if judged is None else judged
+    return served_thresholds(found.candidate.thresholds, bundle.candidate.thresholds, caps)
+
+
+def _closed_tiers(context: Context) -> dict[str, str]:
+    """Return policy -> weakest tier that the contract's gates close; what names no policy closes it for all."""
+    closed: dict[str, Tier] = {}
+    for gate in _capping_gates(context):
+        tier = Tier[str(gate.tier).upper()]
+        for estimate in tier_precision(context, gate):
+            if check_of(gate, estimate, 1.0).state == "pass":
+                continue
+            named = estimate.detail.get("policy")
+            for policy in context.evidence.policies if named is None else [str(named)]:
+                closed[policy] = min(tier, closed.get(policy, tier))
+    return {policy: tier.label for policy, tier in closed.items()}
+
+
 def _capping_gates(context: Context) -> list[Gate]:
     return [
         gate
         for gate in context.contract.gates
-        if gate.measure == "tier_precision" and gate.uncertified == "cap"
+        if gate.measure == "tier_precision" and gate.uncertified == "cap" and gate.tier
     ]
-
-
-def _certified(context: Context, found: ScoredSet) -> dict[str, dict[str, float]]:
-    """Return the candidate's thresholds without the tiers that the contract's gates will close."""
-    kept: dict[str, dict[str, float]] = {}
-    closed = {
-        (str(estimate.detail.get("policy")), Tier[str(gate.tier).upper()])
-        for gate in _capping_gates(context)
-        for estimate in tier_precision(context, gate)
-        if check_of(gate, estimate, 1.0).state != "pass"
-    }
-    for policy in found.policies:
-        weakest = min((tier for name, tier in closed if name == policy), default=None)
-        kept[policy] = {
-            name: limit
-            for name, limit in found.candidate.thresholds.get(policy, {}).items()
-            if weakest is None or Tier[name.upper()] < weakest
-        }
-    return kept
 
 
 def _share(found: ScoredSet, chosen_N: Flags) -> float:

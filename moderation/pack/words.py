@@ -37,7 +37,7 @@ _MEASURES: Final = {
     "unreachable_tiers": "tiers that no listing could ever reach",
     "reviews_per_day": "listings sent to reviewers in a day",
     "decisions_stronger": "share of yesterday's uploads that would now be treated more strictly",
-    "decisions_weaker": "share of yesterday's uploads that would now be treated more mildly",
+    "decisions_weaker": "share of what was held yesterday that would now be let through",
     "latency_p99_ms": "milliseconds within which 99 of 100 answers come",
     "latency_p99_ratio": "how many times as slow as the champion, in the slowest 1 %",
     "bundle_mib": "size of the model on disk, MiB",

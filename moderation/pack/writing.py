@@ -12,6 +12,7 @@ from moderation.gates.judging import Judgement
 from moderation.pack.card import model_card
 from moderation.pack.changes import Thumbnail, changes, changes_of, data_url
 from moderation.pack.curves import curves
+from moderation.pack.decided import as_served
 from moderation.pack.disguises import disguises
 from moderation.pack.gate_table import gates
 from moderation.pack.groups import groups
@@ -95,6 +96,7 @@ def render(
     record: PackRecord, evidence: Evidence, contract: ReleaseContract, thumbnail: Thumbnail
 ) -> str:
     """Return the page of a pack, at most `MAX_HTML_BYTES` long; what had to be left out is said."""
+    evidence = as_served(evidence, record.caps)
     pictures = _pictures(evidence, thumbnail)
     for detail in _DETAILS:
         text = _page(record, evidence, contract, pictures, detail)

@@ -18,9 +18,11 @@ from moderation.gates.evidence import Answers, Evidence
 from moderation.gates.judging import Check, GateResult, Judgement, judge
 from moderation.pack import Pack, load_record, write_pack
 from moderation.pack.changes import changes_of, data_url
+from moderation.pack.decided import as_served
 from tests.pack_world import (
     BROKEN,
     CHAMPION,
+    POLICIES,
     broken_evidence,
     first_evidence,
     good_evidence,
@@ -330,6 +332,19 @@ def test_changes_are_listed_by_size_of_the_step() -> None:
     assert steps == sorted(steps, reverse=True)
     assert all(step > 0 for step in steps)
     assert all(one.after > one.before for one in changes_of(replay, stronger=True, limit=50))
+
+
+def test_closed_tier_is_no_change_when_it_was_closed_before() -> None:
+    evidence = broken_evidence()
+    replay = evidence.sets["replay"]
+    said = replace(replay.candidate, thresholds={policy: {"block": 0.9} for policy in POLICIES})
+    recorded = replace(said, thresholds={policy: {"review": 0.9} for policy in POLICIES})
+    same = replace(replay, candidate=said, champion=recorded)
+    sets = {"replay": same, "traffic": replace(same, name="traffic")}
+    assert changes_of(same, stronger=True, limit=50)
+    served = as_served(replace(evidence, sets=sets), dict.fromkeys(POLICIES, "block"))
+    assert not changes_of(served.sets["replay"], stronger=True, limit=50)
+    assert as_served(replace(evidence, sets={}), {}).sets == {}
 
 
 def _unmeasured() -> Check:

@@ -8,6 +8,7 @@ import pytest
 
 from moderation.decision import tier_of
 from moderation.gates import measures, replayed
+from moderation.gates.deciding import tiers_of
 from moderation.gates.estimates import Estimate
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import GateResult, judge
@@ -84,7 +85,8 @@ def test_shift_fails_one_way_alone(gate: str, other: str, probability: float) ->
     result = _judged(moved, gate)
     assert result.state == "fail"
     assert [c.state for c in result.checks] == ["fail", "pass", "pass"]
-    assert result.checks[0].estimate.value == pytest.approx(0.1)
+    of = held_N.sum() if gate == DOWN else 3_000
+    assert result.checks[0].estimate.value == pytest.approx(300 / of)
     assert _judged(moved, other).state == "pass"
 
 
@@ -181,8 +183,92 @@ def test_tiers_are_those_of_one_decision() -> None:
         expected = [
             tier_of(p, THRESHOLDS[policy]) for p in found.candidate.probability_NP[:, column]
         ]
-        tiers = replayed.tiers_of(found.candidate, column, policy).tolist()
+        tiers = tiers_of(found.candidate.probability_NP[:, column], THRESHOLDS[policy]).tolist()
         assert [Tier(tier) for tier in tiers] == expected
+
+
+def _rare(num_held: int, num_rows: int = 20_000) -> ScoredSet:
+    """Return traffic of lone sellers of which every policy held as many, and which is decided the same again."""
+    held_NP = np.full((num_rows, len(POLICIES)), 0.01)
+    held_NP[:num_held] = 0.5
+    same = {"champion": _answers("b", held_NP), "candidate": _answers("a", held_NP)}
+    return _replay(num_rows, group=np.arange(num_rows), **same)
+
+
+def test_rare_policy_that_lets_everything_go_fails() -> None:
+    found = _rare(160)
+    assert _judged(found, DOWN).state == "pass"
+    released = _moved(found, slice(0, 160), 0.01)
+    assert _judged(released, UP).state == "pass"
+    result = _judged(released, DOWN)
+    assert (result.state, result.blocks) == ("fail", True)
+    assert [check.estimate.value for check in result.checks] == [1.0] * len(POLICIES)
+    assert [check.estimate.rows for check in result.checks] == [160] * len(POLICIES)
+
+
+def test_few_held_decisions_say_how_many_it_takes() -> None:
+    result = _judged(_rare(12), DOWN)
+    assert (result.state, result.blocks) == ("not_certified", True)
+    assert "30 held decisions" in result.reason
+    nobody = _judged(_rare(0), DOWN)
+    assert (nobody.state, nobody.blocks) == ("no_data", True)
+    assert "no recorded decision was review or stronger" in nobody.reason
+    assert "30 held decisions" in nobody.reason
+
+
+def test_policy_that_was_closed_had_nothing_to_lose() -> None:
+    found = _rare(0)
+    assert found.champion is not None
+    newer = {policy: THRESHOLDS[policy] for policy in POLICIES[1:]} | {POLICIES[0]: {"tag": 0.005}}
+    closed = replace(found, champion=replace(found.champion, thresholds=newer))
+    checks = _judged(closed, DOWN).checks
+    assert [check.state for check in checks] == ["pass", "no_data", "no_data"]
+    assert "nothing could be let through" in checks[0].reason
+
+
+def test_few_sellers_are_counted_however_many_decisions() -> None:
+    found = _rare(300)
+    group = np.where(np.arange(20_000) < 300, np.arange(20_000) % 5, np.arange(20_000))
+    moved = _moved(replace(found, group=group), slice(0, 50), 0.01)
+    assert _judged(replace(moved, group=np.arange(20_000)), DOWN).state == "pass"
+    result = _judged(moved, DOWN)
+    assert result.state == "not_certified"
+    assert "of 300 held decisions, worth 5 independent ones" in result.reason
+
+
+def _judged_beside_traffic(found: ScoredSet, traffic: ScoredSet, gate: str) -> GateResult:
+    contract = contract_of(gate, "tier-block")
+    results = judge(evidence_of(found, traffic), contract, seed=SEED).results
+    return next(result for result in results if result.gate.id == gate)
+
+
+def _blocking(share: float, thresholds: Any) -> ScoredSet:
+    """Return traffic that reaches `block` for a share, though it was decided under `thresholds`."""
+    said_NP = np.full((3_000, len(POLICIES)), 0.01)
+    said_NP[: round(3_000 * share)] = 0.95
+    recorded = _answers("b", said_NP, thresholds)
+    return _replay(champion=recorded, candidate=_answers("a", said_NP), group=np.arange(3_000))
+
+
+def test_tier_that_will_be_closed_is_closed_in_replay_too() -> None:
+    served = {policy: {"review": 0.2} for policy in POLICIES}
+    found = _blocking(0.05, served)
+    right_NP = (found.candidate.probability_NP > 0.9).astype(np.int8)
+    traffic = replace(found, name="traffic", truth_NP=right_NP, champion=None)
+    wrong = replace(traffic, truth_NP=0 * right_NP)
+    certified = _judged_beside_traffic(found, traffic, "replay-shift-block")
+    assert certified.state == "fail"
+    for closed in (wrong, replace(traffic, name="other")):
+        assert _judged_beside_traffic(found, closed, "replay-shift-block").state == "pass"
+        assert _judged_beside_traffic(found, closed, DOWN).state == "pass"
+
+
+def test_override_holds_where_its_tier_is_closed() -> None:
+    found = _blocking(0.05, {policy: {"review": 0.2} for policy in POLICIES})
+    traffic = replace(found, name="traffic", truth_NP=np.zeros((3_000, 3), np.int8), champion=None)
+    overridden = {policy: {"review": 0.2, "block": 0.8} for policy in POLICIES}
+    kept = replace(found, candidate=replace(found.candidate, thresholds=overridden))
+    assert _judged_beside_traffic(kept, traffic, "replay-shift-block").state == "fail"
 
 
 def test_shift_at_the_limit_is_rarely_decided() -> None:

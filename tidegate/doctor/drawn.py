@@ -30,7 +30,7 @@ CANDIDATE: Final = "a" * 64
 CHAMPION: Final = "b" * 64
 SNAPSHOT: Final = "c" * 64
 _POLICIES: Final = ("first", "second", "third")
-_THRESHOLDS: Final = {"tag": 0.05, "review": 0.3, "block": 0.97, "suspend": 0.999}
+THRESHOLDS: Final = {"tag": 0.05, "review": 0.3, "block": 0.97, "suspend": 0.999}
 _SLICES: Final = {
     "language": ("en", "de", "es"),
     "region": ("north", "south", "west"),
@@ -63,7 +63,7 @@ class Mix:
 GOLDEN: Final = Mix(260, 12, 250, 350)
 TRAFFIC: Final = Mix(560, 110, 400, 1_200, 20.0)
 FRESH: Final = Mix(130, 10, 100, 300, 5.0)
-REPLAY: Final = Mix(12, 5, 60, 900)
+REPLAY: Final = Mix(24, 8, 60, 900)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Drawn:
 
 def answers(bundle: str, log_odds_NP: Floats, **tiers: float) -> Answers:
     """Return what a bundle says; `tiers` replace thresholds of every policy."""
-    limits = _THRESHOLDS | tiers
+    limits = THRESHOLDS | tiers
     return Answers(bundle, sigmoid(log_odds_NP), log_odds_NP, dict.fromkeys(_POLICIES, limits))
 
 

@@ -31,6 +31,15 @@ _ENOUGH: Final = 200
 _RESAMPLES: Final = 400
 """Fewer than a release takes: one world of many may be judged more coarsely."""
 
+_READS_TIERS: Final = {
+    "recall_at_precision",
+    "unreachable_tiers",
+    "reviews_per_day",
+    "decisions_stronger",
+    "decisions_weaker",
+}
+"""Measures that ask which tiers the contract certifies."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -172,7 +181,7 @@ def _by_objective(
     chosen = [contract.gate(gate_id) for gate_id in gate_ids]
     bounds = [gate for gate in contract.gates if gate.measure == "tier_precision"]
     common = [gate for gate in chosen if gate.comparator != "more_than"]
-    if any(gate.measure == "recall_at_precision" for gate in common):
+    if any(gate.measure in _READS_TIERS for gate in common):
         common += [gate for gate in bounds if gate not in common]
     if common:
         yield contract.promotion.objective, common

@@ -8,7 +8,7 @@ import numpy as np
 
 from moderation.gates.evidence import Evidence, Floats, ScoredSet
 from moderation.leaks import Leak, LeakCheck
-from tidegate.doctor.drawn import CHAMPION, SNAPSHOT, answers, attacks, costs, with_answers
+from tidegate.doctor.drawn import SNAPSHOT, THRESHOLDS, attacks, costs, with_answers
 
 Spoil = Callable[[Evidence, np.random.Generator], Evidence]
 Change = Callable[[ScoredSet, np.random.Generator], Floats]
@@ -127,17 +127,26 @@ def _large(evidence: Evidence, _: np.random.Generator) -> Evidence:
 
 
 def _replayed(share: float, tier_log_odds: float) -> Spoil:
-    """Return the fault of deciding a share of yesterday's traffic otherwise."""
+    """Return the fault of deciding a share of yesterday's traffic more strictly."""
 
     def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
         found = evidence.sets["replay"]
-        moved_N = rng.random(found.num_rows) < share
         said_NP = _right(found).copy()
-        said_NP[moved_N, 0] = tier_log_odds
-        if tier_log_odds < 0:  # yesterday they were held
-            was_NP = np.where(moved_N[:, None], 2.0, _right(found))
-            recorded = replace(found, champion=answers(CHAMPION, was_NP))
-            evidence = replace(evidence, sets=dict(evidence.sets) | {"replay": recorded})
+        said_NP[rng.random(found.num_rows) < share, 0] = tier_log_odds
+        return with_answers(evidence, "replay", said_NP)
+
+    return spoil
+
+
+def _let_through(share: float) -> Spoil:
+    """Return the fault of letting through a share of what was held yesterday under one policy."""
+
+    def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+        found = evidence.sets["replay"]
+        assert found.champion is not None
+        held_N = found.champion.probability_NP[:, 0] >= THRESHOLDS["review"]
+        said_NP = _right(found).copy()
+        said_NP[held_N & (rng.random(found.num_rows) < share), 0] = -6.0
         return with_answers(evidence, "replay", said_NP)
 
     return spoil
@@ -189,12 +198,12 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     ),
     "all tiers at .005": (
         _tiers(review=5e-3, block=5e-3, suspend=5e-3),
-        ("tier-block", "tier-suspend", "replay-shift-block"),
+        ("tier-block", "tier-suspend"),
     ),
     "review beyond certainty": (_tiers(review=1.0 + 1e-9), ("tiers-reachable",)),
     "6 % held": (_replayed(0.06, 2.0), ("replay-shift-up",)),
     "5 % blocked": (_replayed(0.05, 9.0), ("replay-shift-block",)),
-    "6 % let through": (_replayed(0.06, -6.0), ("replay-shift-down",)),
+    "3 of 4 held let through": (_let_through(0.75), ("replay-shift-down",)),
     "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
     "large": (_large, ("cost-size",)),
 }
