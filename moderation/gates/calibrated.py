@@ -23,6 +23,7 @@ from moderation.gates.lines import (
     Missed,
     Widened,
     fit_line,
+    groups_of,
     quotient,
     resampled_sums,
 )
@@ -154,9 +155,12 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     counted = _Counted.of(truth_R, weight_R, draws)
     degrees = counted.groups - 1
     more_B = observed_B + missed.count_B * missed.weight
+    groups = groups_of(truth_R, draws)
     spread = Widened(
-        Resampled(value, quotient(predicted_B, observed_B), degrees, is_ratio=True),
-        Resampled(value, quotient(predicted_B, more_B), degrees, is_ratio=True),
+        *(
+            Resampled(value, quotient(predicted_B, one_B), degrees, groups, is_ratio=True)
+            for one_B in (observed_B, more_B)
+        )
     )
     detail = {"predicted": predicted, "observed": observed}
     return _estimate(context, of, gate, spread, counted, detail)

@@ -78,6 +78,9 @@ class Resampled:
     degrees: float = math.inf
     """Of freedom of the error: the groups of violations that it rests on, less one; few of them make the tails long."""
 
+    groups: float = math.inf
+    """Groups of violations that were resampled, whatever they weigh; few of them make percentiles narrow."""
+
     is_ratio: bool = False
     """Whether it is a ratio of positive figures, whose error is even on the scale of logarithms."""
 
@@ -100,7 +103,7 @@ class Resampled:
         if not math.isfinite(error) or not math.isfinite(self.value) or self.degrees <= 0:
             return side * math.inf
         defined = self.values_B[np.isfinite(self.values_B)]
-        level = _expanded(min(confidence, _FURTHEST_PERCENTILE), self.degrees)
+        level = _expanded(min(confidence, _FURTHEST_PERCENTILE), self.groups)
         levels = (level, self._unbiased(defined, level, side))
         bounds = np.quantile(defined, levels if side > 0 else [1 - one for one in levels])
         bound = float(bounds.max() if side > 0 else bounds.min())
@@ -218,10 +221,11 @@ def nothing(of: str, why: str, *, needed: int | None = None, unit: str = "rows")
     return Estimate(of, None, None, 0, needed=needed, unit=unit, why_missing=why)
 
 
-def _expanded(level: float, degrees: float) -> float:
-    """Return the level of percentile that a bound at `level` takes with so many groups, less one."""
-    if not math.isfinite(degrees):
+def _expanded(level: float, groups: float) -> float:
+    """Return the level of percentile that a bound at `level` takes with so many groups, two at least."""
+    if not math.isfinite(groups):
         return level
+    degrees = max(groups, 2.0) - 1
     errors = float(stats.t.ppf(level, degrees)) * math.sqrt((degrees + 1) / degrees)
     return float(special.ndtr(errors))
 

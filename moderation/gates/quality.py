@@ -213,7 +213,7 @@ def _weights(found: ScoredSet, rows_R: Integers) -> Floats:
 def _estimate(
     context: Context, of: str, gate: Gate, figure: tuple[float, Floats], counted: _Counted
 ) -> Estimate:
-    spread = Resampled(*figure, counted.groups - 1)
+    spread = Resampled(*figure, counted.groups - 1, counted.groups)
     distance = spread.value - gate.limit
     return Estimate(
         of=of,
