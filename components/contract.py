@@ -2,8 +2,11 @@
 
 from typing import Final
 
-from moderation.release import ReleaseContract, parse_release
+from moderation.gates.measures import READS
+from moderation.gates.slicing import DERIVED
+from moderation.release import ReleaseContract, Vocabulary, parse_release
 
+_VOCABULARY: Final = Vocabulary(READS, DERIVED)
 ORIGIN: Final = "the pipeline's release contract"
 
 
@@ -15,6 +18,6 @@ def read_contract(text: str, origin: str = ORIGIN) -> ReleaseContract:
         origin: where the text came from, for people.
 
     Raises:
-        PolicyError: naming the origin, the line and each wrong field.
+        PolicyError: naming the origin, the line and each wrong field, or what nobody measures.
     """
-    return parse_release(text.encode("utf-8"), origin)
+    return parse_release(text.encode("utf-8"), origin, _VOCABULARY)

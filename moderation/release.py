@@ -1,6 +1,8 @@
 """The release contract: loads and checks `policies/release.yaml`, which holds every number that a gate uses."""
 
 import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -9,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from moderation.errors import PolicyError
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
 GateId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,47}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,47}$")]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
 Uncertified = Literal["block", "report", "cap"]
 
 STANDARD: Final = "standard"
@@ -29,9 +31,9 @@ class Risk(_Frozen):
     block_good: Share
     """Chance that a good candidate fails any check of a run."""
 
-    resamples: Annotated[int, Field(ge=200, le=20_000)]
+    resamples: Annotated[int, Field(ge=200, le=20_000, strict=True)]
 
-    min_groups: Annotated[int, Field(ge=2)]
+    min_groups: Annotated[int, Field(ge=2, strict=True)]
     """Independent sellers and campaigns with violations that a resampled figure must rest on."""
 
 
@@ -57,7 +59,8 @@ class Capacity(_Frozen):
     uploads_per_day: Count
 
 
-Borders = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+Border = Annotated[float, Field(gt=0, strict=True)]
+Borders = tuple[Border, Border]
 
 
 class SliceRules(_Frozen):
@@ -69,9 +72,15 @@ class SliceRules(_Frozen):
     seller_uploads_30d: Borders
     """small, medium, large"""
 
+    min_combination: Count
+    """Rows of two values together below which a combination is not looked at: it could not stand out."""
+
+    attributes: tuple[Name, ...] = ()
+    """Attributes that the data brings and gates may name, beside the slices that every set has."""
+
     @model_validator(mode="after")
     def _borders_rise(self) -> "SliceRules":
-        for name in type(self).model_fields:
+        for name in ("seller_age_days", "seller_uploads_30d"):
             first, second = getattr(self, name)
             if first >= second:
                 raise ValueError(f"{name}: the second border must lie above the first")
@@ -91,6 +100,18 @@ class Suite(_Frozen):
     white_box_steps: Count
 
 
+class Samples(_Frozen):
+    """What is drawn of recorded decisions and of traffic."""
+
+    replay_days: Count
+    """Before the newest decision."""
+
+    replay_decisions: Count
+    """Of more, a sample."""
+
+    timed_listings: Count
+
+
 class Gate(_Frozen):
     """One test that may block a candidate."""
 
@@ -104,8 +125,8 @@ class Gate(_Frozen):
     slices: tuple[Name, ...] = ()
     tier: Literal["tag", "review", "block", "suspend"] | None = None
     min_rows: Count = 1
-    min_positives: Annotated[int, Field(ge=0)] = 0
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_positives: Annotated[int, Field(ge=0, strict=True)] = 0
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)] = 0.95
     uncertified: Uncertified = "block"
 
     @model_validator(mode="after")
@@ -145,6 +166,7 @@ class ReleaseContract(_Frozen):
     capacity: Capacity
     slices: SliceRules
     suite: Suite
+    samples: Samples
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     profiles: dict[str, ContractProfile]
 
@@ -190,6 +212,17 @@ class ReleaseContract(_Frozen):
         return self
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What gates may name; whoever measures knows it."""
+
+    measures: Mapping[str, Collection[str]]
+    """Measure -> the sets that it can read."""
+
+    slices: Collection[str]
+    """Slices that every set has."""
+
+
 def load_release(path: Path) -> ReleaseContract:
     """Return the checked contract of a YAML file.
 
@@ -203,8 +236,13 @@ def load_release(path: Path) -> ReleaseContract:
     return parse_release(raw, str(path))
 
 
-def parse_release(raw: bytes, origin: str) -> ReleaseContract:
+def parse_release(raw: bytes, origin: str, vocabulary: Vocabulary | None = None) -> ReleaseContract:
     """Return the checked contract of a file's bytes; the digest is that of the bytes.
+
+    Args:
+        raw: YAML in UTF-8.
+        origin: where the bytes came from, for people.
+        vocabulary: what gates may name; None leaves that unchecked.
 
     Raises:
         PolicyError: naming the origin, the line and each wrong field.
@@ -216,13 +254,54 @@ def parse_release(raw: bytes, origin: str) -> ReleaseContract:
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, risk, gates, ... is expected")
+    twice = [_explain(origin, node, loc, "is said twice") for loc in _repeated(node)]
+    if twice:
+        raise PolicyError("; ".join(twice))
     content["version"] = str(content.get("version", ""))
     content["digest"] = hashlib.sha256(raw).hexdigest()
     try:
-        return ReleaseContract.model_validate(content)
+        contract = ReleaseContract.model_validate(content)
     except ValidationError as error:
         wrong = [_explain(origin, node, one["loc"], one["msg"]) for one in error.errors()]
         raise PolicyError("; ".join(wrong)) from error
+    unknown = [] if vocabulary is None else _unknown(contract, vocabulary)
+    if unknown:
+        raise PolicyError("; ".join(_explain(origin, node, loc, said) for loc, said in unknown))
+    return contract
+
+
+def _unknown(
+    contract: ReleaseContract, vocabulary: Vocabulary
+) -> list[tuple[tuple[int | str, ...], str]]:
+    """Return where gates name what nobody measures, and what is wrong there."""
+    slices = {*vocabulary.slices, *contract.slices.attributes}
+    wrong: list[tuple[tuple[int | str, ...], str]] = []
+    for number, gate in enumerate(contract.gates):
+        sets = vocabulary.measures.get(gate.measure)
+        if sets is None:
+            wrong.append((("gates", number, "measure"), f"nothing measures {gate.measure}"))
+        elif gate.set not in sets:
+            can = f"{gate.measure} cannot be taken of {gate.set}, but of {', '.join(sorted(sets))}"
+            wrong.append((("gates", number, "set"), can))
+        wrong += [
+            (("gates", number, "slices"), f"there is no slice {name}; there are {sorted(slices)}")
+            for name in gate.slices
+            if name not in slices
+        ]
+    return wrong
+
+
+def _repeated(node: Any, loc: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Yield every key that a mapping has twice: the last one would win, unseen."""
+    if isinstance(node, yaml.SequenceNode):
+        for number, one in enumerate(node.value):
+            yield from _repeated(one, (*loc, number))
+    elif isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for place, (key, value) in enumerate(node.value):
+            if key.value in keys[:place]:
+                yield (*loc, key.value)
+            yield from _repeated(value, (*loc, key.value))
 
 
 def _explain(origin: str, node: Any, loc: tuple[int | str, ...], message: str) -> str:
@@ -238,8 +317,8 @@ def _line(node: Any, loc: tuple[int | str, ...]) -> int:
     line: int = node.start_mark.line + 1
     for step in loc:
         found = None
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+        if isinstance(node, yaml.MappingNode):  # of a key that is there twice, the last
+            found = next(((k, v) for k, v in reversed(node.value) if k.value == str(step)), None)
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
             found = (node.value[step],) * 2 if step < len(node.value) else None
         if found is None:

@@ -24,9 +24,6 @@ from moderation.rescoring import LazyItem
 from moderation.scores import Scores
 from moderation.scoring import Scorer, ScoringItem
 
-NUM_LISTINGS: Final = 320
-"""A bound of the 99th percentile at 95 % takes 299."""
-
 _WARM_UP: Final = 8
 _SLOW_SHARE: Final = 0.1
 """Slowest listings of either side that are measured again: the percentile depends on no others."""
@@ -47,14 +44,21 @@ class Answering(Protocol):
 
 
 def take_costs(
-    items: Sequence[LazyItem], candidate: Scorer, champion: Scorer | None, clock: Clock, seed: int
+    items: Sequence[LazyItem],
+    candidate: Scorer,
+    champion: Scorer | None,
+    clock: Clock,
+    seed: int,
+    *,
+    num_listings: int,
 ) -> Costs:
     """Return latencies of listings drawn from `items`, and the sizes of both bundles.
 
     Args:
-        items: listings with something to score; as many as `NUM_LISTINGS` are drawn.
+        items: listings with something to score.
         candidate: on one thread.
         champion: on one thread; None for a first release.
+        num_listings: how many are drawn, of fewer all.
         clock: its monotonic seconds.
         seed: draws the listings.
 
@@ -64,7 +68,7 @@ def take_costs(
     """
     if not items:
         raise InvalidSnapshot("there is no listing to measure latency on; take the traffic first")
-    order = np.random.default_rng(seed).permutation(len(items))[:NUM_LISTINGS]
+    order = np.random.default_rng(seed).permutation(len(items))[:num_listings]
     drawn = [_loaded(items[place]) for place in order.tolist()]
     sides = [candidate] if champion is None else [candidate, champion]
     latency_RS = latencies(drawn, sides, clock)

@@ -177,13 +177,13 @@ class Proof:
                 raise InvalidSnapshot(
                     f"{self.home.ledger.name} is not there: no decision was recorded in this home"
                 )
-            ledger = SqliteLedger(self.home.ledger)
+            ledger, samples = SqliteLedger(self.home.ledger), self.contract.samples
             self.nothing_decided = not any(ledger.read((EventKind.DECISION,)))
             recorded = recorded_rows(
                 ledger,
                 ContentStore(self.home.content),
                 self.opponents.policies,
-                Window(),
+                Window(samples.replay_days, samples.replay_decisions),
                 self.seed,
             )
             self.facts |= recorded.facts
@@ -236,6 +236,7 @@ class Proof:
                     self.opponents.champion,
                     SystemClock(),  # a simulated world is not answered in simulated time
                     self.seed,
+                    num_listings=self.contract.samples.timed_listings,
                 )
 
     def evidence(self) -> Evidence:

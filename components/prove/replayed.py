@@ -44,12 +44,12 @@ ERASED: Final = "inputs erased"
 class Window:
     """Which recorded decisions are taken again: those of the last days before an instant."""
 
+    days: int
+    most: int
+    """Decisions; of more, a sample is drawn."""
+
     until: datetime | None = None
     """Exclusive; None: up to and with the newest decision."""
-
-    days: int = 1
-    most: int = 20_000
-    """Decisions; of more, a sample is drawn."""
 
 
 @dataclass(frozen=True)

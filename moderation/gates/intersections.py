@@ -16,9 +16,6 @@ from moderation.gates.gaps import Discoveries
 from moderation.gates.judging import Context, measure
 from moderation.release import Gate
 
-_FEWEST_SCANNED: Final = 10
-"""A combination of fewer rows cannot stand out at any rate."""
-
 _MAX_TOLD: Final = 5
 
 
@@ -38,6 +35,7 @@ def intersections_found(context: Context, gate: Gate) -> Iterator[Estimate]:
     names = [name for name in gate.slices if name in found.slices]
     for name in sorted(set(gate.slices) - set(names)):
         yield nothing(name, "the set has no such slice")
+    fewest = context.contract.slices.min_combination
     told: list[dict[str, Any]] = []
     p_values: list[float] = []
     too_small = 0
@@ -48,7 +46,8 @@ def intersections_found(context: Context, gate: Gate) -> Iterator[Estimate]:
                 yield nothing(found.policies[column], rows)
                 break
             for pair in combinations(names, 2):
-                scanned, small = _scan(found, rows, pair, _tolerated(context, gate, kind))
+                tolerated = _tolerated(context, gate, kind)
+                scanned, small = _scan(found, rows, pair, tolerated, fewest=fewest)
                 told += [facts for facts, _ in scanned]
                 p_values += [p_value for _, p_value in scanned]
                 too_small += small
@@ -79,14 +78,14 @@ def _tolerated(context: Context, gate: Gate, kind: Kind) -> float:
 
 
 def _scan(
-    found: ScoredSet, rows: ComparedRows, pair: tuple[str, str], tolerated: float
+    found: ScoredSet, rows: ComparedRows, pair: tuple[str, str], tolerated: float, *, fewest: int
 ) -> tuple[list[tuple[dict[str, Any], float]], int]:
     """Return facts and p-value of each combination of two slices' values, and how many were too small."""
     first_R, second_R = (found.slices[name][rows.row_R] for name in pair)
     known_R = (first_R != "") & (second_R != "")
     joint_R = np.char.add(np.char.add(first_R, "\x1f"), second_R)
     joint, count = np.unique(joint_R[known_R], return_counts=True)
-    large = joint[(count >= _FEWEST_SCANNED) & (count < known_R.sum())]
+    large = joint[(count >= fewest) & (count < known_R.sum())]
     if not len(large):
         return [], len(joint)
     gaps = rows.compare(joint_R == large[:, None], known_R)

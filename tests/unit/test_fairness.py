@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from moderation.gates.evidence import ScoredSet
-from moderation.gates.judging import GateResult
+from moderation.gates.intersections import intersections_found
+from moderation.gates.judging import Context, GateResult
 from tests.gate_rates import FAIRNESS, broken_language, judged, sized_set
-from tests.gate_world import with_candidate
+from tests.gate_world import contract_of, evidence_of, with_candidate
 
 SLICE_NAMES = ("language", "region", "category", "seller_age", "seller_size", "price_band")
 
@@ -141,6 +142,18 @@ def test_combinations_are_counted_when_too_small() -> None:
     detail = _result(sized_set(60), "fair-intersections").checks[0].estimate.detail
     assert detail["too_small"] > 0
     assert detail["scanned"] > 0
+
+
+def test_smallest_combination_is_what_the_contract_says() -> None:
+    found, contract = sized_set(60), contract_of("fair-intersections")
+    counts = {}
+    for fewest in (1, 10, 10_000):
+        slices = contract.slices.model_copy(update={"min_combination": fewest})
+        changed = contract.model_copy(update={"slices": slices})
+        context = Context(evidence_of(found), changed, seed=1)
+        (estimate,) = intersections_found(context, changed.gate("fair-intersections"))
+        counts[fewest] = estimate.detail.get("scanned", 0)
+    assert counts[1] > counts[10] > counts[10_000] == 0
 
 
 def test_rates_of_the_pack_are_those_of_each_value() -> None:

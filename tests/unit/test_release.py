@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components.contract import read_contract
 from moderation.errors import PolicyError
 from moderation.gates import measures
 from moderation.gates.judging import MEASURES
@@ -20,8 +21,57 @@ def test_contract_loads_with_its_digest() -> None:
 
 
 def test_contract_names_known_measures_only() -> None:
-    assert measures.__all__
-    assert {gate.measure for gate in load_release(CONTRACT).gates} <= set(MEASURES)
+    assert read_contract(RAW.decode()).digest == load_release(CONTRACT).digest
+    assert set(measures.READS) == set(MEASURES), "of each it is said what sets it reads"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("measure: leaked_items", "measure: leaked_itemz", "nothing measures leaked_itemz"),
+        ("set: golden", "set: traffic", "leaked_items cannot be taken of traffic, but of golden"),
+        ("slices: [language]", "slices: [langauge]", "there is no slice langauge; there are"),
+        ("slices: [evasive]", "slices: [brand]", "there is no slice brand"),
+    ],
+)
+def test_contract_is_refused_when_nobody_measures_it(old: str, new: str, said: str) -> None:
+    text = RAW.decode()
+    line = text[: text.index(old)].count("\n") + 1
+    with pytest.raises(PolicyError, match=f"my.yaml:{line}: gates.*{said}"):
+        read_contract(text.replace(old, new, 1), "my.yaml")
+
+
+def test_contract_may_slice_by_an_attribute_that_it_declares() -> None:
+    text = RAW.decode().replace("attributes: []", "attributes: [brand]")
+    assert read_contract(text.replace("slices: [evasive]", "slices: [brand]", 1)).slices.attributes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b"limit: 0.70", b"limit: 0.70\n    limit: 0.0", "gates.1.limit: is said twice"),
+        (b"capacity:", b"suite: {}\ncapacity:", "suite: is said twice"),
+        (b"limit: 0.70", b"limit: true", "gates.1.limit: Input should be a valid number"),
+        (b"limit: 0.70", b"limit: '0.7'", "gates.1.limit: Input should be a valid number"),
+        (
+            b"min_positives: 150",
+            b"min_positives: '150'",
+            "min_positives: Input should be a valid i",
+        ),
+        (
+            b"min_positives: 150",
+            b"min_positives: 150.0",
+            "min_positives: Input should be a valid i",
+        ),
+        (b"block_good: 0.05", b"block_good: '.05'", "block_good: Input should be a valid number"),
+        (b"[3, 14]", b"[3, '14']", "seller_age_days.1: Input should be a valid number"),
+        (b"max_looks: 50", b"max_looks: true", "max_looks: Input should be a valid integer"),
+    ],
+)
+def test_contract_is_refused_when_a_number_is_unclear(old: bytes, new: bytes, said: str) -> None:
+    with pytest.raises(PolicyError, match=r"^release\.yaml:\d+: ") as caught:
+        parse_release(RAW.replace(old, new, 1), "release.yaml")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from moderation.gates.slicing import DERIVED, SliceRow, slices_of
 from moderation.release import SliceRules, parse_release
 from tests.gate_world import CONTRACT
 
-RULES = SliceRules(seller_age_days=(3, 14), seller_uploads_30d=(3, 9))
+RULES = SliceRules(seller_age_days=(3, 14), seller_uploads_30d=(3, 9), min_combination=10)
 
 
 def _row(**changes: Any) -> SliceRow:

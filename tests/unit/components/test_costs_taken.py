@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from components.prove.costs import NUM_LISTINGS, bundle_bytes, latencies, take_costs
+from components.prove.costs import bundle_bytes, latencies, take_costs
 from ledger.store import ContentMissing
 from moderation.bundle import Bundle, build
 from moderation.clock import SimulatedClock, SystemClock
@@ -29,6 +29,8 @@ from tests.toy import toy_world
 
 assert measures.__all__
 
+
+MANY = 320
 
 @dataclass
 class Stopwatch:
@@ -156,7 +158,7 @@ def _state(costs: Costs, gate: str) -> str:
 def test_heavier_bundle_is_blocked_beside_the_champion(tiny: TinyRun, tmp_path: Path) -> None:
     heavy, light = Scorer(_heavier(tiny, tmp_path)), Scorer(tiny.bundle)
     texts = [item for item in _items(240) if item.title][:60]
-    found = take_costs(texts, heavy, light, SystemClock(), seed=1)
+    found = take_costs(texts, heavy, light, SystemClock(), seed=1, num_listings=MANY)
     assert _state(found, "cost-latency-ratio") == "fail"
     assert found.champion_ms is not None
     assert np.median(found.candidate_ms) > 2 * np.median(found.champion_ms)
@@ -178,7 +180,9 @@ def test_costs_count_what_the_manifest_names(tiny: TinyRun, tmp_path: Path) -> N
 
 
 def test_first_release_is_measured_alone(tiny: TinyRun) -> None:
-    found = take_costs(_items(12), Scorer(tiny.bundle), None, SystemClock(), seed=1)
+    found = take_costs(
+        _items(12), Scorer(tiny.bundle), None, SystemClock(), seed=1, num_listings=MANY
+    )
     assert (found.champion_ms, found.champion_bytes) == (None, None)
     assert found.candidate_ms.shape == (12,)
     assert (found.candidate_ms > 0).all()
@@ -197,16 +201,16 @@ def test_listings_are_drawn_when_there_are_many(tiny: TinyRun) -> None:
     ]
     drawn = []
     for seed in (1, 1, 2):
-        take_costs(items, Scorer(tiny.bundle), None, clock, seed=seed)
+        take_costs(items, Scorer(tiny.bundle), None, clock, seed=seed, num_listings=MANY)
         drawn.append(list(reads))
         reads.clear()
     assert drawn[0] == drawn[1] != drawn[2]
-    assert len(set(drawn[0])) == NUM_LISTINGS
+    assert len(set(drawn[0])) == MANY
 
 
 def test_costs_are_refused_when_there_is_no_listing(tiny: TinyRun) -> None:
     with pytest.raises(InvalidSnapshot, match="take the traffic first"):
-        take_costs([], Scorer(tiny.bundle), None, SystemClock(), seed=1)
+        take_costs([], Scorer(tiny.bundle), None, SystemClock(), seed=1, num_listings=MANY)
 
 
 def test_costs_say_when_an_image_is_gone(tiny: TinyRun) -> None:
@@ -215,4 +219,4 @@ def test_costs_say_when_an_image_is_gone(tiny: TinyRun) -> None:
 
     items = [LazyItem(images=(LazyImage(bytes(32), gone),))]
     with pytest.raises(ContentMissing, match="not in the content store"):
-        take_costs(items, Scorer(tiny.bundle), None, SystemClock(), seed=1)
+        take_costs(items, Scorer(tiny.bundle), None, SystemClock(), seed=1, num_listings=MANY)

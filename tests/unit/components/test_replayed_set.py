@@ -39,6 +39,7 @@ from tests.toy import POLICIES, START, ToyWorld, toy_world
 ROOT = Path(__file__).parents[3]
 FILE = load_policies(ROOT / "policies" / "marketplace.yaml")
 RULES = load_release(ROOT / "policies" / "release.yaml").slices
+DAILY = Window(days=1, most=20_000)
 LIMITS = {policy: {"review": 0.4, "block": 0.8} for policy in POLICIES}
 
 
@@ -67,7 +68,7 @@ class Traffic:
         self.ledger.append(events)
 
     def recorded(self, window: Window | None = None, seed: int = 1) -> Recorded:
-        return recorded_rows(self.ledger, self.store, POLICIES, window or Window(), seed)
+        return recorded_rows(self.ledger, self.store, POLICIES, window or DAILY, seed)
 
     def replayed(self, recorded: Recorded, candidate: Scorer | None = None) -> ScoredSet:
         cache = EmbeddingCache(self.home.embeddings)
@@ -170,8 +171,8 @@ def test_replay_reads_the_newest_day_alone(traffic: Traffic) -> None:
         *(f"u{number}" for number in range(20, 30)),
         *(f"u{number}" for number in range(10, 20)),
     ]
-    assert len(traffic.recorded(Window(days=5)).rows.records) == 30
-    earlier = traffic.recorded(Window(until=DAY - timedelta(days=1)))
+    assert len(traffic.recorded(replace(DAILY, days=5)).rows.records) == 30
+    earlier = traffic.recorded(replace(DAILY, until=DAY - timedelta(days=1)))
     assert {*earlier.rows.words("submission_id")} == {f"u{number}" for number in range(10)}
     assert earlier.until == DAY - timedelta(days=1)
 
@@ -179,12 +180,12 @@ def test_replay_reads_the_newest_day_alone(traffic: Traffic) -> None:
 def test_replay_ends_before_the_instant_it_is_given(traffic: Traffic) -> None:
     traffic.decide(slice(0, 3), DAY)
     until = DAY + timedelta(minutes=2)
-    assert len(traffic.recorded(Window(until=until)).rows.records) == 2
+    assert len(traffic.recorded(replace(DAILY, until=until)).rows.records) == 2
 
 
 def test_replay_is_a_seeded_sample_when_there_is_too_much(traffic: Traffic) -> None:
     traffic.decide(slice(0, 24), DAY)
-    window = Window(most=8)
+    window = replace(DAILY, most=8)
     first, second, other = (traffic.recorded(window, seed) for seed in (1, 1, 2))
     words = [one.rows.words("submission_id").tolist() for one in (first, second, other)]
     assert words[0] == words[1] != words[2]
@@ -216,7 +217,7 @@ def test_replay_is_missing_when_nothing_was_decided(traffic: Traffic) -> None:
         traffic.recorded()
     traffic.decide(slice(0, 3), DAY)
     with pytest.raises(InvalidSnapshot, match=r"in the 1 day before 2026-04-30 .*`tidegate serve`"):
-        traffic.recorded(Window(until=DAY + timedelta(days=30)))
+        traffic.recorded(replace(DAILY, until=DAY + timedelta(days=30)))
 
 
 def test_replay_is_missing_when_no_model_ever_answered(traffic: Traffic) -> None:
