@@ -113,7 +113,7 @@ def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> by
     if rng.random() < _FRAMED:
         image = _framed(rng, image)
     if rng.random() < _CAPTIONED:
-        _draw_caption(rng, ImageDraw.Draw(image))
+        image = _captioned(rng, image)
     pixels = np.clip(np.asarray(image) + rng.normal(0, 5, (_SIDE, _SIDE, 3)), 0, 255)
     stream = io.BytesIO()
     Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG", quality=92, subsampling=0)
@@ -140,17 +140,23 @@ def _framed(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     return canvas
 
 
-def _draw_caption(rng: np.random.Generator, draw: ImageDraw.ImageDraw) -> None:
-    """Write letters that say nothing, on a strip of their own or straight on the photo."""
+def _captioned(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Return the photo with letters that say nothing: straight on it, or on a strip above or below."""
     is_dark = rng.random() < 0.5
     ink, paper = ((255,) * 3, (15,) * 3) if is_dark else ((0,) * 3, (240,) * 3)
-    top, lines = int(rng.integers(0, _SIDE - 10)), int(rng.integers(1, 3))
-    if rng.random() < 0.5:
-        top = 0 if rng.random() < 0.5 else _SIDE - 11 * lines
-        draw.rectangle((0, top, _SIDE, top + 11 * lines), fill=paper)
+    lines = int(rng.integers(1, 4))
+    top, height = int(rng.integers(0, _SIDE - 10)), 11 * lines
+    if rng.random() < 0.6:
+        canvas = Image.new("RGB", image.size, paper)
+        above = rng.random() < 0.5
+        smaller = image.resize((_SIDE, _SIDE - height), Image.Resampling.BICUBIC)
+        canvas.paste(smaller, (0, height if above else 0))
+        image, top = canvas, 0 if above else _SIDE - height
+    draw = ImageDraw.Draw(image)
     for line in range(lines):
         said = "".join(str(letter) for letter in rng.choice(_LETTERS, 12))
         draw.text((2, top + 11 * line), said, fill=ink)
+    return image
 
 
 def _draw_flag(

@@ -35,14 +35,17 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
 _TWO_PHOTOS: Final = 0.4
-_NO_PHOTO: Final = 0.15
+_NO_PHOTO: Final = 0.12
 """Of violations and of innocent listings alike: what is missing tells nothing."""
+
+_PLAIN_WORDS: Final = 0.25
+"""Violations that only their photos tell."""
 
 _NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
 _TIERS: Final = {
     "tag": {"precision": 0.6},
-    "review": {"precision": 0.95, "max_share": 0.01},
+    "review": {"precision": 0.88, "max_share": 0.01},
     "block": {"precision": 0.97},
     "suspend": {"precision": 0.993},
 }
@@ -62,7 +65,7 @@ class Size:
     ordinary: int = 800
     """Other honest sellers."""
 
-    unsure: int = 250
+    unsure: int = 150
     """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 960
@@ -244,7 +247,7 @@ class DoctorWorld:
         photos = (seller.policy,) * (1 + int(rng.random() < _TWO_PHOTOS))
         if way < _NO_PHOTO:
             return _Shown(telling, (), trick)
-        if way < 2 * _NO_PHOTO:  # only the photos tell, sometimes without any text
+        if way < _NO_PHOTO + _PLAIN_WORDS:
             return _Shown(None if way < _NO_PHOTO + _NO_TEXT else (), photos)
         return _Shown(telling, photos, trick)
 
