@@ -177,35 +177,46 @@ def latest_golden(root: Path) -> GoldenSet | None:
 
 @dataclass(frozen=True)
 class Look:
-    """One time that one bundle was judged on one version."""
+    """One time that one bundle was judged on one version, under one seed."""
 
     version: int
     golden: str
     """Digest of the set."""
 
     bundle: str
+    seed: int
+    """Of the proof: it draws the attacked listings and the resamples, so that another one is another try."""
+
     by: str
     at: datetime
 
+    @property
+    def counted_as(self) -> tuple[str, int]:
+        """What makes it the same look again."""
+        return self.bundle, self.seed
 
-def record_look(golden: GoldenSet, *, bundle: str, by: str, at: datetime, max_looks: int) -> int:
-    """Return how many bundles were judged on this version, this one included; logged before anything is looked at.
 
-    A bundle that looks again learns nothing new: that is logged, and does not count twice.
+def record_look(
+    golden: GoldenSet, *, bundle: str, seed: int, by: str, at: datetime, max_looks: int
+) -> int:
+    """Return how many looks were taken at this version, this one included; logged before anything is looked at.
+
+    The same bundle under the same seed gives the same figures: that is logged, and does not count twice. Under another
+    seed it counts: whoever tries seeds until one passes has chosen by chance.
 
     Raises:
-        GateRejected: if `max_looks` other bundles were judged on this version.
+        GateRejected: if `max_looks` others were taken at this version.
     """
-    look = Look(golden.version, golden.digest, bundle, by, at.astimezone(UTC))
+    look = Look(golden.version, golden.digest, bundle, seed, by, at.astimezone(UTC))
     with _locked(golden.folder.parent / _LOOKS) as log:
-        known = {one.bundle for one in _read_looks(log) if one.version == golden.version}
-        if len(known | {bundle}) > max_looks:
+        known = {one.counted_as for one in _read_looks(log) if one.version == golden.version}
+        if len(known | {look.counted_as}) > max_looks:
             raise GateRejected(
                 f"{len(known)} of {max_looks} looks at golden set {golden.version} are used: judged more often, a set "
                 "chooses its winner by chance; rotate it with `tidegate golden rotate`"
             )
         _append(log, vars(look) | {"at": look.at.isoformat()})
-    return len(known | {bundle})
+    return len(known | {look.counted_as})
 
 
 def looks(root: Path) -> list[Look]:

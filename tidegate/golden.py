@@ -72,14 +72,15 @@ def show_looks() -> None:
     versions, most = _versions(config), contract_of(config).golden.max_looks
     seen = looks(Home(config.home).golden)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("at", "version", "bundle", "by"):
+    for column in ("at", "version", "bundle", "seed", "by"):
         table.add_column(column)
     for look in seen:
-        table.add_row(f"{look.at:%Y-%m-%d %H:%M}", str(look.version), look.bundle[:12], look.by)
+        row = (f"{look.at:%Y-%m-%d %H:%M}", str(look.version), look.bundle[:12], str(look.seed))
+        table.add_row(*row, look.by)
     if seen:
         console.print(table)
     for one in versions:
-        used = len({look.bundle for look in seen if look.version == one.version})
+        used = len({look.counted_as for look in seen if look.version == one.version})
         say(f"version {one.version}: {used} of {most} looks used")
 
 

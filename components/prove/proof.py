@@ -134,6 +134,7 @@ class Proof:
             looks = record_look(
                 golden,
                 bundle=self.opponents.candidate.digest,
+                seed=self.seed,
                 by=_LOOKED_BY,
                 at=self.clock.now(),
                 max_looks=most,

@@ -20,7 +20,7 @@ ATTACKS_VERSION: Final = 1
 
 MILD: Final = 0.5
 GATE: Final = 1.0
-"""What gates judge; the others show in the evidence pack how recall falls."""
+"""The only one that a proof makes and gates judge; the others are there for whoever studies an attack by itself."""
 STRONG: Final = 2.0
 SEVERITIES: Final = (MILD, GATE, STRONG)
 

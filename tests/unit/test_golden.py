@@ -185,10 +185,12 @@ def test_no_golden_set_is_no_error(tmp_path: Path) -> None:
 def test_looks_are_logged_and_run_out(world: GoldenWorld, tmp_path: Path) -> None:
     golden = world.golden(tmp_path)
 
-    def look(bundle: str) -> int:
-        return record_look(golden, bundle=bundle, by="prove", at=AS_OF, max_looks=3)
+    def look(bundle: str, seed: int = 17) -> int:
+        return record_look(golden, bundle=bundle, seed=seed, by="prove", at=AS_OF, max_looks=3)
 
     assert [look(bundle) for bundle in ("a", "b", "a", "c", "c")] == [1, 2, 2, 3, 3]
+    with pytest.raises(GateRejected, match="3 of 3 looks"):
+        look("a", seed=18)
     with pytest.raises(GateRejected, match="3 of 3 looks at golden set 1 are used.*golden rotate"):
         look("d")
     seen = looks(tmp_path)
@@ -198,11 +200,22 @@ def test_looks_are_logged_and_run_out(world: GoldenWorld, tmp_path: Path) -> Non
     }
 
 
+def test_look_under_another_seed_counts(world: GoldenWorld, tmp_path: Path) -> None:
+    golden = world.golden(tmp_path)
+    counted = [
+        record_look(golden, bundle="a", seed=seed, by="prove", at=AS_OF, max_looks=3)
+        for seed in (1, 1, 2, 2, 3)
+    ]
+    assert counted == [1, 1, 2, 2, 3]
+    with pytest.raises(GateRejected, match="3 of 3 looks"):
+        record_look(golden, bundle="a", seed=4, by="prove", at=AS_OF, max_looks=3)
+
+
 def test_damaged_logs_are_refused(world: GoldenWorld, tmp_path: Path) -> None:
     golden = world.golden(tmp_path)
     (tmp_path / "looks.jsonl").write_text("{}\n")
     with pytest.raises(InvalidSnapshot, match=r"looks\.jsonl is damaged"):
-        record_look(golden, bundle="a", by="x", at=AS_OF, max_looks=3)
+        record_look(golden, bundle="a", seed=17, by="x", at=AS_OF, max_looks=3)
     (tmp_path / "fitted.jsonl").write_text("no json\n")
     with pytest.raises(InvalidSnapshot, match=r"fitted\.jsonl is damaged"):
         _rotate(tmp_path, world)
@@ -228,9 +241,9 @@ def test_rotation_exchanges_some_groups_for_unused(world: GoldenWorld, tmp_path:
 
 def test_rotation_gives_new_looks(world: GoldenWorld, tmp_path: Path) -> None:
     first = world.golden(tmp_path)
-    record_look(first, bundle="a", by="x", at=AS_OF, max_looks=1)
+    record_look(first, bundle="a", seed=17, by="x", at=AS_OF, max_looks=1)
     second = _rotate(tmp_path, world)
-    assert record_look(second, bundle="b", by="x", at=AS_OF, max_looks=1) == 1
+    assert record_look(second, bundle="b", seed=17, by="x", at=AS_OF, max_looks=1) == 1
 
 
 def test_rotation_corrects_truth_and_drops_what_is_gone(tmp_path: Path) -> None:

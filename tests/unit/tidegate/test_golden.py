@@ -53,7 +53,7 @@ def test_looks_are_told(home: Home) -> None:
     golden = latest_golden(home.golden)
     assert golden is not None
     at = datetime(2026, 5, 1, tzinfo=UTC)
-    record_look(golden, bundle="b" * 64, by="a proof", at=at, max_looks=50)
+    record_look(golden, bundle="b" * 64, seed=17, by="a proof", at=at, max_looks=50)
     told = _run("looks").output
     assert "2026-05-01 00:00" in told
     assert "version 1: 1 of 50 looks used" in told
