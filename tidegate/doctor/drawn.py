@@ -45,6 +45,9 @@ _KINDS: Final = {
     "lookalike": (-5.0, 1.0),
     "ordinary": (-13.0, 1.0),
 }
+UNSURE: Final = 4.0
+"""Deviation of the champion's error, in log-odds."""
+
 _SHARED: Final = 0.5
 """Part of the deviation that rows of one group share."""
 
@@ -142,7 +145,7 @@ def good_evidence(seed: int) -> Evidence:
     for name, mix in mixes.items():
         drawn = draw(name, mix, rng)
         right_NP = drawn.log_odds_NP
-        sets[name] = drawn.scored(right_NP, right_NP + rng.normal(0, 4.0, right_NP.shape))
+        sets[name] = drawn.scored(right_NP, right_NP + rng.normal(0, UNSURE, right_NP.shape))
     recorded = draw("replay", REPLAY, rng)
     moved_NP = recorded.log_odds_NP + rng.normal(0, 0.3, recorded.log_odds_NP.shape)
     sets["replay"] = recorded.scored(moved_NP, recorded.log_odds_NP)

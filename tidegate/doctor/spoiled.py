@@ -8,7 +8,7 @@ import numpy as np
 
 from moderation.gates.evidence import Evidence, Floats, ScoredSet
 from moderation.leaks import Leak, LeakCheck
-from tidegate.doctor.drawn import SNAPSHOT, THRESHOLDS, attacks, costs, with_answers
+from tidegate.doctor.drawn import SNAPSHOT, THRESHOLDS, UNSURE, attacks, costs, with_answers
 
 Spoil = Callable[[Evidence, np.random.Generator], Evidence]
 Change = Callable[[ScoredSet, np.random.Generator], Floats]
@@ -82,14 +82,9 @@ def _sunk(by: float, review: float) -> Spoil:
     return spoil
 
 
-def _tie(evidence: Evidence, _: np.random.Generator) -> Evidence:
-    """A/A: another model of the same quality, its error independent of the champion's."""
-    sets = dict(evidence.sets)
-    for name in ("golden", "fresh"):
-        champion = sets[name].champion
-        assert champion is not None
-        sets[name] = replace(sets[name], candidate=replace(champion, bundle=evidence.candidate))
-    return replace(evidence, sets=sets)
+def _tied(found: ScoredSet, rng: np.random.Generator) -> Floats:
+    """Return another model of the champion's quality (A/A): as large an error, and independent of the champion's."""
+    return _right(found) + rng.normal(0, UNSURE, found.truth_NP.shape)
 
 
 def _attacked(hidden: float, suspected: float) -> Spoil:
@@ -164,7 +159,7 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
             "better-on-golden",
         ),
     ),
-    "tie": (_tie, ("better-on-golden", "better-on-fresh-truth")),
+    "tie": (_everywhere(_tied), ("better-on-golden", "better-on-fresh-truth")),
     "a language lost": (
         _lost_in("language", "es", 0.4),
         ("not-worse-in-any-language", "fair-true-positives"),

@@ -62,6 +62,17 @@ def test_both_objectives_are_judged_when_both_are_asked() -> None:
     assert all(fires(result) for result in found)
 
 
+def test_tie_is_another_model_of_the_same_quality() -> None:
+    good = good_evidence(2)
+    bad = SPOILED["tie"][0](good, np.random.default_rng(2))
+    for name in ("golden", "fresh"):
+        right_NP, found = good.sets[name].candidate.log_odds_NP, bad.sets[name]
+        assert found.champion is not None
+        errors = [answers.log_odds_NP - right_NP for answers in (found.candidate, found.champion)]
+        assert np.std(errors[0]) == pytest.approx(np.std(errors[1]), rel=0.05)
+        assert abs(np.corrcoef(errors[0].ravel(), errors[1].ravel())[0, 1]) < 0.05
+
+
 def test_worlds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     rules = _coarse(contract_of("no-leak", "cost-size"))
     faults = {name: SPOILED[name] for name in ("leak", "large")}
