@@ -1,10 +1,11 @@
 """Latency of single listings from raw bytes, candidate and champion in turn, and the sizes of both bundles.
 
 What is measured is the bundle, not its neighbours on the machine: one thread, both warmed up, garbage collection
-paused, the two in turn (ABBA, so that neither is always second), and what looked slow measured again later, until a
-repeat confirms it: of a listing's repeats the fastest counts. A burst of another process rarely hits one twice.
+paused, the two in turn (ABBA, so that neither is always second), every listing in each of three rounds. All of it is
+kept: a burst of another process spoils a round, a bundle that stalls now and then stalls in all of them, and the
+fastest or the middle repeat of each listing would hide that.
 
-R listings, S bundles.
+K rounds, R listings, S bundles.
 """
 
 import gc
@@ -25,12 +26,8 @@ from moderation.scores import Scores
 from moderation.scoring import Scorer, ScoringItem
 
 _WARM_UP: Final = 8
-_SLOW_SHARE: Final = 0.1
-"""Slowest listings of either side that are measured again: the percentile depends on no others."""
-
-_REPEATS: Final = 3
-_SETTLED: Final = 0.8
-"""A repeat that takes at least this share of the time before shows that the listing, not a neighbour, is slow."""
+_ROUNDS: Final = 3
+"""Odd, so that one is in the middle."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,9 +55,9 @@ def take_costs(
         items: listings with something to score.
         candidate: on one thread.
         champion: on one thread; None for a first release.
-        num_listings: how many are drawn, of fewer all.
         clock: its monotonic seconds.
         seed: draws the listings.
+        num_listings: how many are drawn, of fewer all.
 
     Raises:
         InvalidSnapshot: if there is no listing.
@@ -71,36 +68,28 @@ def take_costs(
     order = np.random.default_rng(seed).permutation(len(items))[:num_listings]
     drawn = [_loaded(items[place]) for place in order.tolist()]
     sides = [candidate] if champion is None else [candidate, champion]
-    latency_RS = latencies(drawn, sides, clock)
+    latency_KRS = latencies(drawn, sides, clock)
     return Costs(
-        latency_RS[:, 0],
+        latency_KRS[..., 0],
         bundle_bytes(candidate.bundle),
-        None if champion is None else latency_RS[:, 1],
+        None if champion is None else latency_KRS[..., 1],
         None if champion is None else bundle_bytes(champion.bundle),
     )
 
 
 def latencies(items: Sequence[ScoringItem], sides: Sequence[Answering], clock: Clock) -> Floats:
-    """Return the milliseconds of each listing by each bundle, latency_RS.
+    """Return the milliseconds of each listing by each bundle in every round, latency_KRS.
 
     Args:
         items: at least one.
         sides: one or two bundles.
         clock: its monotonic seconds.
     """
-    best_RS = np.full((len(items), len(sides)), np.inf)
     with _collector_paused():
         for item in items[:_WARM_UP]:
             for side in sides:
                 side.score([item])
-        _measure(items, sides, clock, best_RS, range(len(items)))
-        is_settled_R = np.zeros(len(items), bool)
-        for _ in range(_REPEATS):
-            places = [place for place in _slowest(best_RS) if not is_settled_R[place]]
-            before_RS = best_RS.copy()
-            _measure(items, sides, clock, best_RS, places)
-            is_settled_R[places] = (best_RS[places] >= _SETTLED * before_RS[places]).all(axis=1)
-    return best_RS
+        return np.stack([_round(items, sides, clock, turn) for turn in range(_ROUNDS)])
 
 
 def bundle_bytes(bundle: Bundle) -> int:
@@ -108,28 +97,18 @@ def bundle_bytes(bundle: Bundle) -> int:
     return sum((bundle.folder / name).stat().st_size for name in bundle.manifest.files)
 
 
-def _measure(
-    items: Sequence[ScoringItem],
-    sides: Sequence[Answering],
-    clock: Clock,
-    best_RS: Floats,
-    places: Sequence[int],
-) -> None:
-    for turn, place in enumerate(places):
-        order = range(len(sides)) if turn % 2 == 0 else reversed(range(len(sides)))
+def _round(
+    items: Sequence[ScoringItem], sides: Sequence[Answering], clock: Clock, first: int
+) -> Floats:
+    """Return the milliseconds of every listing once, latency_RS; every other one is asked the other way round."""
+    latency_RS = np.empty((len(items), len(sides)))
+    for place, item in enumerate(items):
+        order = range(len(sides)) if (first + place) % 2 == 0 else reversed(range(len(sides)))
         for side in order:
             begin = clock.monotonic()
-            sides[side].score([items[place]])
-            spent_ms = (clock.monotonic() - begin) * 1_000
-            best_RS[place, side] = min(best_RS[place, side], spent_ms)
-
-
-def _slowest(best_RS: Floats) -> list[int]:
-    """Return the places of the slowest listings of any side, slowest last: repeats lie apart in time."""
-    num = max(1, round(_SLOW_SHARE * len(best_RS)))
-    places = np.unique(np.argsort(best_RS, axis=0, kind="stable")[-num:])
-    found: list[int] = places[np.argsort(best_RS[places].max(axis=1), kind="stable")].tolist()
-    return found
+            sides[side].score([item])
+            latency_RS[place, side] = (clock.monotonic() - begin) * 1_000
+    return latency_RS
 
 
 def _loaded(item: LazyItem) -> ScoringItem:

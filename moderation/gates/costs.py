@@ -1,6 +1,6 @@
 """What a candidate costs: the latency of single listings, absolute and beside the champion's, and the size on disk.
 
-n listings; B resamples.
+K rounds, n listings; B resamples.
 """
 
 import math
@@ -56,6 +56,33 @@ class Percentile:
         return float(self._sorted[rank - 1]) if rank <= num else math.inf
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """The median over rounds of the 99th percentile and of its bounds, ms_Kn.
+
+    A burst of another process spoils a round, and with it no median. What the bundle does itself, it does in all.
+    """
+
+    ms_Kn: Floats
+
+    @property
+    def value(self) -> float:
+        """The percentile of the middle round."""
+        return float(np.median([one.value for one in self._percentiles]))
+
+    def low(self, confidence: float) -> float:
+        """Return the lower bound."""
+        return float(np.median([one.low(confidence) for one in self._percentiles]))
+
+    def high(self, confidence: float) -> float:
+        """Return the upper bound."""
+        return float(np.median([one.high(confidence) for one in self._percentiles]))
+
+    @cached_property
+    def _percentiles(self) -> list[Percentile]:
+        return [Percentile(ms_n) for ms_n in self.ms_Kn]
+
+
 def listings_needed(share: float, confidence: float) -> int:
     """Return the fewest measurements whose largest one bounds a percentile from above.
 
@@ -70,11 +97,11 @@ def latency_p99_ms(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield one figure: the latency in milliseconds that 99 of 100 listings keep."""
     costs = context.evidence.costs
     least = listings_needed(PERCENTILE, gate.confidence)
-    if costs is None or not len(costs.candidate_ms):
+    if costs is None or not costs.candidate_ms.size:
         yield nothing("", _NOT_MEASURED, needed=max(least, gate.min_rows))
         return
-    spread = Percentile(costs.candidate_ms)
-    num, bound = len(costs.candidate_ms), spread.high(gate.confidence)
+    spread = Rounds(np.atleast_2d(costs.candidate_ms))
+    num, bound = spread.ms_Kn.shape[1], spread.high(gate.confidence)
     yield Estimate(
         of="",
         value=spread.value,
@@ -89,21 +116,23 @@ def latency_p99_ms(context: Context, gate: Gate) -> Iterator[Estimate]:
 def latency_p99_ratio(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield one figure: the candidate's 99th percentile over the champion's, on the same listings in turn.
 
-    Listings are resampled with both their latencies, so that a listing that is slow for both cancels out.
+    It is the median over rounds. Listings are resampled with all their latencies, of both, so that a listing that is
+    slow for both cancels out and one that is slow in every round counts once.
     """
     costs = context.evidence.costs
     least = listings_needed(PERCENTILE, gate.confidence)
-    if costs is None or costs.champion_ms is None or not len(costs.candidate_ms):
+    if costs is None or costs.champion_ms is None or not costs.candidate_ms.size:
         yield nothing(
             "", f"{_NOT_MEASURED} beside the champion's", needed=max(least, gate.min_rows)
         )
         return
-    if len(costs.champion_ms) != len(costs.candidate_ms) or not (costs.champion_ms > 0).all():
+    if costs.champion_ms.shape != costs.candidate_ms.shape or not (costs.champion_ms > 0).all():
         yield nothing("", "latencies do not come in pairs", needed=max(least, gate.min_rows))
         return
-    value = Percentile(costs.candidate_ms).value / Percentile(costs.champion_ms).value
-    values_B = _ratios(np.stack([costs.candidate_ms, costs.champion_ms]), context)
-    spread, num = Resampled(value, values_B), len(costs.candidate_ms)
+    both_2Kn = np.stack([np.atleast_2d(one) for one in (costs.candidate_ms, costs.champion_ms)])
+    num = both_2Kn.shape[2]
+    value = float(_ratio(both_2Kn))
+    spread = Resampled(value, _ratios(both_2Kn, context))
     reached = rows_needed(num, spread.error, gate.limit - value, gate.confidence)
     yield Estimate(
         of="",
@@ -131,19 +160,24 @@ def bundle_mib(context: Context, gate: Gate) -> Iterator[Estimate]:
     yield Estimate(of="", value=size, spread=Exact(size), rows=1, detail=_detail(costs))
 
 
-def _ratios(costs_2n: Floats, context: Context) -> Floats:
+def _ratios(both_2Kn: Floats, context: Context) -> Floats:
     """Return the ratio in each resample of listings."""
-    num, resamples = costs_2n.shape[1], context.contract.risk.resamples
+    _, rounds, num = both_2Kn.shape
+    resamples = context.contract.risk.resamples
     rng = np.random.default_rng(context.seed)
-    ratio_B, size = np.empty(resamples), max(1, _CELLS // num)
-    place = _place(num)
+    ratio_B, size = np.empty(resamples), max(1, _CELLS // (num * rounds))
     for begin in range(0, resamples, size):
         rows_Cn = rng.integers(0, num, (min(size, resamples - begin), num))
-        candidate_C, champion_C = (
-            np.partition(cost_n[rows_Cn], place, axis=1)[:, place] for cost_n in costs_2n
-        )
-        ratio_B[begin : begin + size] = candidate_C / champion_C
+        ratio_B[begin : begin + size] = _ratio(both_2Kn[:, :, rows_Cn].swapaxes(1, 2))
     return ratio_B
+
+
+def _ratio(both_2Kn: Floats) -> Floats:
+    """Return the median over rounds of the ratio of percentiles; axes before the last two are kept."""
+    place = _place(both_2Kn.shape[-1])
+    candidate_K, champion_K = np.partition(both_2Kn, place, axis=-1)[..., place]
+    ratio: Floats = np.median(candidate_K / champion_K, axis=-1)
+    return ratio
 
 
 def _place(num: int) -> int:
@@ -159,10 +193,10 @@ def _needed(num: int, bound: float, value: float, gate: Gate) -> int | None:
 
 def _detail(costs: Costs) -> dict[str, float]:
     """Return the figures that a person asks for next."""
-    found = {"median_ms": float(np.median(costs.candidate_ms))} if len(costs.candidate_ms) else {}
+    found = {"median_ms": float(np.median(costs.candidate_ms))} if costs.candidate_ms.size else {}
     found["mib"] = costs.candidate_bytes / _MIB
-    if costs.champion_ms is not None and len(costs.champion_ms) == len(costs.candidate_ms):
-        found["champion_p99_ms"] = Percentile(costs.champion_ms).value
+    if costs.champion_ms is not None and costs.champion_ms.shape == costs.candidate_ms.shape:
+        found["champion_p99_ms"] = Rounds(np.atleast_2d(costs.champion_ms)).value
         found["median_ratio"] = float(np.median(costs.candidate_ms / costs.champion_ms))
     if costs.champion_bytes is not None:
         found["champion_mib"] = costs.champion_bytes / _MIB

@@ -133,6 +133,8 @@ class Costs:
     """Latencies of single listings from raw bytes, candidate and champion in turn, and sizes on disk."""
 
     candidate_ms: Floats
+    """Of every listing in each round, rounds x listings; one round may be flat."""
+
     candidate_bytes: int
     champion_ms: Floats | None
     champion_bytes: int | None

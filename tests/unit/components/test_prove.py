@@ -212,7 +212,8 @@ def test_both_are_timed_on_traffic(evidence: Evidence) -> None:
     costs = evidence.costs
     assert costs is not None
     assert costs.champion_ms is not None
-    assert len(costs.candidate_ms) == len(costs.champion_ms) == evidence.sets["traffic"].num_rows
+    assert costs.candidate_ms.shape == costs.champion_ms.shape
+    assert costs.candidate_ms.shape[1] == evidence.sets["traffic"].num_rows
     assert (costs.candidate_ms > 0).all()
     assert costs.candidate_bytes > 1_000
 
