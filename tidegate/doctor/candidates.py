@@ -304,7 +304,6 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
             "tier-suspend",
             "review-volume",
             "replay-shift-up",
-            "replay-shift-block",
         ),
     ),
     Candidate(
