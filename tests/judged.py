@@ -84,7 +84,6 @@ def judged(
     *,
     separation: float = GOOD,
     champion: str | None = None,
-    text: str = CONTRACT_TEXT,
     profile: str = "standard",
     clock: Clock | None = None,
 ) -> Outcome:
@@ -93,7 +92,7 @@ def judged(
         evidence_about(bundle.digest, separation=separation, champion=champion).save(Path(folder))
         inputs = JudgeInputs(folder, str(bundle.folder), str(home.folder))
         pack = str(home.pack(bundle.digest))
-        return run(inputs, text, profile, 1, pack=pack, clock=clock)
+        return run(inputs, CONTRACT_TEXT, profile, 1, pack=pack, clock=clock)
 
 
 def _about(golden: ScoredSet, digest: str, champion: str | None) -> ScoredSet:

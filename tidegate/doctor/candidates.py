@@ -144,6 +144,10 @@ def _without_ledger(shop: Workshop, name: str) -> Entry:
     return replace(_good(shop, name), home=shop.variant(name, shop.home.ledger.name))
 
 
+def _after_capped_day(shop: Workshop, name: str) -> Entry:
+    return replace(_good(shop, name), home=shop.capped_yesterday(name, "block"))
+
+
 def _without_region(shop: Workshop, name: str) -> Entry:
     home = shop.variant(name, shop.home.golden.name)
     with shop.once(f"golden-{name}") as is_new:
@@ -315,6 +319,13 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
             )
         ),
         ("tiers-reachable", "replay-shift-down"),
+    ),
+    Candidate(
+        "newly blocking",
+        "as good, but yesterday nothing was blocked: every block would be a new one",
+        _after_capped_day,
+        ("replay-shift-block",),
+        held_by_these_alone=True,
     ),
     Candidate(
         "missing metric",

@@ -1,7 +1,8 @@
 """Yesterday's traffic: what the champion decided about the uploads of the last day, as a gateway records it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from ledger.events import Event, from_decision
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
-from moderation.decision import SIGNALS, Decision, Versions
+from moderation.decision import SIGNALS, Attempt, Decision, Versions
 from moderation.features import FEATURE_NAMES
 from moderation.policy import PolicyFile
 from moderation.scoring import Scorer, ScoringItem
@@ -24,18 +25,32 @@ from serving.release import Release
 from tidegate.doctor.world import END, REPLAYED_FROM
 
 _LATE_TRUTH: Final = timedelta(days=3)
-_LATENCY: Final = timedelta(milliseconds=40)
+_LATENCY_MS: Final = 40.0
+_NO_CAPS: Final[Mapping[str, str]] = MappingProxyType({})
+
+Said = tuple[Attempt, tuple[str, ...]]
+"""What a predictor that answered makes of an upload, and the reason codes."""
 
 
-def record_traffic(home: Home, bundle: Bundle, policies: PolicyFile) -> int:
-    """Append the bundle's decision about every upload of the last day; return how many there were."""
+def record_traffic(
+    home: Home, bundle: Bundle, policies: PolicyFile, caps: Mapping[str, str] = _NO_CAPS
+) -> int:
+    """Append the bundle's decision about every upload of the last day; return how many there were.
+
+    Args:
+        home: whose ledger has the uploads.
+        bundle: decides.
+        policies: whose tiers and reason codes apply.
+        caps: policy -> weakest tier that was closed on that day.
+    """
     scorer, ledger = Scorer(bundle), SqliteLedger(home.ledger)
     rows = [
         row
         for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids)
         if row.submission.submitted_at >= REPLAYED_FROM and row.truth
     ]
-    return ledger.append(decisions_about(rows, scorer, policies, ContentStore(home.content)))
+    store = ContentStore(home.content)
+    return ledger.append(decisions_about(rows, scorer, policies, store, caps=caps))
 
 
 def decisions_about(
@@ -45,6 +60,7 @@ def decisions_about(
     store: ContentStore,
     *,
     decided_at: datetime | None = None,
+    caps: Mapping[str, str] = _NO_CAPS,
 ) -> Iterator[Event]:
     """Yield a decision about each row, as a gateway records it.
 
@@ -54,6 +70,7 @@ def decisions_about(
         policies: whose tiers and reason codes apply.
         store: holds the images, takes the listings.
         decided_at: time of all of them; None: each right after its upload.
+        caps: policy -> weakest tier that stays closed.
     """
     release = Release(
         bundle=scorer.digest,
@@ -73,8 +90,9 @@ def decisions_about(
             scores.worst_image_NP[number],
         )
         listing = store.put(listing_bytes(row.submission.listing))
-        at = decided_at or row.submission.submitted_at + _LATENCY
-        decision = _decision(row, answer, policies, listing, at)
+        at = decided_at or row.submission.submitted_at + timedelta(milliseconds=_LATENCY_MS)
+        said = answered(answer, policies, caps=caps, now=at, latency_ms=_LATENCY_MS)
+        decision = _decision(row, said, policies, listing, at)
         yield from_decision(
             decision,
             recorded_at=decision.decided_at,
@@ -93,16 +111,14 @@ def _item(row: SnapshotRow, store: ContentStore) -> ScoringItem:
 
 
 def _decision(
-    row: SnapshotRow, answer: Answer, policies: PolicyFile, listing: str, decided_at: datetime
+    row: SnapshotRow, said: Said, policies: PolicyFile, listing: str, decided_at: datetime
 ) -> Decision:
     submission = row.submission
     behaviour_F = row.behaviour_F
     if behaviour_F is None:
         behaviour_F = np.full(len(FEATURE_NAMES), np.nan, np.float32)
     behaviour = Behaviour.measured(behaviour_F, submission.submitted_at)
-    attempt, codes = answered(
-        answer, policies, caps={}, now=decided_at, latency_ms=_LATENCY / timedelta(milliseconds=1)
-    )
+    attempt, codes = said
     return Decision(
         decision_id=f"d-{submission.submission_id}",
         trace_id=f"t-{submission.submission_id}",

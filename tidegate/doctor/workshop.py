@@ -2,8 +2,9 @@
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,6 +75,7 @@ class Workshop:
             if is_new:
                 freeze(self.home, self.early, EARLY_DAY, self.policies)
                 bundle = train(self.home, self.early, self.policies)
+                _copy_ledger(self.home.ledger, self._undecided)
                 record_traffic(self.home, bundle, read_policies(self.policies))
         return Bundle.open(self.early.release)
 
@@ -95,6 +97,22 @@ class Workshop:
                 freeze(place, run, EARLY_DAY, self.policies)
                 train(self.home, run, self.policies)
         return run
+
+    def capped_yesterday(self, name: str, tier: str) -> Home:
+        """Return a home like the world's whose last day was decided with a tier, and all above, closed."""
+        with self.once(f"home-{name}") as is_new:
+            home = self.variant(name, self.home.ledger.name)
+            if is_new:
+                _copy_ledger(self._undecided, home.ledger)
+                policies = read_policies(self.policies)
+                caps = dict.fromkeys(policies.ids, tier)
+                record_traffic(home, Bundle.open(self.early.release), policies, caps)
+        return home
+
+    @property
+    def _undecided(self) -> Path:
+        """The ledger before anything was decided."""
+        return self.folder / "undecided.sqlite"
 
     def proof(
         self, release: Path, champion: Path | None, table: Path, home: Home, out: Path
@@ -149,3 +167,9 @@ class Workshop:
         yield not stamp.exists()
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.touch()
+
+
+def _copy_ledger(source: Path, target: Path) -> None:
+    """Copy a SQLite file with what its journal holds."""
+    with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as write:
+        read.backup(write)

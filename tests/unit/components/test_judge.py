@@ -54,8 +54,10 @@ def test_judge_blocks_and_says_why_when_a_gate_fails(home: Home, tiny_bundle: Bu
         attestation.require_passing(_kept(home, tiny_bundle), contract().digest)
 
 
-def test_judge_blocks_when_nothing_applies(home: Home, tiny_bundle: Bundle) -> None:
-    done = judged(tiny_bundle, home, text=contract_text("better"))
+def test_judge_blocks_when_nothing_applies(home: Home, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    evidence_about(tiny_bundle.digest).save(tmp_path / "first")
+    inputs = JudgeInputs(str(tmp_path / "first"), str(tiny_bundle.folder), str(home.folder))
+    done = run(inputs, contract_text("better"), "standard", 1, pack=str(tmp_path / "pack"))
     assert done.state == "blocked"
     assert "no gate passed" in done.reasons[0]
 
