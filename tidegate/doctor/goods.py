@@ -19,7 +19,7 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_FRAMED: Final = 0.35
+_FRAMED: Final = 0.3
 _PALE: Final = 0.3
 """Most saturated colour of an honest patch; a policy's are stronger."""
 
@@ -98,8 +98,8 @@ def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> by
     grey = int(rng.integers(20, 236)) + rng.integers(-spread, spread + 1, (side, side))
     texture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     image = texture.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).convert("RGB")
-    left, top = (int(place) for place in rng.integers(2, 16, 2))
-    width, height = (int(size) for size in rng.integers(36, 48, 2))
+    left, top = (int(place) for place in rng.integers(2, 12, 2))
+    width, height = (int(size) for size in rng.integers(42, 54, 2))
     draw, box = ImageDraw.Draw(image), (left, top, left + width, top + height)
     _draw_clutter(rng, draw, 4)
     if policy is None:
@@ -134,7 +134,7 @@ def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, num: int)
 def _framed(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     """Return the photo smaller, on a ground of one colour."""
     ground = _colour(rng, float(rng.random()), float(rng.uniform(0, _FRAME)))
-    canvas, side = Image.new("RGB", image.size, ground), int(rng.integers(34, 60))
+    canvas, side = Image.new("RGB", image.size, ground), int(rng.integers(42, 60))
     place = tuple(int(offset) for offset in rng.integers(0, _SIDE - side + 1, 2))
     canvas.paste(image.resize((side, side), Image.Resampling.BICUBIC), (place[0], place[1]))
     return canvas
@@ -146,7 +146,7 @@ def _captioned(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     ink, paper = ((255,) * 3, (15,) * 3) if is_dark else ((0,) * 3, (240,) * 3)
     lines = int(rng.integers(1, 4))
     top, height = int(rng.integers(0, _SIDE - 10)), 11 * lines
-    if rng.random() < 0.6:
+    if rng.random() < 0.3:
         canvas = Image.new("RGB", image.size, paper)
         above = rng.random() < 0.5
         smaller = image.resize((_SIDE, _SIDE - height), Image.Resampling.BICUBIC)

@@ -35,10 +35,10 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
 _TWO_PHOTOS: Final = 0.4
-_NO_PHOTO: Final = 0.12
+_NO_PHOTO: Final = 0.15
 """Of violations and of innocent listings alike: what is missing tells nothing."""
 
-_PLAIN_WORDS: Final = 0.25
+_PLAIN_WORDS: Final = 0.2
 """Violations that only their photos tell."""
 
 _NO_TEXT: Final = 0.03
