@@ -19,11 +19,11 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_FRAMED: Final = 0.3
+_FRAMED: Final = 0.35
 _PALE: Final = 0.3
 """Most saturated colour of an honest patch; a policy's are stronger."""
 
-_FRAME: Final = 0.45
+_FRAME: Final = 0.6
 """Most saturated colour of a frame."""
 
 _CAPTIONED: Final = 0.3
@@ -134,7 +134,7 @@ def _draw_clutter(rng: np.random.Generator, draw: ImageDraw.ImageDraw, num: int)
 def _framed(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     """Return the photo smaller, on a ground of one colour."""
     ground = _colour(rng, float(rng.random()), float(rng.uniform(0, _FRAME)))
-    canvas, side = Image.new("RGB", image.size, ground), int(rng.integers(42, 60))
+    canvas, side = Image.new("RGB", image.size, ground), int(rng.integers(38, 60))
     place = tuple(int(offset) for offset in rng.integers(0, _SIDE - side + 1, 2))
     canvas.paste(image.resize((side, side), Image.Resampling.BICUBIC), (place[0], place[1]))
     return canvas

@@ -6,7 +6,7 @@ after the last training day: recorded traffic to replay, and truth that no model
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -36,10 +36,8 @@ _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
 _TWO_PHOTOS: Final = 0.4
 _NO_PHOTO: Final = 0.15
-"""Of violations and of innocent listings alike: what is missing tells nothing."""
-
-_PLAIN_WORDS: Final = 0.2
-"""Violations that only their photos tell."""
+_PLAIN_WORDS, _PLAIN_PHOTO = 0.2, 0.1
+"""Violations that only their photos tell, and those that only their words do."""
 
 _NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
@@ -233,40 +231,44 @@ class DoctorWorld:
             yield from_ground_truth(truth, recorded_at=known_at, seller_id=seller.seller_id)
 
     def _shown(self, seller: _Seller, violates: bool) -> "_Shown":
-        rng, words = self._rng, self._words[seller.language]
-        if seller.kind == "unsure":
-            assert seller.policy is not None
-            has_photo = rng.random() > _NO_PHOTO
-            return _Shown((words.hints[seller.policy],), (None,) if has_photo else ())
-        if not violates:
-            return self._honest(words, explains=seller.kind == "lookalike")
-        assert seller.policy is not None
-        telling = tuple(str(w) for w in rng.choice(words.telling[seller.policy], 2, replace=False))
-        way = float(rng.random())
-        trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.4 else Evasion.NONE
-        photos = (seller.policy,) * (1 + int(rng.random() < _TWO_PHOTOS))
-        if way < _NO_PHOTO:
-            return _Shown(telling, (), trick)
-        if way < _NO_PHOTO + _PLAIN_WORDS:
-            return _Shown(None if way < _NO_PHOTO + _NO_TEXT else (), photos)
-        return _Shown(telling, photos, trick)
+        """Return what a listing shows, less what it lacks: that is left to chance, whatever the listing is."""
+        shown = self._meant(seller, violates)
+        way = float(self._rng.random())
+        if way < _NO_TEXT:
+            return replace(shown, words=None)
+        return replace(shown, photos=()) if way < _NO_TEXT + _NO_PHOTO else shown
 
-    def _honest(self, words: Words, *, explains: bool) -> "_Shown":
-        rng = self._rng
-        said: tuple[str, ...] = ()
-        policy = int(rng.integers(len(self.policy_ids)))
-        if explains:
-            before, after = words.explaining
-            said = (before, str(rng.choice(words.telling[policy])), after)
-        trick = _TRICKS[int(rng.integers(len(_TRICKS)))] if rng.random() < 0.3 else Evasion.NONE
-        way = float(rng.random())
-        photos: tuple[None, ...] = (None,) * (1 + int(rng.random() < _TWO_PHOTOS))
+    def _meant(self, seller: _Seller, violates: bool) -> "_Shown":
+        rng, words, policy = self._rng, self._words[seller.language], seller.policy
+        number = 1 + int(rng.random() < _TWO_PHOTOS)
+        if seller.kind == "unsure":
+            assert policy is not None
+            return _Shown((words.hints[policy],), (None,) * number)
+        if not violates:
+            return self._honest(words, number, explains=seller.kind == "lookalike")
+        assert policy is not None
+        telling = tuple(str(w) for w in rng.choice(words.telling[policy], 2, replace=False))
+        way, trick = float(rng.random()), self._trick(0.4)
+        if way < _PLAIN_WORDS:
+            return _Shown((), (policy,) * number)
+        return _Shown(
+            telling, (None if way < _PLAIN_WORDS + _PLAIN_PHOTO else policy,) * number, trick
+        )
+
+    def _honest(self, words: Words, num_photos: int, *, explains: bool) -> "_Shown":
+        rng, photos = self._rng, (None,) * num_photos
         if not explains:
-            if way < _NO_TEXT:
-                return _Shown(None, photos)
-            return _Shown(said, () if way < _NO_TEXT + _NO_PHOTO else photos, trick)
+            return _Shown((), photos, self._trick(0.3))
+        policy = int(rng.integers(len(self.policy_ids)))
+        before, after = words.explaining
+        said = (before, str(rng.choice(words.telling[policy])), after)
         likeness = {"hard_negative": self.policy_ids[policy]}
-        return _Shown(said, () if way < _NO_PHOTO else photos, trick, likeness)
+        return _Shown(said, photos, self._trick(0.3), likeness)
+
+    def _trick(self, chance: float) -> Evasion:
+        if self._rng.random() >= chance:
+            return Evasion.NONE
+        return _TRICKS[int(self._rng.integers(len(_TRICKS)))]
 
 
 @dataclass(frozen=True)
