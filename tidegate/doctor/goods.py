@@ -23,7 +23,7 @@ _FRAMED: Final = 0.35
 _PALE: Final = 0.3
 """Most saturated colour of an honest patch; a policy's are stronger."""
 
-_FRAME: Final = 0.6
+_FRAME: Final = 0.5
 """Most saturated colour of a frame."""
 
 _CAPTIONED: Final = 0.3
@@ -106,7 +106,7 @@ def photo(rng: np.random.Generator, policy: int | None, num_policies: int) -> by
         colour = _colour(rng, float(rng.random()), float(rng.uniform(0, _PALE)))
         (draw.ellipse if rng.random() < 0.5 else draw.rectangle)(box, fill=colour)
     else:
-        hue = (policy + float(rng.uniform(-0.12, 0.12))) / num_policies
+        hue = (policy + float(rng.uniform(-0.06, 0.06))) / num_policies
         first, second = (_colour(rng, h, float(rng.uniform(0.8, 1))) for h in (hue, hue + 0.5))
         _draw_flag(draw, box, (first, second))
     _draw_clutter(rng, draw, 2)

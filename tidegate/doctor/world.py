@@ -34,7 +34,7 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.4
+_TWO_PHOTOS: Final = 0.55
 _NO_PHOTO: Final = 0.15
 _PLAIN_WORDS, _PLAIN_PHOTO = 0.2, 0.1
 """Violations that only their photos tell, and those that only their words do."""
@@ -43,9 +43,9 @@ _NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
 _TIERS: Final = {
     "tag": {"precision": 0.6},
-    "review": {"precision": 0.88, "max_share": 0.01},
-    "block": {"precision": 0.97},
-    "suspend": {"precision": 0.993},
+    "review": {"precision": 0.9, "max_share": 0.01},
+    "block": {"precision": 0.965},
+    "suspend": {"precision": 0.991},
 }
 _REVIEW_DELAY: Final = timedelta(hours=30)
 
@@ -63,7 +63,7 @@ class Size:
     ordinary: int = 800
     """Other honest sellers."""
 
-    unsure: int = 150
+    unsure: int = 110
     """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 960
