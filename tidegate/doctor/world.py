@@ -54,7 +54,7 @@ _REVIEW_DELAY: Final = timedelta(hours=30)
 class Size:
     """How many sellers of each kind there are."""
 
-    violators: int = 1_450
+    violators: int = 1_800
     """Per policy."""
 
     lookalike: int = 400
