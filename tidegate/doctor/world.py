@@ -43,7 +43,7 @@ _NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
 _TIERS: Final = {
     "tag": {"precision": 0.6},
-    "review": {"precision": 0.9, "max_share": 0.01},
+    "review": {"precision": 0.94, "max_share": 0.01},
     "block": {"precision": 0.965},
     "suspend": {"precision": 0.991},
 }
@@ -63,7 +63,7 @@ class Size:
     ordinary: int = 800
     """Other honest sellers."""
 
-    unsure: int = 110
+    unsure: int = 250
     """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 960
