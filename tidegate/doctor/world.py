@@ -34,7 +34,7 @@ REPLAYED_FROM: Final = END - timedelta(days=1)
 
 _EARLY_SHARE: Final = 0.42
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.55
+_TWO_PHOTOS: Final = 0.7
 _NO_PHOTO: Final = 0.15
 _PLAIN_WORDS, _PLAIN_PHOTO = 0.2, 0.1
 """Violations that only their photos tell, and those that only their words do."""
