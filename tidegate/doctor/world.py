@@ -45,7 +45,7 @@ _TIERS: Final = {
     "tag": {"precision": 0.6},
     "review": {"precision": 0.94, "max_share": 0.01},
     "block": {"precision": 0.965},
-    "suspend": {"precision": 0.991},
+    "suspend": {"precision": 0.992},
 }
 _REVIEW_DELAY: Final = timedelta(hours=30)
 
