@@ -56,7 +56,8 @@ def white_box_outcomes(
         items = []
         for done, target in enumerate(targets[::one_in], start=1):
             items.append(target.item(getattr(box, name)(target, severity)))
-            progress(number * len(targets) + done * one_in, len(_TRIED) * len(targets))
+            reached = min(done * one_in, len(targets))
+            progress(number * len(targets) + reached, len(_TRIED) * len(targets))
         probability_RP = scorer.score(items).probability_NP
         chosen = rows[::one_in]
         outcomes.append(AttackOutcome(name, FAMILY, severity, chosen, probability_RP, None))
