@@ -82,6 +82,9 @@ def contract_for(candidate: Candidate, text: str) -> str:
         return text
     content = yaml.safe_load(text)
     content["promotion"]["objective"] = candidate.objective
+    for profile in content["profiles"].values():
+        if "report_all_but" in profile:  # no profile may let the objective off
+            profile["report_all_but"] = [*profile["report_all_but"], candidate.objective]
     return yaml.safe_dump(content, sort_keys=False)
 
 

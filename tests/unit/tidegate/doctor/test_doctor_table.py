@@ -1,8 +1,10 @@
 """The doctor's table: what is expected of whom, and what counts as wrong."""
 
+from components.contract import read_contract
 from moderation.release import load_release
 from tests.gate_world import CONTRACT, contract_of
 from tidegate.doctor.candidates import CANDIDATES, GOOD, TIE, Candidate, Entry
+from tidegate.doctor.judging import contract_for
 from tidegate.doctor.table import Cell, as_markdown, as_matrix, expected_lines, unpaired
 from tidegate.doctor.workshop import Workshop
 
@@ -95,3 +97,12 @@ def test_every_candidate_names_gates_that_exist() -> None:
     known = {gate.id for gate in load_release(CONTRACT).gates}
     assert {gate for one in CANDIDATES for gate in one.held_by} <= known
     assert {GOOD, TIE} <= {one.name for one in CANDIDATES}
+
+
+def test_every_objective_of_a_candidate_is_a_contract() -> None:
+    text = CONTRACT.read_text()
+    chosen = [one for one in CANDIDATES if one.objective]
+    assert chosen
+    for candidate in chosen:
+        rules = read_contract(contract_for(candidate, text))
+        assert rules.promotion.objective == candidate.objective
