@@ -28,6 +28,7 @@ _NOISE: Final = 0.45
 _TOO_LARGE_MIB: Final = 620
 _STRONG: Final = ("block", "suspend")
 _SUNK_TIER: Final = 2e-3
+_NEARLY_SURE: Final = 1 - 1e-9
 
 
 @dataclass(frozen=True)
@@ -274,10 +275,10 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     ),
     Candidate(
         "too sure of innocence",
-        "log-odds minus 8, with tiers that open all the same",
+        "log-odds minus 14, with tiers that open all the same",
         _as_is(
             surgery.both(
-                surgery.shifted(-8.0),
+                surgery.shifted(-14.0),
                 surgery.thresholds(lambda tiers: dict.fromkeys(tiers, _SUNK_TIER)),
             )
         ),
@@ -315,7 +316,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "sends to review at a certainty that it never has, and blocks almost as late",
         _as_is(
             surgery.thresholds(
-                lambda tiers: {tier: 0.9999 if tier in _STRONG else 1.0 for tier in tiers}
+                lambda tiers: {tier: _NEARLY_SURE if tier in _STRONG else 1.0 for tier in tiers}
             )
         ),
         ("tiers-reachable", "replay-shift-down"),
