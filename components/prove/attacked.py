@@ -104,9 +104,7 @@ def subjects_of(golden: FrozenRows, words: Sequence[str]) -> Callable[[str], Sub
         try:
             neighbour = None if beside is None else _loaded(golden.items[beside])
             return replace(_loaded(golden.items[row]), words=tuple(words), neighbour=neighbour)
-        except (
-            PermanentError
-        ):  # erased, or not to be decoded: the example goes without its attacked form
+        except PermanentError:  # erased or not decodable: the example lacks its attacked form
             return None
 
     return find

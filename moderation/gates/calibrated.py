@@ -5,15 +5,13 @@ B resamples, K sums.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from moderation.evaluation import metrics
-from moderation.evaluation.bootstrap import GroupBootstrap
-from moderation.gates.estimates import Estimate, Resampled, groups_worth, nothing, rows_needed
+from moderation.gates.estimates import Counted, Estimate, Resampled, nothing, rows_needed
 from moderation.gates.evidence import ScoredSet
 from moderation.gates.judging import Context, measure
 from moderation.gates.lines import (
@@ -118,7 +116,7 @@ def _line(context: Context, found: ScoredSet, gate: Gate, column: int, figure: F
     if figure == "slope":
         probability_R = found.candidate.probability_NP[rows_R, column]
         detail["reliability"] = metrics.reliability_bins(probability_R, truth_R, weight_R)
-    counted = _Counted.of(truth_R, weight_R, draws)
+    counted = Counted.of(truth_R, weight_R, draws.member_N)
     return _estimate(context, policy, gate, fit.spread[figure], counted, detail)
 
 
@@ -152,7 +150,7 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     log_odds_R = found.candidate.log_odds_NP[rows_R, column]
     missed = Missed.of(log_odds_R, weight_R, draws.num_resamples, context.seed)
     value = predicted / observed
-    counted = _Counted.of(truth_R, weight_R, draws)
+    counted = Counted.of(truth_R, weight_R, draws.member_N)
     degrees = counted.groups - 1
     more_B = observed_B + missed.count_B * missed.weight
     groups = groups_of(truth_R, draws)
@@ -166,32 +164,12 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     return _estimate(context, of, gate, spread, counted, detail)
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What a figure rests on."""
-
-    rows: int
-    positives: int
-    groups: float
-    """Independent ones of equal weight that are as informative: three that an audit of 1 in 500 found outweigh 300
-    that were flagged, and the figure rests on three; 300 of one campaign are found or missed together.
-    """
-
-    @classmethod
-    def of(
-        cls, truth_R: npt.NDArray[np.int8], weight_R: Floats, draws: GroupBootstrap
-    ) -> "_Counted":
-        is_positive_R = truth_R == 1
-        groups = groups_worth(weight_R[is_positive_R], draws.member_N[is_positive_R])
-        return cls(len(truth_R), int(is_positive_R.sum()), groups)
-
-
 def _estimate(
     context: Context,
     of: str,
     gate: Gate,
     spread: Widened,
-    counted: _Counted,
+    counted: Counted,
     detail: dict[str, Any],
 ) -> Estimate:
     value = spread.plain.value

@@ -198,6 +198,30 @@ class Estimate:
     """Fewer of them certify nothing."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What a figure about violations rests on."""
+
+    rows: int
+    positives: int
+    groups: float
+    """Independent ones of equal weight that are as informative: three that an audit of 1 in 500 found outweigh 300
+    that were flagged, and the figure rests on three; 300 of one campaign are found or missed together.
+    """
+
+    @classmethod
+    def of(
+        cls,
+        truth_R: npt.NDArray[np.int8],
+        weight_R: npt.NDArray[np.float64],
+        member_R: npt.NDArray[np.int64],
+    ) -> "Counted":
+        """Return what R rows show; `member_R` is the group of each."""
+        is_positive_R = truth_R == 1
+        groups = groups_worth(weight_R[is_positive_R], member_R[is_positive_R])
+        return cls(len(truth_R), int(is_positive_R.sum()), groups)
+
+
 def groups_worth(weight_V: Floats, group_V: npt.NDArray[np.int64]) -> float:
     """Return how many groups of equal weight are as informative as those of V violations.
 

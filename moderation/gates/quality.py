@@ -5,7 +5,6 @@ A policy that the champion has no head for is not compared: beside chance every 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from moderation.evaluation import metrics
 from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
-from moderation.gates.estimates import Estimate, Resampled, groups_worth, nothing, rows_needed
+from moderation.gates.estimates import Counted, Estimate, Resampled, nothing, rows_needed
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import Context, measure
 from moderation.policy import Tier
@@ -30,24 +29,6 @@ have: without it nothing was seen of what the slice is for."""
 
 _NO_NUMBER: Final = "a score is no number"
 _NONE_SHARED: Final = "the champion has a head for none of the candidate's policies"
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """What a figure rests on."""
-
-    rows: int
-    positives: int
-    groups: float
-
-    @classmethod
-    def of(
-        cls, found: ScoredSet, column: int, rows_R: Integers, draws: GroupBootstrap
-    ) -> "_Counted":
-        is_positive_R = found.truth_NP[rows_R, column] == 1
-        weight_V = _weights(found, rows_R)[is_positive_R]
-        groups = groups_worth(weight_V, draws.member_N[is_positive_R])
-        return cls(len(rows_R), int(is_positive_R.sum()), groups)
 
 
 @measure("average_precision")
@@ -89,8 +70,8 @@ def mean_average_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     singles = [_value(found, gate, column, known[column], draws[column]) for column in compared]
     value = float(np.mean([value for value, _ in singles]))
     values_B = np.mean([values_B for _, values_B in singles], axis=0)
-    each = [_Counted.of(found, column, known[column], draws[column]) for column in compared]
-    fewest = _Counted(
+    each = [_counted(found, column, known[column], draws[column]) for column in compared]
+    fewest = Counted(
         found.num_rows, min(one.positives for one in each), min(one.groups for one in each)
     )
     yield _estimate(context, "", gate, (value, values_B), fewest)
@@ -120,7 +101,7 @@ def recall_at_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
         curve = metrics.precision_recall(score_R, truth_R, weight_R)
         value = metrics.recall_at_precision(curve, bound)
         values_B = _resampled_recall(score_R, truth_R, weight_R, draws, bound)
-        counted = _Counted.of(found, column, rows_R, draws)
+        counted = _counted(found, column, rows_R, draws)
         yield _estimate(context, policy, gate, (value, values_B), counted)
 
 
@@ -162,7 +143,7 @@ def _one(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -
         return nothing(of, why, needed=max(gate.min_positives, 1), unit="positives")
     draws = context.draws(found.name).take(rows_R)
     figure = _value(found, gate, column, rows_R, draws)
-    return _estimate(context, of, gate, figure, _Counted.of(found, column, rows_R, draws))
+    return _estimate(context, of, gate, figure, _counted(found, column, rows_R, draws))
 
 
 def _why_nothing(found: ScoredSet, gate: Gate, column: int, rows_R: Integers) -> str:
@@ -206,12 +187,16 @@ def _ranking(
     )
 
 
+def _counted(found: ScoredSet, column: int, rows_R: Integers, draws: GroupBootstrap) -> Counted:
+    return Counted.of(found.truth_NP[rows_R, column], _weights(found, rows_R), draws.member_N)
+
+
 def _weights(found: ScoredSet, rows_R: Integers) -> Floats:
     return found.weight[rows_R] if found.name in _WEIGHTED_SETS else np.ones(len(rows_R))
 
 
 def _estimate(
-    context: Context, of: str, gate: Gate, figure: tuple[float, Floats], counted: _Counted
+    context: Context, of: str, gate: Gate, figure: tuple[float, Floats], counted: Counted
 ) -> Estimate:
     spread = Resampled(*figure, counted.groups - 1, counted.groups)
     distance = spread.value - gate.limit
