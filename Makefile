@@ -7,7 +7,9 @@ STAMP := $(VENV)/.installed
 PACKAGES := moderation marketplace ledger components pipelines serving tidegate
 PYTHON ?= python3.11
 UV_VERSION := 0.13.8
-export PYTHONDONTWRITEBYTECODE := 1
+# Compiled modules are kept, whatever the caller's shell says: without them every step of a run
+# compiles its libraries again.
+export PYTHONDONTWRITEBYTECODE :=
 export DO_NOT_TRACK := 1
 export HF_HUB_OFFLINE := 1
 
@@ -44,7 +46,7 @@ lint: setup ## ruff, mypy, layering, YAML
 
 .PHONY: test
 test: setup ## unit and integration tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/unit tests/integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
 .PHONY: contract
 contract: setup ## golden pipelines, documents, layering of files, the simulated world

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# KFP walks every loaded module for each setting of a step while a pipeline is traced: 20 s once
+# torch and transformers are loaded, 3 s before.
+import pipelines.training  # noqa: F401
 from moderation.bundle import Bundle
 from tests.tiny_bundle import TinyRun, tiny_run
 

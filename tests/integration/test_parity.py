@@ -27,7 +27,6 @@ from tests.tiny_bundle import TinyRun
 from tests.toy import POLICIES, ToyWorld, toy_world
 
 # Every fixture here is costly: one test process takes them all.
-pytestmark = pytest.mark.xdist_group("parity")
 
 NUM_LISTINGS = 500
 TOLERANCE = 1e-3

@@ -35,7 +35,7 @@ from serving.routing import Route, RoutingTable, write_table
 from tests.toy import ToyWorld, toy_world
 from tests.unit.serving.fakes import as_text
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("serving")]
+pytestmark = pytest.mark.slow
 
 NUM_LISTINGS = 500
 POLICY_FILE = Path("policies/marketplace.yaml")

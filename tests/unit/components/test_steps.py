@@ -40,7 +40,6 @@ POLICIES = Path("policies/marketplace.yaml").read_text(encoding="utf-8")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.xdist_group("steps"),
 ]
 
 ARTIFACTS = {

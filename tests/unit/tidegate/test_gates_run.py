@@ -21,8 +21,6 @@ from tests.prove_world import ProveWorld, prove_world, with_golden
 from tests.tiny_bundle import TinyRun
 from tidegate.gates import run_gates
 
-pytestmark = pytest.mark.xdist_group("gates-run")
-
 
 @dataclass
 class Shop:

@@ -19,8 +19,6 @@ from tidegate.deciding import Listed
 from tidegate.demo import pick_listings
 from tidegate.serving import admin_token
 
-pytestmark = pytest.mark.xdist_group("serving")
-
 
 @dataclass
 class Laptop:
