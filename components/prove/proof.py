@@ -259,12 +259,13 @@ class Proof:
         )
 
     def export_hard_examples(self, evidence: Evidence) -> Path | None:
-        """Write what the candidate gets wrong only under attack; None where that is nothing, or was not looked for."""
-        if self._golden is None:
+        """Write what the candidate gets wrong only under attack; None where that was not looked for."""
+        if self._golden is None or "attacks" in evidence.missing:
             return None
         return hard_examples.export(
             turned_by_attacks(evidence),
             self.home.hard_examples,
+            bundle=evidence.candidate,
             subject_of=subjects_of(self._golden[1], self._words),
         )
 

@@ -58,23 +58,23 @@ def export(
     examples: Sequence[HardExample],
     folder: Path,
     *,
+    bundle: str,
     subject_of: Callable[[str], Subject | None],
-) -> Path | None:
+) -> Path:
     """Write the first `MAX_EXAMPLES` as `<bundle>.jsonl`, their pictures by digest below `images/`; return the file.
 
-    Each line can be made again: name, severity, key and version of the attack are in it. None where nothing failed.
+    Each line can be made again: name, severity, key and version of the attack are in it. Empty where nothing failed.
 
     Args:
-        examples: of one bundle, worst first.
+        examples: of the bundle, worst first.
         folder: made if it is not there; a file of the same bundle is replaced whole.
+        bundle: digest of the bundle that got them wrong.
         subject_of: gives the original listing of a submission id; None where it is gone.
     """
-    if not examples:
-        return None
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     lines = [_line(one, subject_of(one.submission_id), images) for one in examples[:MAX_EXAMPLES]]
-    path = folder / f"{examples[0].bundle}.jsonl"
+    path = folder / f"{bundle}.jsonl"
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text("".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
     os.replace(unfinished, path)

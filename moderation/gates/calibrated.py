@@ -41,12 +41,6 @@ def calibration_slope(context: Context, gate: Gate) -> Iterator[Estimate]:
     yield from _lines(context, gate, "slope")
 
 
-@measure("calibration_intercept")
-def calibration_intercept(context: Context, gate: Gate) -> Iterator[Estimate]:
-    """Yield per policy the intercept of truth on log-odds, with the slope fitted."""
-    yield from _lines(context, gate, "intercept")
-
-
 @measure("calibration_shift")
 def calibration_shift(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield per policy how much all log-odds are too low (above 0) or too high (below 0), the slope held at 1."""

@@ -40,7 +40,6 @@ READS: Final[Mapping[str, frozenset[str]]] = {
     "false_positive_gap": _JUDGED,
     "intersections_found": _JUDGED,
     "calibration_slope": _DEPLOYED,
-    "calibration_intercept": _DEPLOYED,
     "calibration_shift": _DEPLOYED,
     "predicted_over_observed": _DEPLOYED,
     "predicted_over_observed_flagged": _DEPLOYED,

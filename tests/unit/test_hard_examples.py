@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,20 @@ def _example(number: int = 0, **changes: Any) -> HardExample:
     return HardExample(**(fields | changes))
 
 
-def _lines(path: Path | None) -> list[dict[str, Any]]:
-    assert path is not None
+def _export(
+    examples: list[HardExample],
+    folder: Path,
+    subject_of: Callable[[str], Subject | None] = lambda _id: subject(),
+) -> Path:
+    return export(examples, folder, bundle=BUNDLE, subject_of=subject_of)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_export_says_what_a_line_is_for(tmp_path: Path) -> None:
-    path = export([_example()], tmp_path, subject_of=lambda _id: subject())
+    path = _export([_example()], tmp_path)
     (line,) = _lines(path)
     assert path == tmp_path / f"{BUNDLE}.jsonl"
     assert line["use"] == INSPECT
@@ -47,7 +55,7 @@ def test_export_says_what_a_line_is_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["homoglyph", "blur", "words_into_image", "neighbour_text"])
 def test_line_can_be_made_again(tmp_path: Path, name: str) -> None:
-    (line,) = _lines(export([_example(attack=name)], tmp_path, subject_of=lambda _id: subject()))
+    (line,) = _lines(_export([_example(attack=name)], tmp_path))
     again = apply(
         line["attack"], subject(), severity=line["severity"], key=bytes.fromhex(line["key"])
     )
@@ -67,18 +75,18 @@ def test_export_tells_when_a_line_cannot_be_made_again(tmp_path: Path) -> None:
     def subject_of(submission_id: str) -> Subject | None:
         return None if submission_id == "s-1" else Subject("", "")
 
-    lines = _lines(export(examples, tmp_path, subject_of=subject_of))
+    lines = _lines(_export(examples, tmp_path, subject_of))
     assert [line["attacked"] for line in lines] == [None, None, None]
 
 
 def test_export_keeps_the_worst_and_replaces_itself(tmp_path: Path) -> None:
     many = [_example(number) for number in range(MAX_EXAMPLES + 5)]
-    assert len(_lines(export(many, tmp_path, subject_of=lambda _id: None))) == MAX_EXAMPLES
-    path = export(many[:2], tmp_path, subject_of=lambda _id: None)
+    assert len(_lines(_export(many, tmp_path, lambda _id: None))) == MAX_EXAMPLES
+    path = _export(many[:2], tmp_path, lambda _id: None)
     assert [line["submission_id"] for line in _lines(path)] == ["s-0", "s-1"]
     assert not list(tmp_path.glob("*.unfinished"))
 
 
-def test_nothing_is_written_when_nothing_failed(tmp_path: Path) -> None:
-    assert export([], tmp_path / "none", subject_of=lambda _id: None) is None
-    assert not (tmp_path / "none").exists()
+def test_file_is_emptied_when_nothing_fails_any_more(tmp_path: Path) -> None:
+    _export([_example()], tmp_path)
+    assert _lines(_export([], tmp_path)) == []
