@@ -1,15 +1,17 @@
 """Latency of single listings from raw bytes, candidate and champion in turn, and the sizes of both bundles.
 
 What is measured is the bundle, not its neighbours on the machine: one thread, both warmed up, garbage collection
-paused, the two in turn (ABBA, so that neither is always second), every listing in each of three rounds. All of it is
-kept: a burst of another process spoils a round, a bundle that stalls now and then stalls in all of them, and the
-fastest or the middle repeat of each listing would hide that.
+paused, the two in turn (ABBA, so that neither is always second), every listing once. A round that shows enough is
+the only one; a burst of another process spoils a round, so what it does not show is asked twice more. All of it is
+kept: a bundle that stalls now and then stalls in every round, and the fastest or the middle repeat of each listing
+would hide that. One chance more to pass costs little: a bundle at the limit passes one round with at most 5 %, and the
+middle of three, after a round that it did not pass, with less than 1 %.
 
 K rounds, R listings, S bundles.
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Protocol
 
@@ -27,7 +29,7 @@ from moderation.scoring import Scorer, ScoringItem
 
 _WARM_UP: Final = 8
 _ROUNDS: Final = 3
-"""Odd, so that one is in the middle."""
+"""Where one is not enough. Odd, so that one is in the middle."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,6 +50,7 @@ def take_costs(
     seed: int,
     *,
     num_listings: int,
+    is_enough: Callable[[Costs], bool] = lambda costs: False,
 ) -> Costs:
     """Return latencies of listings drawn from `items`, and the sizes of both bundles.
 
@@ -58,6 +61,7 @@ def take_costs(
         clock: its monotonic seconds.
         seed: draws the listings.
         num_listings: how many are drawn, of fewer all.
+        is_enough: whether the costs of a first round show all that is asked.
 
     Raises:
         InvalidSnapshot: if there is no listing.
@@ -68,28 +72,42 @@ def take_costs(
     order = np.random.default_rng(seed).permutation(len(items))[:num_listings]
     drawn = [_loaded(items[place]) for place in order.tolist()]
     sides = [candidate] if champion is None else [candidate, champion]
-    latency_KRS = latencies(drawn, sides, clock)
-    return Costs(
-        latency_KRS[..., 0],
-        bundle_bytes(candidate.bundle),
-        None if champion is None else latency_KRS[..., 1],
-        None if champion is None else bundle_bytes(champion.bundle),
+
+    def costs_of(latency_KRS: Floats) -> Costs:
+        return Costs(
+            latency_KRS[..., 0],
+            bundle_bytes(candidate.bundle),
+            None if champion is None else latency_KRS[..., 1],
+            None if champion is None else bundle_bytes(champion.bundle),
+        )
+
+    return costs_of(
+        latencies(drawn, sides, clock, lambda first_KRS: is_enough(costs_of(first_KRS)))
     )
 
 
-def latencies(items: Sequence[ScoringItem], sides: Sequence[Answering], clock: Clock) -> Floats:
-    """Return the milliseconds of each listing by each bundle in every round, latency_KRS.
+def latencies(
+    items: Sequence[ScoringItem],
+    sides: Sequence[Answering],
+    clock: Clock,
+    is_enough: Callable[[Floats], bool] = lambda first_KRS: False,
+) -> Floats:
+    """Return the milliseconds of each listing by each bundle in one round or three, latency_KRS.
 
     Args:
         items: at least one.
         sides: one or two bundles.
         clock: its monotonic seconds.
+        is_enough: whether the latencies of a first round show all that is asked.
     """
     with _collector_paused():
         for item in items[:_WARM_UP]:
             for side in sides:
                 side.score([item])
-        return np.stack([_round(items, sides, clock, turn) for turn in range(_ROUNDS)])
+        rounds = [_round(items, sides, clock, 0)]
+        if not is_enough(np.stack(rounds)):
+            rounds += [_round(items, sides, clock, turn) for turn in range(1, _ROUNDS)]
+        return np.stack(rounds)
 
 
 def bundle_bytes(bundle: Bundle) -> int:

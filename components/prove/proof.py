@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,9 @@ from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import InvalidSnapshot, PermanentError
+from moderation.gates import measures
 from moderation.gates.evidence import AttackOutcome, Costs, Evidence, ScoredSet
+from moderation.gates.judging import judge
 from moderation.gates.leaked import SNAPSHOT_FACT
 from moderation.gates.withstanding import hard_examples as turned_by_attacks
 from moderation.golden_set import GoldenSet, latest_golden, record_look
@@ -37,6 +39,8 @@ from moderation.rescoring import answering
 from moderation.scoring import Scorer
 from moderation.settings import settings
 from moderation.snapshot import Snapshot
+
+assert measures.__all__, "importing them makes the contract's measures known"
 
 _NO_GOLDEN: Final = "no golden set was built in this home; build one with `tidegate golden build`"
 _LOOKED_BY: Final = "prove"
@@ -238,7 +242,15 @@ class Proof:
                     SystemClock(),  # a simulated world is not answered in simulated time
                     self.seed,
                     num_listings=self.contract.samples.timed_listings,
+                    is_enough=self._passes_costs,
                 )
+
+    def _passes_costs(self, costs: Costs) -> bool:
+        """Return whether every gate on costs passes."""
+        gates = tuple(gate for gate in self.contract.gates if gate.set == "costs")
+        contract = self.contract.model_copy(update={"gates": gates})
+        judgement = judge(replace(self.evidence(), costs=costs), contract, seed=self.seed)
+        return all(result.state == "pass" for result in judgement.results)
 
     def evidence(self) -> Evidence:
         """Return what was taken."""
