@@ -155,14 +155,16 @@ class ImageCopies:
         not trimmed has the vector that training reads.
         """
         found: dict[str, tuple[Vectors, Vectors]] = {}
+        looks = self._cache.get_many(self._inside, map(bytes.fromhex, digests))
+        untrimmed = [key for key, inside in looks.items() if inside.size == _COLOURS]
+        plain = self._cache.get_many(self._tower, untrimmed)
         for digest in digests:
-            key = bytes.fromhex(digest)
-            inside = self._cache.get(self._inside, key, 0)
+            inside = looks.get(bytes.fromhex(digest))
             if inside is not None:
                 whole = inside[_COLOURS:]
-                plain = whole if whole.size else self._cache.get(self._tower, key, 0)
-                if plain is not None:
-                    found[digest] = (inside[:_COLOURS], plain)
+                vector = whole if whole.size else plain.get(bytes.fromhex(digest))
+                if vector is not None:
+                    found[digest] = (inside[:_COLOURS], vector)
         lacking = [digest for digest in digests if digest not in found]
         fresh = zip(lacking, self._encoder.each(self._encode, lacking), strict=True)
         kept: dict[str, list[tuple[bytes, int, Vectors]]] = {self._inside: [], self._tower: []}

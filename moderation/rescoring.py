@@ -155,15 +155,12 @@ class _Towers:
         self, towers: Mapping[str, object], keys: Mapping[bytes, object]
     ) -> tuple[dict[str, dict[bytes, Vector]], dict[bytes, list[str]]]:
         """Return what is cached by tower and key, and by key the towers that lack it."""
-        known: dict[str, dict[bytes, Vector]] = {tower: {} for tower in towers}
+        known = {tower: self._cache.get_many(tower, keys) for tower in towers}
         lacking: dict[bytes, list[str]] = {}
         for tower, found in known.items():
             for key in keys:
-                vector = self._cache.get(tower, key, 0)
-                if vector is None:
+                if key not in found:
                     lacking.setdefault(key, []).append(tower)
-                else:
-                    found[key] = vector
         return known, lacking
 
     def _computed(

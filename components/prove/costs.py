@@ -10,15 +10,14 @@ middle of three, after a round that it did not pass, with less than 1 %.
 K rounds, R listings, S bundles.
 """
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from components.prove.collector import collector_paused
 from moderation.bundle import Bundle
 from moderation.clock import Clock
 from moderation.errors import InvalidSnapshot
@@ -100,7 +99,7 @@ def latencies(
         clock: its monotonic seconds.
         is_enough: whether the latencies of a first round show all that is asked.
     """
-    with _collector_paused():
+    with collector_paused():
         for item in items[:_WARM_UP]:
             for side in sides:
                 side.score([item])
@@ -133,15 +132,3 @@ def _loaded(item: LazyItem) -> ScoringItem:
     """Return a listing with its bytes in memory: reading them is the gateway's cost."""
     images: list[bytes | Image.Image] = [image.load() for image in item.images]
     return ScoringItem(item.title, item.description, images, item.behaviour, item.behaviour_status)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

@@ -207,3 +207,17 @@ def test_rows_are_refused_when_unfinished(tmp_path: Path) -> None:
     (tmp_path / "info.json").write_text(json.dumps({}))
     with pytest.raises(InvalidSnapshot, match="embed the snapshot again"):
         EmbeddedRows.open(tmp_path)
+
+
+def test_many_vectors_are_read_as_one_by_one(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path / "embeddings.sqlite")
+    keys = [number.to_bytes(32, "big") for number in range(600)]
+    kept = {key: np.full(3, number, np.float32) for number, key in enumerate(keys) if number % 3}
+    cache.put("tower", [(key, 0, vector) for key, vector in kept.items()])
+    cache.put("tower", [(keys[0], 1, np.ones(3, np.float32))])  # another view of it
+    cache.put("other", [(keys[3], 0, np.ones(3, np.float32))])
+    found = cache.get_many("tower", [*keys, *keys[:5]])
+    assert found.keys() == kept.keys()
+    assert all(np.array_equal(found[key], kept[key]) for key in kept)
+    assert (cache.hits, cache.misses) == (400, 200)
+    assert cache.get_many("tower", []) == {}
