@@ -156,7 +156,7 @@ class ImageCopies:
         """
         found: dict[str, tuple[Vectors, Vectors]] = {}
         looks = self._cache.get_many(self._inside, map(bytes.fromhex, digests))
-        untrimmed = [key for key, inside in looks.items() if inside.size == _COLOURS]
+        untrimmed = [key for key, inside in looks.items() if inside.size <= _COLOURS]
         plain = self._cache.get_many(self._tower, untrimmed)
         for digest in digests:
             inside = looks.get(bytes.fromhex(digest))

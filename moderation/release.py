@@ -197,11 +197,10 @@ class ReleaseContract(_Frozen):
         if STANDARD not in self.profiles or self.profiles[STANDARD].report_all_but is not None:
             raise ValueError("profiles.standard: must be there, and everything blocks in it")
         for name, profile in self.profiles.items():
-            named = (*(profile.report_all_but or ()), *profile.data_needed)
-            strangers = sorted(set(named) - set(ids))
-            if strangers:
-                raise ValueError(f"profiles.{name}.report_all_but: no such gate: {strangers}")
             kept = profile.report_all_but
+            for field, named in (("report_all_but", kept), ("data_needed", profile.data_needed)):
+                if strangers := sorted(set(named or ()) - set(ids)):
+                    raise ValueError(f"profiles.{name}.{field}: no such gate: {strangers}")
             if kept is not None and self.promotion.objective not in kept:
                 raise ValueError(
                     f"profiles.{name}.report_all_but: the objective {self.promotion.objective} must be there: what is "
@@ -213,18 +212,33 @@ class ReleaseContract(_Frozen):
 
 
 @dataclass(frozen=True)
+class Reads:
+    """What a measure reads of a gate: what it does not read, no gate may ask of it."""
+
+    sets: frozenset[str]
+    may: frozenset[str] = frozenset()
+    """Of `slices`, `versus` (the champion), `tier` and `cap`."""
+
+    must: frozenset[str] = frozenset()
+    """The same; a gate without them judges nothing."""
+
+
+@dataclass(frozen=True)
 class Vocabulary:
     """What gates may name; whoever measures knows it."""
 
-    measures: Mapping[str, Collection[str]]
-    """Measure -> the sets that it can read."""
+    measures: Mapping[str, Reads]
 
     slices: Collection[str]
     """Slices that every set has."""
 
 
-def load_release(path: Path) -> ReleaseContract:
+def load_release(path: Path, vocabulary: Vocabulary | None = None) -> ReleaseContract:
     """Return the checked contract of a YAML file.
+
+    Args:
+        path: the file.
+        vocabulary: what gates may name; None leaves that unchecked.
 
     Raises:
         PolicyError: naming the file, the line and each wrong field.
@@ -233,7 +247,7 @@ def load_release(path: Path) -> ReleaseContract:
         raw = path.read_bytes()
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
-    return parse_release(raw, str(path))
+    return parse_release(raw, str(path), vocabulary)
 
 
 def parse_release(raw: bytes, origin: str, vocabulary: Vocabulary | None = None) -> ReleaseContract:
@@ -277,18 +291,37 @@ def _unknown(
     slices = {*vocabulary.slices, *contract.slices.attributes}
     wrong: list[tuple[tuple[int | str, ...], str]] = []
     for number, gate in enumerate(contract.gates):
-        sets = vocabulary.measures.get(gate.measure)
-        if sets is None:
+        reads = vocabulary.measures.get(gate.measure)
+        if reads is None:
             wrong.append((("gates", number, "measure"), f"nothing measures {gate.measure}"))
-        elif gate.set not in sets:
-            can = f"{gate.measure} cannot be taken of {gate.set}, but of {', '.join(sorted(sets))}"
-            wrong.append((("gates", number, "set"), can))
+        else:
+            wrong += [(("gates", number, name), said) for name, said in _unread(gate, reads)]
         wrong += [
             (("gates", number, "slices"), f"there is no slice {name}; there are {sorted(slices)}")
             for name in gate.slices
             if name not in slices
         ]
     return wrong
+
+
+def _unread(gate: Gate, reads: Reads) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a gate that its measure does not read, or lacks, and what is wrong with each."""
+    if gate.set not in reads.sets:
+        can = ", ".join(sorted(reads.sets))
+        yield "set", f"{gate.measure} cannot be taken of {gate.set}, but of {can}"
+    asked = {
+        "slices": bool(gate.slices),
+        "versus": gate.versus == "champion",
+        "tier": gate.tier is not None,
+        "cap": gate.uncertified == "cap",
+    }
+    for name, is_asked in asked.items():
+        field = "uncertified" if name == "cap" else name
+        if is_asked and name not in reads.may | reads.must:
+            yield field, f"{gate.measure} does not read {name}: the gate would judge without it"
+        elif not is_asked and name in reads.must:
+            wanted = "versus: champion" if name == "versus" else name
+            yield "measure", f"{gate.measure} needs {wanted}"
 
 
 def _repeated(node: Any, loc: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:

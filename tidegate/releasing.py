@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Literal, cast
 from components.home import Home
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
-from moderation.release import ReleaseContract, load_release
+from moderation.release import ReleaseContract
 from moderation.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def contract_of(config: Settings) -> ReleaseContract:
     Raises:
         PolicyError: naming the file and the line that is wrong.
     """
-    return load_release(config.release_file)
+    from components.contract import load_contract  # measures import scipy
+
+    return load_contract(config.release_file)
 
 
 def named_bundle(name: str, config: Settings) -> Bundle:

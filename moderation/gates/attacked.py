@@ -7,7 +7,7 @@ withstood, and the reason names it. R attacked rows, B resamples.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -67,6 +67,15 @@ _GAINED: Final = _Kind(
 )
 
 
+def _kept_of(column: int) -> _Kind:
+    """Return recall kept of one policy."""
+    return replace(
+        _KEPT,
+        trials=lambda one: one.found_RP[:, column].astype(np.float64),
+        successes=lambda one: one.kept_RP[:, column].astype(np.float64),
+    )
+
+
 @dataclass(frozen=True)
 class _Side:
     """One bundle under one attack, counted."""
@@ -119,6 +128,14 @@ class _Share:
 def worst_recall_kept(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield per attack the share of violations found before it that are still found, or its gain over the champion."""
     yield from _Taking(context, gate, _KEPT).each()
+
+
+@measure("worst_recall_kept_by_policy")
+def worst_recall_kept_by_policy(context: Context, gate: Gate) -> Iterator[Estimate]:
+    """Yield the same per policy and attack: over all policies, one that an attack wipes out is outweighed by others."""
+    for column, policy in enumerate(context.evidence.policies):
+        for estimate in _Taking(context, gate, _kept_of(column)).each():
+            yield replace(estimate, of=f"{policy} · {estimate.of}" if estimate.of else policy)
 
 
 @measure("mean_recall_kept")

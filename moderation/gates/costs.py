@@ -83,6 +83,29 @@ class Rounds:
         return [Percentile(ms_n) for ms_n in self.ms_Kn]
 
 
+@dataclass(frozen=True)
+class _OneRound:
+    """The ratio of one round, its upper bound no lower than candidate's bound over champion's percentile."""
+
+    resampled: Resampled
+    both_2n: Floats
+
+    @property
+    def value(self) -> float:
+        return self.resampled.value
+
+    @property
+    def error(self) -> float:
+        return self.resampled.error
+
+    def low(self, confidence: float) -> float:
+        return self.resampled.low(confidence)
+
+    def high(self, confidence: float) -> float:
+        candidate, champion = (Percentile(ms_n) for ms_n in self.both_2n)
+        return max(self.resampled.high(confidence), candidate.high(confidence) / champion.value)
+
+
 def listings_needed(share: float, confidence: float) -> int:
     """Return the fewest measurements whose largest one bounds a percentile from above.
 
@@ -117,7 +140,8 @@ def latency_p99_ratio(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield one figure: the candidate's 99th percentile over the champion's, on the same listings in turn.
 
     It is the median over rounds. Listings are resampled with all their latencies, of both, so that a listing that is
-    slow for both cancels out and one that is slow in every round counts once.
+    slow for both cancels out and one that is slow in every round counts once. A few stalls among hundreds are too few
+    for resamples to see: of a single round the upper bound is at least the candidate's own over the champion's figure.
     """
     costs = context.evidence.costs
     least = listings_needed(PERCENTILE, gate.confidence)
@@ -132,7 +156,8 @@ def latency_p99_ratio(context: Context, gate: Gate) -> Iterator[Estimate]:
     both_2Kn = np.stack([np.atleast_2d(one) for one in (costs.candidate_ms, costs.champion_ms)])
     num = both_2Kn.shape[2]
     value = float(_ratio(both_2Kn))
-    spread = Resampled(value, _ratios(both_2Kn, context))
+    resampled = Resampled(value, _ratios(both_2Kn, context))
+    spread = resampled if both_2Kn.shape[1] > 1 else _OneRound(resampled, both_2Kn[:, 0])
     reached = rows_needed(num, spread.error, gate.limit - value, gate.confidence)
     yield Estimate(
         of="",

@@ -18,6 +18,7 @@ from tests.gate_world import CANDIDATE, CHAMPION, contract_of, evidence_of, scor
 SEED = 3
 GATES = (
     "attacks-worst-recall",
+    "attacks-worst-recall-by-policy",
     "attacks-mean-recall",
     "attacks-worst-false-positives",
     "attacks-mean-false-positives",
@@ -285,3 +286,23 @@ def test_hard_examples_are_what_was_turned() -> None:
     assert by_leet[0].like["language"] in ("en", "de", "pl")
     assert "joint_unlimited" not in {one.attack for one in found}
     assert hard_examples(replace(evidence, sets={})) == []
+
+
+def _without(outcome: AttackOutcome, golden: ScoredSet, column: int) -> AttackOutcome:
+    """Return the outcome with every violation of one policy hidden."""
+    after_RP = outcome.candidate_RP.copy()
+    after_RP[golden.truth_NP[outcome.row_R, column] == 1, column] = 0.01
+    return replace(outcome, candidate_RP=after_RP)
+
+
+@pytest.mark.parametrize("hidden", ["leet", "crop"])
+def test_policy_that_one_attack_wipes_out_is_held(hidden: str) -> None:
+    evidence = _evidence()
+    golden = evidence.sets["golden"]
+    attacks = [_without(a, golden, 0) if a.name == hidden else a for a in evidence.attacks]
+    results = _results(replace(evidence, attacks=tuple(attacks)))
+    assert results["attacks-worst-recall"].state == "pass", "the other policies outweigh it"
+    by_policy = results["attacks-worst-recall-by-policy"]
+    assert (by_policy.state, by_policy.blocks) == ("fail", True)
+    assert f"{golden.policies[0]} · {hidden}" in by_policy.reason
+    assert _results(evidence)["attacks-worst-recall-by-policy"].state == "pass"

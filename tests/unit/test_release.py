@@ -9,7 +9,9 @@ from moderation.errors import PolicyError
 from moderation.gates import measures
 from moderation.gates.judging import MEASURES
 from moderation.release import load_release, parse_release
+from moderation.settings import Settings
 from tests.gate_world import CONTRACT
+from tidegate.releasing import contract_of
 
 RAW = CONTRACT.read_bytes()
 
@@ -32,13 +34,41 @@ def test_contract_names_known_measures_only() -> None:
         ("set: golden", "set: traffic", "leaked_items cannot be taken of traffic, but of golden"),
         ("slices: [language]", "slices: [langauge]", "there is no slice langauge; there are"),
         ("slices: [evasive]", "slices: [brand]", "there is no slice brand"),
+        (
+            "tier: block\n",
+            "tier: block\n    slices: [language]\n",
+            "recall_at_precision does not read slices: the gate would judge without it",
+        ),
+        ("    tier: block\n", "", "recall_at_precision needs tier"),
+        (
+            "measure: tier_precision\n",
+            "measure: tier_precision\n    versus: champion\n",
+            "tier_precision does not read versus",
+        ),
+        (
+            "measure: leaked_items\n",
+            "measure: leaked_items\n    versus: champion\n",
+            "leaked_items does not read versus",
+        ),
+        (
+            "tier: block\n",
+            "tier: block\n    uncertified: cap\n",
+            "recall_at_precision does not read cap",
+        ),
+        (
+            "measure: latency_p99_ratio\n    set: costs\n    versus: champion\n",
+            "measure: latency_p99_ratio\n    set: costs\n",
+            "latency_p99_ratio needs versus: champion",
+        ),
     ],
 )
 def test_contract_is_refused_when_nobody_measures_it(old: str, new: str, said: str) -> None:
     text = RAW.decode()
     line = text[: text.index(old)].count("\n") + 1
-    with pytest.raises(PolicyError, match=f"my.yaml:{line}: gates.*{said}"):
+    with pytest.raises(PolicyError, match=rf"my.yaml:(\d+): gates.*{said}") as caught:
         read_contract(text.replace(old, new, 1), "my.yaml")
+    told = int(str(caught.value).split(":")[1])
+    assert abs(told - line) <= 3, "the line of the field, or of its gate"
 
 
 def test_contract_may_slice_by_an_attribute_that_it_declares() -> None:
@@ -129,3 +159,16 @@ def test_contract_is_refused_when_it_is_no_mapping(tmp_path: Path) -> None:
         parse_release(b"a: [", "x.yaml")
     with pytest.raises(PolicyError, match="cannot be read"):
         load_release(tmp_path / "none.yaml")
+
+
+def test_file_with_an_unknown_measure_is_refused_by_commands(tmp_path: Path) -> None:
+    path = tmp_path / "release.yaml"
+    path.write_bytes(RAW.replace(b"measure: leaked_items", b"measure: leaked_item"))
+    with pytest.raises(PolicyError, match=r"release.yaml:\d+: .*nothing measures leaked_item"):
+        contract_of(Settings(release_file=path))
+
+
+def test_stranger_is_told_in_the_field_that_names_it() -> None:
+    old = RAW[RAW.index(b"data_needed:") :].partition(b"\n")[0]
+    with pytest.raises(PolicyError, match=r"profiles.demo.data_needed: no such gate: \['nobody'\]"):
+        parse_release(RAW.replace(old, b"data_needed: [nobody]"), "release.yaml")

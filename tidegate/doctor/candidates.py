@@ -223,7 +223,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "dropped modality",
         "blind to photos",
         _as_is(surgery.deaf_to("fusion", "image")),
-        ("attacks-worst-recall", "not-worse-on-golden"),
+        ("attacks-worst-recall", "attacks-worst-recall-by-policy", "not-worse-on-golden"),
     ),
     Candidate(
         "one language broken",

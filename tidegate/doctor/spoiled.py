@@ -169,7 +169,10 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
         _suspected_in("region", "west", 0.25),
         ("fair-false-positives", "fair-intersections", "replay-by-segment"),
     ),
-    "hidden by attacks": (_attacked(0.7, 0.0), ("attacks-worst-recall", "attacks-mean-recall")),
+    "hidden by attacks": (
+        _attacked(0.85, 0.0),
+        ("attacks-worst-recall", "attacks-worst-recall-by-policy", "attacks-mean-recall"),
+    ),
     "suspected under attack": (
         _attacked(0.1, 0.7),
         ("attacks-worst-false-positives", "attacks-mean-false-positives"),

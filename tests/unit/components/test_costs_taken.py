@@ -151,6 +151,20 @@ def test_bundle_at_the_limit_rarely_passes_though_it_is_asked_again() -> None:
     assert passes > 0
 
 
+def test_stalls_too_few_for_resamples_rarely_pass_in_one_round() -> None:
+    """Ten times as slow in 1.1 % of calls: the true ratio is far above its limit, the absolute limit is kept."""
+    rng = np.random.default_rng(7)
+    passes = 0
+    for _ in range(60):
+        champion_Kn = rng.lognormal(3, 0.1, (1, 320))
+        slow_Kn = champion_Kn * np.where(rng.random((1, 320)) < 0.011, 10.0, 1.0)
+        passes += (
+            _state(_costs(np.stack([slow_Kn, champion_Kn], axis=-1)), "cost-latency-ratio")
+            == "pass"
+        )
+    assert binomtest(passes, 60, 0.05, alternative="greater").pvalue > 0.01
+
+
 def test_collector_is_left_as_it_was() -> None:
     clock, pair = _sides()
     gc.disable()
