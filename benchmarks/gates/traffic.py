@@ -7,13 +7,16 @@ from typing import Final
 
 from components.home import Home
 from components.ingest.rows import read_rows
+from ledger.events import EventKind, to_decision
 from ledger.ledger import SqliteLedger
+from ledger.recorded import answer_of
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
 from moderation.policy import PolicyFile
 from moderation.scoring import Scorer
 from moderation.snapshot_rows import SnapshotRow
 from tidegate.doctor.recorded import decisions_about
+from tidegate.doctor.workshop import copy_ledger
 
 _CHUNK: Final = 500
 
@@ -21,10 +24,25 @@ _CHUNK: Final = 500
 def record_traffic(
     home: Home, bundle: Bundle, policies: PolicyFile, at: datetime, *, most: int
 ) -> int:
-    """Record the bundle's decisions about the newest uploads, all at one time; return how many there are."""
+    """Record the bundle's decisions about the newest uploads, all at one time; return how many there are.
+
+    A ledger takes no second decision about the same upload: what another bundle decided here before goes first.
+    """
+    undecided = home.ledger.with_suffix(".undecided")
+    if not undecided.exists():
+        copy_ledger(home.ledger, undecided)
+    elif _decided_by(home) not in (None, bundle.digest):
+        copy_ledger(undecided, home.ledger)
     ledger, store, scorer = SqliteLedger(home.ledger), ContentStore(home.content), Scorer(bundle)
     newest: deque[SnapshotRow] = deque(read_rows(ledger, at, policies.ids), maxlen=most)
     rows = iter(newest)
     while chunk := list(islice(rows, _CHUNK)):
         ledger.append(decisions_about(chunk, scorer, policies, store, decided_at=at))
     return len(newest)
+
+
+def _decided_by(home: Home) -> str | None:
+    """Return the release that took the first recorded decision; None where there is none."""
+    first = next(iter(SqliteLedger(home.ledger).read((EventKind.DECISION,))), None)
+    answer = None if first is None else answer_of(to_decision(first.event))
+    return None if answer is None else answer.release

@@ -75,7 +75,7 @@ class Workshop:
             if is_new:
                 freeze(self.home, self.early, EARLY_DAY, self.policies)
                 bundle = train(self.home, self.early, self.policies)
-                _copy_ledger(self.home.ledger, self._undecided)
+                copy_ledger(self.home.ledger, self._undecided)
                 record_traffic(self.home, bundle, read_policies(self.policies))
         return Bundle.open(self.early.release)
 
@@ -103,7 +103,7 @@ class Workshop:
         with self.once(f"home-{name}") as is_new:
             home = self.variant(name, self.home.ledger.name)
             if is_new:
-                _copy_ledger(self._undecided, home.ledger)
+                copy_ledger(self._undecided, home.ledger)
                 policies = read_policies(self.policies)
                 caps = dict.fromkeys(policies.ids, tier)
                 record_traffic(home, Bundle.open(self.early.release), policies, caps)
@@ -169,7 +169,7 @@ class Workshop:
         stamp.touch()
 
 
-def _copy_ledger(source: Path, target: Path) -> None:
+def copy_ledger(source: Path, target: Path) -> None:
     """Copy a SQLite file with what its journal holds."""
     with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(target)) as write:
         read.backup(write)
