@@ -29,6 +29,12 @@ _LIKELY_GAIN: Final = 0.8
 """Where no error was seen, the true precision is taken to lie so far from the bound towards 1."""
 
 
+_NO_SAMPLE: Final = (
+    "no listing was adjudicated here: an imported table is no sample of uploads, and nothing says how many a day "
+    "each of its rows stands for"
+)
+
+
 def flagging_threshold(answers: Answers, policy: str) -> float | None:
     """Return the smallest probability that is reviewed or worse; None where all those tiers are closed."""
     tiers = answers.thresholds.get(policy, {})
@@ -103,6 +109,9 @@ def reviews_per_day(context: Context, gate: Gate) -> Iterator[Estimate]:
     found = context.set(gate)
     if found is None or not np.isfinite(found.candidate.probability_NP).all():
         yield nothing("", f"the set {gate.set} is not there, or a score is no number")
+        return
+    if not found.adjudicated_NP.any():
+        yield nothing("", _NO_SAMPLE)
         return
     tier_N = strongest_tiers(
         found.candidate.probability_NP, found.policies, thresholds_after_caps(context, found)

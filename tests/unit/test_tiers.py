@@ -202,6 +202,15 @@ def test_tier_that_will_be_capped_is_not_called_unreachable() -> None:
     assert judgement.caps == {"weapons": "block"}
 
 
+def test_imported_table_says_nothing_of_review_volume() -> None:
+    found = _thresholds(flagged_traffic(400, 1.0), review=0.0005)
+    imported = replace(found, adjudicated_NP=np.zeros_like(found.adjudicated_NP))
+    assert _result(found, "review-volume").state != "no_data"
+    result = _result(imported, "review-volume")
+    assert (result.state, result.blocks) == ("no_data", True)
+    assert "an imported table is no sample of uploads" in result.reason
+
+
 def test_review_volume_is_weighted() -> None:
     found = flagged_traffic(400, 1.0)
     estimate = _result(found, "review-volume").checks[0].estimate
