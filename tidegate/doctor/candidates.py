@@ -275,10 +275,10 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
     ),
     Candidate(
         "too sure of innocence",
-        "log-odds minus 14, with tiers that open all the same",
+        "log-odds minus 17, with tiers that open all the same",
         _as_is(
             surgery.both(
-                surgery.shifted(-14.0),
+                surgery.shifted(-17.0),
                 surgery.thresholds(lambda tiers: dict.fromkeys(tiers, _SUNK_TIER)),
             )
         ),

@@ -19,7 +19,7 @@ REGIONS: Final = ("north", "south", "west")
 CATEGORIES: Final = ("home", "toys", "tech")
 
 _SIDE: Final = 64
-_FRAMED: Final = 0.35
+_FRAMED: Final = 0.45
 _PALE: Final = 0.3
 """Most saturated colour of an honest patch; a policy's are stronger."""
 

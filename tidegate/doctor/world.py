@@ -32,20 +32,20 @@ LAST_DAY: Final = START + timedelta(days=440)
 END: Final = START + timedelta(days=448)
 REPLAYED_FROM: Final = END - timedelta(days=1)
 
-_EARLY_SHARE: Final = 0.42
+_EARLY_SHARE: Final = 0.35
 _TRICKS: Final = (Evasion.LEET, Evasion.SEPARATORS, Evasion.HOMOGLYPH, Evasion.ZERO_WIDTH)
-_TWO_PHOTOS: Final = 0.7
-_NO_PHOTO: Final = 0.15
-_PLAIN_WORDS, _PLAIN_PHOTO = 0.2, 0.1
+_TWO_PHOTOS: Final = 0.65
+_NO_PHOTO: Final = 0.08
+_PLAIN_WORDS, _PLAIN_PHOTO = 0.2, 0.04
 """Violations that only their photos tell, and those that only their words do."""
 
 _NO_TEXT: Final = 0.03
 _NEW_DAYS: Final = 3.0
 _TIERS: Final = {
     "tag": {"precision": 0.6},
-    "review": {"precision": 0.94, "max_share": 0.01},
-    "block": {"precision": 0.965},
-    "suspend": {"precision": 0.992},
+    "review": {"precision": 0.955, "max_share": 0.01},
+    "block": {"precision": 0.972},
+    "suspend": {"precision": 0.994},
 }
 _REVIEW_DELAY: Final = timedelta(hours=30)
 
@@ -54,7 +54,7 @@ _REVIEW_DELAY: Final = timedelta(hours=30)
 class Size:
     """How many sellers of each kind there are."""
 
-    violators: int = 1_800
+    violators: int = 2_200
     """Per policy."""
 
     lookalike: int = 400
@@ -63,7 +63,7 @@ class Size:
     ordinary: int = 800
     """Other honest sellers."""
 
-    unsure: int = 250
+    unsure: int = 500
     """Per policy: their words only hint, and three in ten of them violate."""
 
     newcomers: int = 960
@@ -120,7 +120,7 @@ class DoctorWorld:
         for late in range(self.size.newcomers):
             guilty = late % 3 == 0
             policy_or_none = late // 3 % num_policies if guilty else None
-            kind = "violator" if guilty else "ordinary"
+            kind = "violator" if guilty else ("lookalike" if late % 3 == 1 else "ordinary")
             yield self._seller(number, kind, policy_or_none, late=True)
             number += 1
 
@@ -144,7 +144,7 @@ class DoctorWorld:
             first_listing=begin + (end - begin) * float(rng.random()),
             age_days=days,
             num_past=past[int(rng.choice(3, p=(0.46, 0.27, 0.27)))],
-            split="test" if rng.random() < 0.45 else "train",
+            split="test" if rng.random() < 0.55 else "train",
         )
 
     def _events(self, seller: _Seller, store: ContentStore) -> Iterator[Event]:
