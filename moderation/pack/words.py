@@ -22,6 +22,7 @@ _MEASURES: Final = {
     "mean_average_precision": "ranking quality, mean over policies (average precision: 1 is perfect)",
     "recall_at_precision": "share of violations found while as few innocents are hit as the tier demands",
     "worst_recall_kept": "share of found violations still found, under the worst disguise",
+    "worst_recall_kept_by_policy": "share of one policy's found violations still found, under the worst disguise",
     "mean_recall_kept": "share of found violations still found, mean over disguises",
     "worst_false_positives_gained": "share of innocents that a disguise alone makes suspicious, worst disguise",
     "mean_false_positives_gained": "share of innocents that a disguise alone makes suspicious, mean",

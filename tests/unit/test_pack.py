@@ -15,10 +15,11 @@ from moderation.errors import PermanentError
 from moderation.evaluation.report import MAX_HTML_BYTES
 from moderation.gates.estimates import Estimate, Resampled
 from moderation.gates.evidence import Answers, Evidence
-from moderation.gates.judging import Check, GateResult, Judgement, judge
+from moderation.gates.judging import MEASURES, Check, GateResult, Judgement, judge
 from moderation.pack import Pack, load_record, write_pack
 from moderation.pack.changes import changes_of, data_url
 from moderation.pack.decided import as_served
+from moderation.pack.words import measure_words
 from tests.pack_world import (
     BROKEN,
     CHAMPION,
@@ -111,6 +112,11 @@ def proposed(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Pack:
     return pack_of(first_evidence(), tmp_path_factory.mktemp("first"), profile="demo")
+
+
+@pytest.mark.parametrize("measure", sorted(MEASURES))
+def test_every_measure_has_plain_words(measure: str) -> None:
+    assert measure_words(measure) != measure.replace("_", " ")
 
 
 def test_page_names_the_broken_language_when_blocked(broken: Pack) -> None:
