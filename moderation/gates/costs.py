@@ -90,18 +90,12 @@ class _OneRound:
     resampled: Resampled
     both_2n: Floats
 
-    @property
-    def value(self) -> float:
-        return self.resampled.value
-
-    @property
-    def error(self) -> float:
-        return self.resampled.error
-
     def low(self, confidence: float) -> float:
+        """Return the lower bound."""
         return self.resampled.low(confidence)
 
     def high(self, confidence: float) -> float:
+        """Return the upper bound."""
         candidate, champion = (Percentile(ms_n) for ms_n in self.both_2n)
         return max(self.resampled.high(confidence), candidate.high(confidence) / champion.value)
 
@@ -158,7 +152,7 @@ def latency_p99_ratio(context: Context, gate: Gate) -> Iterator[Estimate]:
     value = float(_ratio(both_2Kn))
     resampled = Resampled(value, _ratios(both_2Kn, context))
     spread = resampled if both_2Kn.shape[1] > 1 else _OneRound(resampled, both_2Kn[:, 0])
-    reached = rows_needed(num, spread.error, gate.limit - value, gate.confidence)
+    reached = rows_needed(num, resampled.error, gate.limit - value, gate.confidence)
     yield Estimate(
         of="",
         value=value,
