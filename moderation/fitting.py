@@ -3,28 +3,24 @@
 The result depends on rows, configuration and seed alone: one thread, deterministic kernels, seeded draws.
 """
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
-import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric import Fabric
 
 from moderation.embedded_rows import EmbeddedRows
 from moderation.errors import InvalidSnapshot
 from moderation.lightning_module import (
     HeadsModule,
-    RowsModule,
-    StepSampler,
     Task,
-    build_optimizer,
     count_steps,
-    heads_loss,
+    run_epochs,
     to_tensors,
 )
 from moderation.network import ListingHeads
@@ -37,7 +33,7 @@ _STANDARDISE_ROWS: Final = 4_096
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-Fit = Callable[[ListingHeads, Task], None]
+OnEpoch = Callable[[int, ListingHeads], None]
 
 
 @dataclass(frozen=True)
@@ -66,20 +62,6 @@ def pinned_torch(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice on loaders and hardware out of logs; errors still raise."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
 def fit_heads(
     rows: EmbeddedRows,
     index_R: Indices,
@@ -101,9 +83,7 @@ def fit_heads(
     Raises:
         InvalidSnapshot: if no row of `index_R` has a known truth.
     """
-    return fit_task(
-        make_task(rows, index_R, truth_NP, weight_N, config, seed), weight_N, lightning_fit
-    )
+    return fit_task(make_task(rows, index_R, truth_NP, weight_N, config, seed), weight_N)
 
 
 def make_task(
@@ -121,11 +101,17 @@ def make_task(
     return Task(rows, truth_NP, plan, config, seed)
 
 
-def fit_task(task: Task, weight_N: Floats, fit: Fit) -> ListingHeads:
-    """Return heads fitted by `fit`, standardised before and corrected for the drawn base rate after."""
+def fit_task(task: Task, weight_N: Floats, on_epoch: OnEpoch | None = None) -> ListingHeads:
+    """Return fitted heads, standardised before and corrected for the drawn base rate after.
+
+    Args:
+        task: what to fit them to.
+        weight_N: inverse inclusion probabilities.
+        on_epoch: told of each finished epoch; what it raises ends the fit.
+    """
     with pinned_torch(task.seed):
         heads = build_heads(task)
-        fit(heads, task)
+        run_heads(heads, task, on_epoch=on_epoch)
         heads.eval()
         is_seen = (
             task.rows.num_images_N > 0,
@@ -135,6 +121,19 @@ def fit_task(task: Task, weight_N: Floats, fit: Fit) -> ListingHeads:
         shift_3P = [task.plan.shift_P(task.truth_NP, weight_N, seen_N) for seen_N in is_seen]
         heads.shift_3P.copy_(torch.from_numpy(np.stack(shift_3P)))
     return heads
+
+
+def run_heads(
+    heads: ListingHeads, task: Task, fabric: Fabric | None = None, on_epoch: OnEpoch | None = None
+) -> None:
+    """Take every step of a fit of heads, in place, on the devices of `fabric`."""
+
+    def told(epoch: int) -> None:
+        if on_epoch:
+            on_epoch(epoch, heads)
+
+    module = HeadsModule(heads, task.config, count_steps(task))
+    run_epochs(module, task, partial(to_tensors, task), fabric, told)
 
 
 def build_heads(task: Task) -> ListingHeads:
@@ -149,39 +148,6 @@ def build_heads(task: Task) -> ListingHeads:
         torch.from_numpy(batch.text_BD[batch.has_text_B]),
     )
     return heads
-
-
-def lightning_fit(heads: ListingHeads, task: Task, **trainer_options: Any) -> None:
-    """Fit by Lightning; `trainer_options` choose devices and strategy where there are several."""
-    options: dict[str, Any] = {"accelerator": "cpu", "devices": 1} | trainer_options
-    with quiet_lightning():
-        trainer = pl.Trainer(
-            max_epochs=task.config.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            deterministic=True,
-            **options,
-        )
-        trainer.fit(HeadsModule(heads, task.config, count_steps(task)), datamodule=RowsModule(task))
-
-
-def plain_epochs(heads: ListingHeads, task: Task) -> Iterator[int]:
-    """Fit by a bare loop, the same steps as `lightning_fit` takes; yield each finished epoch."""
-    optimizer, scheduler = build_optimizer(heads, task.config, count_steps(task))
-    sampler = StepSampler(task)
-    for epoch in range(task.config.epochs):
-        heads.train()
-        sampler.set_epoch(epoch)
-        for index_B, views_B in sampler:
-            loss = heads_loss(heads, to_tensors(task, index_B, views_B), task.config)
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            scheduler.step()
-        yield epoch
 
 
 def score_heads(heads: ListingHeads, rows: EmbeddedRows, index_R: Indices) -> HeadSignals:

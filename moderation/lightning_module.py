@@ -1,10 +1,11 @@
-"""The heads as a Lightning module and their embeddings as a data module; the same on one process and on many.
+"""The heads as a Lightning module and the steps of their fit; the same on one process and on many.
 
 B rows of a batch, P policies. Every process draws the same epoch and takes its share of each batch, so that the
 gradient of a step does not depend on how many processes work on it.
 """
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -12,8 +13,10 @@ import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from moderation.embedded_rows import EmbeddedRows
 from moderation.network import ListingHeads
@@ -72,46 +75,21 @@ class Task:
         return self.rows.num_views_N
 
 
-class StepSampler(Sampler[Step]):
-    """Yields (rows, views) of each step of an epoch; `rank` of `num_ranks` takes its share."""
-
-    def __init__(self, task: Draws, rank: int = 0, num_ranks: int = 1) -> None:
-        self._task, self._rank, self._num_ranks = task, rank, num_ranks
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next pass draws."""
-        self._epoch = epoch
-
-    def __iter__(self) -> Iterator[Step]:
-        task = self._task
-        index = task.plan.draw(task.seed, self._epoch)
-        rng = np.random.default_rng([task.seed, self._epoch, 1])
-        num_views = task.num_views_N[index].astype(np.int64)
-        augmented = 1 + np.floor(rng.random(len(index)) * (num_views - 1)).astype(np.int64)
-        is_augmented = (rng.random(len(index)) < task.config.view_mix) & (num_views > 1)
-        views = np.where(is_augmented, augmented, 0)
-        for begin in range(0, len(index), task.config.batch_size):
-            end = begin + task.config.batch_size
-            # The last batch may be smaller than the number of processes; then all of them take it whole.
-            share = slice(begin + self._rank, end, self._num_ranks)
-            if len(index) - begin < self._num_ranks:
-                share = slice(begin, end)
-            yield index[share], views[share]
-
-    def __len__(self) -> int:
-        return -(-self._task.plan.num_draws // self._task.config.batch_size)
-
-
-class _Steps(Dataset[Batch]):
-    """Embeddings and truth of one step; memory holds one batch."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-
-    def __getitem__(self, step: Step) -> Batch:
-        index_B, views_B = step
-        return to_tensors(self._task, index_B, views_B)
+def draw_steps(draws: Draws, epoch: int, rank: int = 0, num_ranks: int = 1) -> Iterator[Step]:
+    """Yield (rows, views) of each step of an epoch; `rank` of `num_ranks` takes its share."""
+    index = draws.plan.draw(draws.seed, epoch)
+    rng = np.random.default_rng([draws.seed, epoch, 1])
+    num_views = draws.num_views_N[index].astype(np.int64)
+    augmented = 1 + np.floor(rng.random(len(index)) * (num_views - 1)).astype(np.int64)
+    is_augmented = (rng.random(len(index)) < draws.config.view_mix) & (num_views > 1)
+    views = np.where(is_augmented, augmented, 0)
+    for begin in range(0, len(index), draws.config.batch_size):
+        end = begin + draws.config.batch_size
+        # The last batch may be smaller than the number of processes; then all of them take it whole.
+        share = slice(begin + rank, end, num_ranks)
+        if len(index) - begin < num_ranks:
+            share = slice(begin, end)
+        yield index[share], views[share]
 
 
 def to_tensors(
@@ -123,25 +101,15 @@ def to_tensors(
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
-class RowsModule(pl.LightningDataModule):
-    """Serves each process its share of every step."""
+class StepModule(pl.LightningModule):
+    """A module whose learning rate moves with every step."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__()
-        self._task = task
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Return the steps of this process."""
-        trainer = self.trainer
-        rank, num_ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        sampler = StepSampler(self._task, rank, num_ranks)
-        # A generator of its own: the loader would draw from torch's, and change what dropout draws.
-        generator = torch.Generator().manual_seed(self._task.seed)
-        steps = _Steps(self._task)
-        return DataLoader(steps, sampler=sampler, batch_size=None, generator=generator)
+    @abstractmethod
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """Return one optimiser and its schedule."""
 
 
-class HeadsModule(pl.LightningModule):
+class HeadsModule(StepModule):
     """Fits every head side by side; they share batches, not parameters."""
 
     def __init__(self, heads: ListingHeads, config: HeadsConfig, num_steps: int) -> None:
@@ -152,29 +120,56 @@ class HeadsModule(pl.LightningModule):
         """Return the loss of one step."""
         return heads_loss(self.heads, batch, self._config)
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW with one cycle of the learning rate."""
-        optimizer, scheduler = build_optimizer(self.heads, self._config, self._num_steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """Return AdamW with one cycle of the learning rate, which moves with every step.
+
+        Weights decay, biases and vectors of absence do not.
+        """
+        config = self._config
+        parameters = [p for p in self.heads.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.learning_rate, total_steps=self._num_steps + 1, pct_start=_WARM_UP
+        )
+        return [optimizer], [scheduler]
 
 
-def build_optimizer(
-    heads: nn.Module, config: HeadsConfig, num_steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return the optimiser and schedule of a fit: weights decay, biases and vectors of absence do not."""
-    parameters = [p for p in heads.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=num_steps + 1, pct_start=_WARM_UP
-    )
-    return optimizer, scheduler
+def run_epochs(
+    module: StepModule,
+    draws: Draws,
+    read: Callable[..., Batch],
+    fabric: Fabric | None = None,
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Fit a module in place, by Lightning's Fabric: under its trainer a step of small heads takes half as long again.
+
+    Args:
+        module: takes the steps.
+        draws: what decides the steps.
+        read: gives the batch of (rows, views).
+        fabric: devices, strategy and precision, launched; one CPU by default.
+        on_epoch: told of each finished epoch; what it raises ends the fit.
+    """
+    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    [optimizer], [scheduler] = module.configure_optimizers()
+    wrapped, optimizer = fabric.setup(module, optimizer)
+    for epoch in range(draws.config.epochs):
+        module.train()
+        module.on_train_epoch_start()
+        steps = draw_steps(draws, epoch, fabric.global_rank, fabric.world_size)
+        for number, (index_B, views_B) in enumerate(steps):
+            batch = fabric.to_device(read(index_B, views_B))
+            loss = wrapped.training_step(batch, number)
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+            scheduler.step()
+        if on_epoch:
+            on_epoch(epoch)
 
 
 def heads_loss(heads: ListingHeads, batch: Batch, config: HeadsConfig) -> Tensor:

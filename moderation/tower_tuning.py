@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import lightning.pytorch as pl
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning.fabric import Fabric
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from moderation.augment import image_view, text_view
 from moderation.errors import InvalidListing, InvalidSnapshot
 from moderation.export import TowersInfo, write_towers
-from moderation.fitting import pinned_torch, quiet_lightning
+from moderation.fitting import pinned_torch
 from moderation.image import decode, to_tensor
-from moderation.lightning_module import Batch, Step, StepSampler, count_steps, heads_loss
+from moderation.lightning_module import Batch, StepModule, count_steps, heads_loss, run_epochs
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig, Profile
 from moderation.sampling import EpochPlan
@@ -79,24 +80,13 @@ def tune_towers(
     """
     task = _task(profile, snapshot, seed)
     image, text = build_image_tower(profile.image_tower), build_text_tower(profile.text_tower)
-    data = _Steps(task, profile, read_blob, Tokenizer.from_str(text.tokenizer))
-    with pinned_torch(seed), quiet_lightning():
+    steps = _Steps(task, profile, read_blob, Tokenizer.from_str(text.tokenizer))
+    fabric = Fabric(devices=1, precision="bf16-mixed" if torch.cuda.is_available() else "32-true")
+    with pinned_torch(seed):
         dims = profile.image_tower.dim, profile.text_tower.dim
         heads = ListingHeads(*dims, len(snapshot.policy_ids), task.config)
         module = _TowersModule(image, text.tower, heads, task, profile.tuned_blocks)
-        trainer = pl.Trainer(
-            max_epochs=task.config.epochs,
-            precision="bf16-mixed" if torch.cuda.is_available() else "32-true",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            deterministic=True,
-        )
-        sampler = StepSampler(task, trainer.global_rank, trainer.world_size)
-        generator = torch.Generator().manual_seed(seed)
-        trainer.fit(module, DataLoader(data, sampler=sampler, batch_size=None, generator=generator))
+        run_epochs(module, task, steps, fabric)
     return write_towers(profile, image, text, target, tuned_fold=_FIRST_FOLD)
 
 
@@ -119,7 +109,7 @@ def _task(profile: Profile, snapshot: Snapshot, seed: int) -> TowerTask:
     return TowerTask(rows, truth_NP, plan, config, seed, num_views_N)
 
 
-class _Steps(Dataset[Batch]):
+class _Steps:
     """Pixels, tokens and truth of one step; images are read when they are needed."""
 
     def __init__(
@@ -134,8 +124,7 @@ class _Steps(Dataset[Batch]):
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(profile.max_tokens)
 
-    def __getitem__(self, step: Step) -> Batch:
-        index_B, views_B = step
+    def __call__(self, index_B: npt.NDArray[np.int64], views_B: npt.NDArray[np.int64]) -> Batch:
         rows = [self._task.rows[row] for row in index_B]
         images = [self._images(row, int(view)) for row, view in zip(rows, views_B, strict=True)]
         num_slots = max(1, *(len(row_images) for row_images in images))
@@ -180,7 +169,7 @@ def _varied(row: _Row, view: int) -> tuple[str, str]:
     )
 
 
-class _TowersModule(pl.LightningModule):
+class _TowersModule(StepModule):
     """Both towers under fresh heads; everything but the last blocks stays as it is."""
 
     def __init__(
@@ -214,7 +203,7 @@ class _TowersModule(pl.LightningModule):
         }
         return heads_loss(self.heads, embedded, self._task.config)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """Return AdamW with small steps for the towers."""
         config = self._task.config
         blocks = nn.ModuleList(self._tuned)
@@ -226,7 +215,4 @@ class _TowersModule(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LinearLR(
             optimizer, 1.0, 0.1, total_iters=count_steps(self._task)
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return [optimizer], [scheduler]

@@ -23,8 +23,7 @@ from sklearn.metrics import average_precision_score
 
 from moderation.embedded_rows import EmbeddedRows
 from moderation.errors import PermanentError
-from moderation.fitting import fit_task, make_task, plain_epochs, score_heads
-from moderation.lightning_module import Task
+from moderation.fitting import fit_task, make_task, score_heads
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
 from moderation.snapshot import Snapshot
@@ -82,19 +81,16 @@ class _Objective:
         task = make_task(self.rows, self.fit_R, self.truth_NP, self.weight_N, config, self.seed)
         values: list[float] = []
 
-        def fit(heads: ListingHeads, task: Task) -> None:
-            rung = 0
-            for epoch in plain_epochs(heads, task):
-                reached = (epoch + 1) * _RUNGS // config.epochs
-                if reached <= rung or reached < _FIRST_RUNG:
-                    continue
-                rung = reached
-                values.append(self.judge(heads))
-                trial.report(values[-1], rung)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+        def judge(epoch: int, heads: ListingHeads) -> None:
+            step, before = ((done * _RUNGS // config.epochs) for done in (epoch + 1, epoch))
+            if step == before or step < _FIRST_RUNG:
+                return
+            values.append(self.judge(heads))
+            trial.report(values[-1], step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
 
-        fit_task(task, self.weight_N, fit)
+        fit_task(task, self.weight_N, judge)
         return values[-1]
 
     def judge(self, heads: ListingHeads) -> float:

@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from moderation.embedded_rows import EmbeddedRows
-from moderation.fitting import build_heads, lightning_fit, make_task, pinned_torch
+from moderation.fitting import build_heads, make_task, pinned_torch, run_heads
 from moderation.lightning_module import Task
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
@@ -19,24 +21,25 @@ CONFIG = HeadsConfig(
 )
 
 
-def fitted(task: Task, **options: object) -> ListingHeads:
+def fitted(task: Task, fabric: Fabric | None = None) -> ListingHeads:
     """Return heads after their last step."""
     with pinned_torch(task.seed):
         heads = build_heads(task)
-        lightning_fit(heads, task, **options)
+        run_heads(heads, task, fabric)
     return heads.eval()
 
 
 def main(snapshot_folder: str, rows_folder: str, out: str) -> None:
     """Write the world size and the largest difference of a weight to `out`, from the first process."""
     import torch
-    from lightning.pytorch.strategies import DDPStrategy
 
+    strategy = DDPStrategy(process_group_backend="gloo")
+    fabric = Fabric(accelerator="cpu", devices=2, strategy=strategy)
+    fabric.launch()
     snapshot, rows = Snapshot.open(Path(snapshot_folder)), EmbeddedRows.open(Path(rows_folder))
     index = np.flatnonzero(snapshot.role == "train")
     task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, 5)
-    strategy = DDPStrategy(process_group_backend="gloo")
-    together = fitted(task, devices=2, strategy=strategy)
+    together = fitted(task, fabric)
     world_size = torch.distributed.get_world_size()
     if torch.distributed.get_rank() == 0:
         torch.distributed.destroy_process_group()

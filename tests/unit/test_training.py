@@ -1,11 +1,17 @@
 """Training: the same bytes from the same inputs, and no row scored by a member that saw it."""
 
 import json
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from torch import Generator
+from torch.utils.data import DataLoader, IterableDataset
 
 from moderation.boosting import BoostingModel
 from moderation.embedded_rows import EmbeddedRows
@@ -15,13 +21,19 @@ from moderation.fitting import (
     build_heads,
     fit_heads,
     fit_task,
-    lightning_fit,
     make_task,
     pinned_torch,
-    plain_epochs,
     score_heads,
 )
-from moderation.lightning_module import StepSampler, heads_loss, to_tensors
+from moderation.lightning_module import (
+    Batch,
+    HeadsModule,
+    Task,
+    count_steps,
+    draw_steps,
+    heads_loss,
+    to_tensors,
+)
 from moderation.network import load_heads
 from moderation.ngram import NgramModel
 from moderation.profiles import HeadsConfig
@@ -135,13 +147,50 @@ def test_folds_share_no_group_when_the_split_is_declared(tmp_path: Path) -> None
     assert sorted(scored) == np.flatnonzero(snapshot.role == "train").tolist()
 
 
-def test_lightning_takes_the_steps_of_a_bare_loop(snapshot: Snapshot, rows: EmbeddedRows) -> None:
+@pytest.mark.filterwarnings("ignore:.*treespec:FutureWarning")
+def test_a_fit_takes_the_steps_of_lightnings_own_trainer(
+    snapshot: Snapshot, rows: EmbeddedRows
+) -> None:
     index = np.flatnonzero(snapshot.role == "train")
     task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, SEED)
-    by_lightning = fit_task(task, snapshot.weight, lightning_fit)
-    by_loop = fit_task(task, snapshot.weight, lambda h, t: [None for _ in plain_epochs(h, t)])  # type: ignore[arg-type]
-    for name, tensor in by_loop.state_dict().items():
-        assert torch.equal(tensor, by_lightning.state_dict()[name]), name
+    with pinned_torch(SEED):
+        by_trainer = build_heads(task)
+        module = HeadsModule(by_trainer, CONFIG, count_steps(task))
+        module.configure_optimizers = _every_step(module.configure_optimizers)  # type: ignore[method-assign]
+        trainer = pl.Trainer(
+            max_epochs=CONFIG.epochs,
+            barebones=True,
+            accelerator="cpu",
+            devices=1,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(module, DataLoader(_Steps(task), batch_size=None, generator=Generator()))
+    ours = fit_task(task, snapshot.weight)
+    for (name, theirs), parameter in zip(
+        by_trainer.named_parameters(), ours.parameters(), strict=True
+    ):
+        assert torch.equal(theirs, parameter), name
+
+
+class _Steps(IterableDataset[Batch]):
+    """The steps of a fit as a data set, which the trainer asks for; each pass is an epoch."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._epochs = task, count()
+
+    def __iter__(self) -> Iterator[Batch]:
+        for step in draw_steps(self._task, next(self._epochs)):
+            yield to_tensors(self._task, *step)
+
+
+def _every_step(configure: Callable[[], Any]) -> Callable[[], Any]:
+    """Let the trainer move the learning rate with every step, not with every epoch."""
+
+    def configured() -> Any:
+        [optimizer], [scheduler] = configure()
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    return configured
 
 
 def test_unknown_truth_changes_nothing(snapshot: Snapshot, rows: EmbeddedRows) -> None:
@@ -161,8 +210,9 @@ def test_unknown_truth_changes_nothing(snapshot: Snapshot, rows: EmbeddedRows) -
 def test_processes_share_each_batch_between_them(snapshot: Snapshot, rows: EmbeddedRows) -> None:
     index = np.flatnonzero(snapshot.role == "train")
     task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, SEED)
-    whole, first, second = StepSampler(task), StepSampler(task, 0, 2), StepSampler(task, 1, 2)
-    assert len(list(whole)) == len(whole) == len(list(first)) == len(list(second))
+    shares = [(0, 1), (0, 2), (1, 2)]
+    whole, first, second = (list(draw_steps(task, 0, *share)) for share in shares)
+    assert len(whole) * CONFIG.epochs == count_steps(task)
     for (all_B, _), (left_B, _), (right_B, _) in zip(whole, first, second, strict=True):
         assert sorted(all_B.tolist()) == sorted([*left_B.tolist(), *right_B.tolist()])
 
