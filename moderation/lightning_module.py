@@ -7,6 +7,7 @@ gradient of a step does not depend on how many processes work on it.
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Protocol
 
 import lightning.pytorch as pl
@@ -154,7 +155,7 @@ def run_epochs(
         fabric: devices, strategy and precision, launched; one CPU by default.
         on_epoch: told of each finished epoch; what it raises ends the fit.
     """
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or _one_cpu()
     [optimizer], [scheduler] = module.configure_optimizers()
     wrapped, optimizer = fabric.setup(module, optimizer)
     for epoch in range(draws.config.epochs):
@@ -170,6 +171,12 @@ def run_epochs(
             scheduler.step()
         if on_epoch:
             on_epoch(epoch)
+
+
+@cache
+def _one_cpu() -> Fabric:
+    """Return the same one each time: building it looks through every installed package."""
+    return Fabric(accelerator="cpu", devices=1)
 
 
 def heads_loss(heads: ListingHeads, batch: Batch, config: HeadsConfig) -> Tensor:
