@@ -3,7 +3,10 @@
 R attacked rows.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Final
 
 import numpy as np
@@ -11,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.prove.frozen import FrozenRows
+from moderation.attacks.gradients import one_thread
 from moderation.attacks.registry import GATE, Subject
 from moderation.attacks.white_box import UNLIMITED, Target, WhiteBox
 from moderation.errors import InvalidListing
@@ -51,17 +55,28 @@ def white_box_outcomes(
     rows = _surest(golden, found_NP, suite.white_box_items)
     targets = [_target(golden, int(row)) for row in rows]
     box = WhiteBox(scorer, steps=suite.white_box_steps)
-    outcomes = []
-    for number, (name, severity, one_in) in enumerate(_TRIED):
+    outcomes, done = [], count(1)
+    total = sum(len(targets[::one_in]) for _, _, one_in in _TRIED)
+    for name, severity, one_in in _TRIED:
         items = []
-        for done, target in enumerate(targets[::one_in], start=1):
-            items.append(target.item(getattr(box, name)(target, severity)))
-            reached = min(done * one_in, len(targets))
-            progress(number * len(targets) + reached, len(_TRIED) * len(targets))
+        for target, subject in _side_by_side(getattr(box, name), targets[::one_in], severity):
+            items.append(target.item(subject))
+            progress(next(done), total)
         probability_RP = scorer.score(items).probability_NP
         chosen = rows[::one_in]
         outcomes.append(AttackOutcome(name, FAMILY, severity, chosen, probability_RP, None))
     return outcomes
+
+
+def _side_by_side(
+    attack: Callable[[Target, float], Subject], targets: Sequence[Target], severity: float
+) -> Iterator[tuple[Target, Subject]]:
+    """Yield each target with its attacked listing, in order: every listing on one thread, as many as there are cores.
+
+    So the cores are used, and yet what comes of a listing does not depend on how many there are.
+    """
+    with one_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from zip(targets, pool.map(lambda one: attack(one, severity), targets), strict=True)
 
 
 def _surest(golden: FrozenRows, found_NP: Floats, num_rows: int) -> Indices:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Final
 
 import numpy as np
@@ -54,6 +55,8 @@ class Gradients:
 class TorchBundle:
     """Towers, heads and ensemble of a bundle, differentiable from pixels and from token vectors.
 
+    Threads may share it.
+
     Raises:
         BundleRejected: if the safetensors are not of the architecture that the manifest's profile names.
         SettingsError: if the profile is unknown to this release.
@@ -74,6 +77,7 @@ class TorchBundle:
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.max_tokens: int = text_facts["max_tokens"]
+        self._frame = self.tokenizer.encode("").ids
         self.image_size: int = image_facts["image_size"]
         self._mean, self._std = (
             torch.tensor(image_facts[name], dtype=torch.float32).view(1, 3, 1, 1)
@@ -108,10 +112,12 @@ class TorchBundle:
         """Return the tokens of a text as the tower reads them, special tokens included; none for an empty text."""
         if not text.strip():
             return ()
-        self.tokenizer.enable_truncation(self.max_tokens)
-        ids = self.tokenizer.encode(text).ids
-        self.tokenizer.no_truncation()
-        return tuple(ids)
+        return self.framed(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def framed(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """Return tokens, cut to what the tower reads, between its first and its last special one."""
+        first, last = self._frame
+        return (first, *ids[: self.max_tokens - 2], last)
 
     def image_losses(
         self, pixels_BCHW: Tensor, text_1D: Tensor | None, standing: Standing
@@ -185,9 +191,13 @@ def _watched(model: nn.Module) -> Iterator[list[Tensor]]:
     """Give a list that receives the vectors of the tokens that `model` reads, ready for a gradient."""
     seen: list[Tensor] = []
     embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]  # of transformers, untyped
-    handle = embedding.register_forward_hook(
-        lambda module, inputs, output: seen.append(output.requires_grad_(True))
-    )
+    own = get_ident()
+
+    def watch(module: nn.Module, inputs: object, output: Tensor) -> None:
+        if get_ident() == own:  # other threads read other texts
+            seen.append(output.requires_grad_(True))
+
+    handle = embedding.register_forward_hook(watch)
     try:
         yield seen
     finally:

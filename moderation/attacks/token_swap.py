@@ -190,18 +190,20 @@ class TokenSwapper:
         """Return the change of the loss by each word at each free place, to first order in the vectors."""
         pieces = [self._pieces(word) if word else () for word in text.words]
         starts = np.cumsum([0, *map(len, pieces)])
-        empty = self._model.encode("a")
-        sequence = [empty[0], *(token for one in pieces for token in one)]
-        sequence = [*sequence[: self._model.max_tokens - 1], empty[-1]]
+        sequence = self._model.framed([token for one in pieces for token in one])
         found = self._model.token_gradients(sequence, images_1KD, standing)
         table_VD, slope_TD = self._model.token_table_VD, found.slope_TD
         own_T = (slope_TD * table_VD[list(found.ids_T)]).sum(1)
-        change_FW = torch.zeros(len(free), len(self.vocabulary))
-        for row, place in enumerate(free):
-            begin, end = int(starts[place]) + 1, int(starts[place + 1]) + 1
-            if end < len(sequence):  # what is cut off is not read
-                change_FW[row] = self._vectors_WD @ slope_TD[begin] - own_T[begin:end].sum()
-        return change_FW.numpy().astype(np.float64)
+        change_FW = np.zeros((len(free), len(self.vocabulary)))
+        ends = [(int(starts[place]) + 1, int(starts[place + 1]) + 1) for place in free]
+        # What is cut off is not read, so nothing there changes anything.
+        read = {row: ends[row] for row in range(len(free)) if ends[row][1] < len(sequence)}
+        if read:
+            begin_R = [begin for begin, _ in read.values()]
+            own_R = torch.stack([own_T[begin:end].sum() for begin, end in read.values()])
+            change_WR = self._vectors_WD @ slope_TD[begin_R].T - own_R
+            change_FW[list(read)] = change_WR.T.numpy()
+        return change_FW
 
     def _by_ngram(
         self, text: Words, standing: Standing, free: Sequence[int]
