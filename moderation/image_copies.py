@@ -73,6 +73,8 @@ class ImageCopies:
         self._tower = f"{encoder.digest}:{ENCODING_VERSION}"
         self._inside = f"{self._tower}:inside-{ALIGNMENT_VERSION}"
         self._outline = lru_cache(_OUTLINES)(self._outline_of)
+        # Rows come in batches, and all of them are compared with the same golden photos.
+        self._golden_looks = lru_cache(1)(self._looks)
         self._compared: list[tuple[bytes, int, Vectors]] = []
 
     def find(
@@ -119,7 +121,7 @@ class ImageCopies:
         """Yield pairs of an image and a golden one near it; sorted by the golden one, whose outline is kept."""
         pairs: list[tuple[int, int]] = []
         nearest = min(_NEAREST, len(names))
-        known_GC, known_GD = self._looks(names)
+        known_GC, known_GD = self._golden_looks(tuple(names))
         for begin in range(0, len(wanted), _BLOCK):
             colours_BC, vectors_BD = self._looks(wanted[begin : begin + _BLOCK])
             cosine_BG = vectors_BD @ known_GD.T
