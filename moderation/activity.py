@@ -1,69 +1,89 @@
-"""What a seller has done so far: one fold over events, used for training tables and for serving alike.
+"""What sellers have done so far: one fold over events, used for training tables, backfill, stream and serving alike.
 
 Events are observed in the order in which they became known. A submission's features are read before the submission
-itself is observed, so nothing that came later, or that was not known yet, can reach them.
+itself is observed, so nothing that came later, or that was not known yet, can reach them. The state depends on the set
+of events alone: late, repeated and out-of-order ones end in the same rows.
 """
 
-import bisect
 import math
-from collections import defaultdict, deque
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from moderation.features import FEATURE_NAMES
+from moderation.activity_rows import (
+    DAY_US,
+    HOUR_US,
+    Counts,
+    Keys,
+    PlaceActivity,
+    Rows,
+    SellerActivity,
+    add,
+    behaviour,
+    from_us,
+    is_undated,
+    mark,
+    meet,
+    price_key,
+    to_us,
+)
 from moderation.listing import Appeal, GroundTruth, Report, Submission, TruthSource
-
-_HOUR: Final = timedelta(hours=1)
-_DAY: Final = timedelta(days=1)
-_MONTH: Final = timedelta(days=30)
-_QUARTER: Final = timedelta(days=90)
 
 # Prices kept per category and currency for the running median: enough for a stable one, few enough to follow a season.
 _MAX_PRICES: Final = 301
 _MIN_PRICES: Final = 5
+_MONTH_HOURS: Final = 30 * 24
+_QUARTER_DAYS: Final = 90
 
 
-@dataclass(frozen=True)
-class _Upload:
-    at: datetime
-    submission_id: str
-    listing_id: str
-    category: str | None
-    device: str | None
-    address: str | None
+class RowKind(StrEnum):
+    """What a row of activity is about."""
+
+    SELLER = "seller"
+    DEVICE = "device"
+    ADDRESS = "address"
+    PRICE = "price"
+
+
+@dataclass(order=True, frozen=True)
+class _Verdict:
+    """One truth under one policy; the largest holds: an appeal, then the newest, then the milder."""
+
+    is_appeal: bool
+    known_us: int
+    reviewed_us: int
+    is_cleared: bool
 
 
 @dataclass
-class _Seller:
-    first_seen: datetime
-    newest: datetime
-    uploads: deque[_Upload] = field(default_factory=deque)
-    verdicts: dict[str, dict[str, GroundTruth]] = field(default_factory=dict)
-    """Submission -> policy -> the truth that holds."""
+class _Judged:
+    """The verdicts on one submission, and the bucket of the seller in which they count."""
 
-    reports: deque[datetime] = field(default_factory=deque)
-    appeals_lost: deque[datetime] = field(default_factory=deque)
-    appeals_won: deque[datetime] = field(default_factory=deque)
+    held: dict[str, _Verdict] = field(default_factory=dict)
+    counted: tuple[bool, int] | None = None
+    """Whether it violates, and the day."""
 
 
 class _Prices:
     """Running median of the newest log prices of one category and currency."""
 
     def __init__(self) -> None:
-        self._arrived: deque[float] = deque()
+        self._arrived: list[tuple[int, int, float]] = []
         self._sorted: list[float] = []
 
-    def add(self, log_price: float) -> None:
-        if len(self._arrived) == _MAX_PRICES:
-            oldest = self._arrived.popleft()
-            del self._sorted[bisect.bisect_left(self._sorted, oldest)]
-        self._arrived.append(log_price)
-        bisect.insort(self._sorted, log_price)
+    def add(self, at_us: int, submission: int, log_price: float) -> None:
+        insort(self._arrived, (at_us, submission, log_price))
+        insort(self._sorted, log_price)
+        if len(self._arrived) > _MAX_PRICES:
+            oldest = self._arrived.pop(0)[2]
+            del self._sorted[bisect_left(self._sorted, oldest)]
 
     def median(self) -> float | None:
         enough = len(self._sorted) >= _MIN_PRICES
@@ -71,14 +91,23 @@ class _Prices:
 
 
 class ActivityState:
-    """Counts and rates per seller, device and address; memory grows with 30 days of uploads, not with history."""
+    """Counts and rates per seller, device, address and price level.
+
+    Rows stay small whatever happens; what is remembered of single events grows with their number.
+    """
 
     def __init__(self) -> None:
-        self._sellers: dict[str, _Seller] = {}
-        self._devices: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
-        self._addresses: defaultdict[str, dict[str, datetime]] = defaultdict(dict)
-        self._prices: defaultdict[tuple[str, str], _Prices] = defaultdict(_Prices)
-        self._seller_of: dict[str, str] = {}
+        self.touched: set[tuple[RowKind, str]] = set()
+        """Rows that changed; whoever writes them on takes them out."""
+
+        self._sellers: dict[str, SellerActivity] = {}
+        self._devices: defaultdict[str, PlaceActivity] = defaultdict(PlaceActivity)
+        self._addresses: defaultdict[str, PlaceActivity] = defaultdict(PlaceActivity)
+        self._prices: defaultdict[str, _Prices] = defaultdict(_Prices)
+        self._seller_of: dict[str, str | None] = {}
+        self._judged: defaultdict[str, _Judged] = defaultdict(_Judged)
+        self._counted: set[str] = set()
+        self._early: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
 
     def features(self, submission: Submission) -> tuple[npt.NDArray[np.float32], datetime | None]:
         """Return the behaviour of the seller just before `submission`.
@@ -90,50 +119,48 @@ class ActivityState:
             behaviour_F, float32 in the order of `FEATURES`, NaN where unknown (no seller, no price to compare);
             and the time of the seller's newest event, None for a new seller.
         """
-        values = dict.fromkeys(FEATURE_NAMES, math.nan)
-        if _is_undated(submission):
-            return np.array(list(values.values()), np.float32), None
-        listing, now = submission.listing, submission.submitted_at
-        values["price_log_ratio"] = self._price_log_ratio(submission)
-        seller = self._sellers.get(listing.seller_id) if listing.seller_id else None
-        if listing.seller_id:
-            values |= _of_seller(seller, submission)
-            values["sellers_on_device_30d"] = _num_recent(
-                self._devices, listing.device_fingerprint, listing.seller_id, now
-            )
-            values["sellers_on_address_30d"] = _num_recent(
-                self._addresses, listing.address_fingerprint, listing.seller_id, now
-            )
-        behaviour_F = np.array([values[name] for name in FEATURE_NAMES], np.float32)
-        return behaviour_F, seller.newest if seller else None
+        rows = self.rows(Keys.of(submission))
+        newest = from_us(rows.seller.newest_us) if rows.seller else None
+        return behaviour(submission, rows), newest
+
+    def rows(self, keys: Keys) -> Rows:
+        """Return what is known under some keys."""
+        return Rows(
+            self._sellers.get(keys.seller) if keys.seller else None,
+            self._devices.get(keys.device) if keys.device else None,
+            self._addresses.get(keys.address) if keys.address else None,
+            self._prices[keys.price].median()
+            if keys.price and keys.price in self._prices
+            else None,
+        )
 
     def observe_submission(self, submission: Submission) -> None:
-        """Count an upload; call after `features`, in the order of submission. Undated ones have no order."""
-        if _is_undated(submission):
+        """Count an upload, once; call after `features`. Undated ones have no order, and are not counted."""
+        submission_id, listing = submission.submission_id, submission.listing
+        if submission_id in self._seller_of:
             return
-        listing, now = submission.listing, submission.submitted_at
-        if listing.price and listing.category and listing.currency:
-            self._prices[listing.category, listing.currency].add(math.log(listing.price))
-        if listing.seller_id is None:
+        seller_id = None if is_undated(submission) else listing.seller_id
+        self._seller_of[submission_id] = seller_id
+        if is_undated(submission):
             return
-        self._seller_of[submission.submission_id] = listing.seller_id
-        seller = self._seller(listing.seller_id, now)
-        seller.uploads.append(
-            _Upload(
-                now,
-                submission.submission_id,
-                listing.listing_id,
-                listing.category,
-                listing.device_fingerprint,
-                listing.address_fingerprint,
-            )
-        )
-        while seller.uploads and seller.uploads[0].at < now - _MONTH:
-            seller.uploads.popleft()
-        if listing.device_fingerprint:
-            self._devices[listing.device_fingerprint][listing.seller_id] = now
-        if listing.address_fingerprint:
-            self._addresses[listing.address_fingerprint][listing.seller_id] = now
+        at_us, own = to_us(submission.submitted_at), mark(submission_id)
+        if (key := price_key(submission)) and listing.price:
+            self._prices[key].add(at_us, own, math.log(listing.price))
+            self.touched.add((RowKind.PRICE, key))
+        if seller_id is None:
+            return
+        device, address = listing.device_fingerprint, listing.address_fingerprint
+        seller = self._seller(seller_id, at_us)
+        seller.add_upload((at_us, own, mark(listing.listing_id)), device, address, listing.category)
+        for kind, used, places in (
+            (RowKind.DEVICE, device, self._devices),
+            (RowKind.ADDRESS, address, self._addresses),
+        ):
+            if used:
+                meet(places[used].sellers, seller_id, at_us // HOUR_US)
+                self.touched.add((kind, used))
+        for observe in self._early.pop(submission_id, ()):
+            observe()
 
     def observe_truth(self, truth: GroundTruth) -> None:
         """Count what was established, at the time it became known; truths of one submission count once.
@@ -144,109 +171,77 @@ class ActivityState:
         """
         if truth.source is TruthSource.IMPORT:
             return
-        seller = self._of_submission(truth.submission_id, truth.known_at)
+        seller = self._of_submission(
+            truth.submission_id, truth.known_at, lambda: self.observe_truth(truth)
+        )
         if seller is None:
             return
-        held = seller.verdicts.setdefault(truth.submission_id, {})
-        before = held.get(truth.policy)
-        if (
-            before is None
-            or before.source is not TruthSource.APPEAL
-            or truth.source is before.source
-        ):
-            held[truth.policy] = truth
+        judged = self._judged[truth.submission_id]
+        found = _Verdict(
+            truth.source is TruthSource.APPEAL,
+            to_us(truth.known_at),
+            to_us(truth.reviewed_at),
+            not truth.violates,
+        )
+        judged.held[truth.policy] = max(found, judged.held.get(truth.policy, found))
+        violates = not all(verdict.is_cleared for verdict in judged.held.values())
+        counts = violates, max(verdict.known_us for verdict in judged.held.values()) // DAY_US
+        if counts == judged.counted:
+            return
+        if judged.counted:
+            _count_verdict(seller, *judged.counted, by=-1)
+        judged.counted = counts
+        _count_verdict(seller, *counts, by=1)
 
     def observe_report(self, report: Report) -> None:
-        """Count a user's report at its time."""
-        seller = self._of_submission(report.submission_id, report.reported_at)
-        if seller:
-            seller.reports.append(report.reported_at)
+        """Count a user's report at its time, once."""
+        seller = self._of_submission(
+            report.submission_id, report.reported_at, lambda: self.observe_report(report)
+        )
+        hour = to_us(report.reported_at) // HOUR_US
+        if seller and self._is_new(f"report:{report.report_id}"):
+            _count(seller.reports, hour, seller.newest_us // HOUR_US - _MONTH_HOURS)
 
     def observe_appeal(self, appeal: Appeal) -> None:
-        """Count a finished appeal when it was resolved; an open one says nothing yet."""
+        """Count a finished appeal when it was resolved, once; an open one says nothing yet."""
         if appeal.resolved_at is None or appeal.overturned is None:
             return
-        seller = self._of_submission(appeal.submission_id, appeal.resolved_at)
-        if seller:
-            (seller.appeals_won if appeal.overturned else seller.appeals_lost).append(
-                appeal.resolved_at
-            )
+        seller = self._of_submission(
+            appeal.submission_id, appeal.resolved_at, lambda: self.observe_appeal(appeal)
+        )
+        if seller and self._is_new(f"appeal:{appeal.appeal_id}"):
+            counts = seller.won if appeal.overturned else seller.lost
+            day = to_us(appeal.resolved_at) // DAY_US
+            _count(counts, day, seller.newest_us // DAY_US - _QUARTER_DAYS)
 
-    def _seller(self, seller_id: str, now: datetime) -> _Seller:
-        seller = self._sellers.setdefault(seller_id, _Seller(first_seen=now, newest=now))
-        seller.newest = max(seller.newest, now)
+    def _is_new(self, event: str) -> bool:
+        is_new = event not in self._counted
+        self._counted.add(event)
+        return is_new
+
+    def _seller(self, seller_id: str, at_us: int) -> SellerActivity:
+        seller = self._sellers.setdefault(seller_id, SellerActivity(at_us, at_us))
+        seller.see(at_us)
+        self.touched.add((RowKind.SELLER, seller_id))
         return seller
 
-    def _of_submission(self, submission_id: str, now: datetime) -> _Seller | None:
-        seller_id = self._seller_of.get(submission_id)
-        return self._seller(seller_id, now) if seller_id else None
-
-    def _price_log_ratio(self, submission: Submission) -> float:
-        listing = submission.listing
-        if not (listing.price and listing.category and listing.currency):
-            return math.nan
-        prices = self._prices.get((listing.category, listing.currency))
-        median = prices.median() if prices else None
-        return math.nan if median is None else math.log(listing.price) - median
+    def _of_submission(
+        self, submission_id: str, at: datetime, again: Callable[[], None]
+    ) -> SellerActivity | None:
+        """Return the seller of a submission; what comes before the submission itself waits for it."""
+        if submission_id not in self._seller_of:
+            self._early[submission_id].append(again)
+            return None
+        seller_id = self._seller_of[submission_id]
+        return self._seller(seller_id, to_us(at)) if seller_id else None
 
 
-def _is_undated(submission: Submission) -> bool:
-    """Return whether an import found no event time: such rows have no before and after."""
-    return submission.attributes.get("time") == "unknown"
+def _count(counts: Counts, bucket: int, begin: int, by: int = 1) -> None:
+    """Count in a bucket that a window can still hold."""
+    if bucket >= begin:
+        add(counts, bucket, by)
 
 
-def _of_seller(seller: _Seller | None, submission: Submission) -> dict[str, float]:
-    """Return the features that depend on the seller's own events; a new seller has zeros, not gaps."""
-    now, listing = submission.submitted_at, submission.listing
-    # An upload that is asked about again, after a failed write, must not count itself.
-    mine = submission.submission_id
-    uploads = [u for u in seller.uploads if u.at >= now - _MONTH] if seller else []
-    uploads = [upload for upload in uploads if upload.submission_id != mine]
-    devices = {u.device for u in uploads} | {listing.device_fingerprint}
-    addresses = {u.address for u in uploads} | {listing.address_fingerprint}
-    categories = {u.category for u in uploads} | {listing.category}
-    return {
-        "seller_age_days": (now - seller.first_seen) / _DAY if seller else 0.0,
-        "submissions_1h": sum(u.at >= now - _HOUR for u in uploads),
-        "submissions_24h": sum(u.at >= now - _DAY for u in uploads),
-        "submissions_30d": len(uploads),
-        "categories_30d": len(categories - {None}),
-        "devices_30d": len(devices - {None}),
-        "addresses_30d": len(addresses - {None}),
-        "violations_90d": _num_verdicts(seller, now - _QUARTER, violates=True),
-        "cleared_90d": _num_verdicts(seller, now - _QUARTER, violates=False),
-        "reports_30d": _num_since(seller.reports if seller else (), now - _MONTH),
-        "appeals_lost_90d": _num_since(seller.appeals_lost if seller else (), now - _QUARTER),
-        "appeals_won_90d": _num_since(seller.appeals_won if seller else (), now - _QUARTER),
-        "resubmissions_24h": sum(
-            u.at >= now - _DAY and u.listing_id == listing.listing_id for u in uploads
-        ),
-    }
-
-
-def _num_verdicts(seller: _Seller | None, begin: datetime, *, violates: bool) -> int:
-    """Return how many submissions of a seller were found so since `begin`; older verdicts are forgotten."""
-    if seller is None:
-        return 0
-    found = {
-        submission_id: any(truth.violates for truth in held.values())
-        for submission_id, held in seller.verdicts.items()
-        if max(truth.known_at for truth in held.values()) >= begin
-    }
-    seller.verdicts = {submission_id: seller.verdicts[submission_id] for submission_id in found}
-    return sum(violated is violates for violated in found.values())
-
-
-def _num_since(instants: Iterable[datetime], begin: datetime) -> int:
-    return sum(instant >= begin for instant in instants)
-
-
-def _num_recent(
-    places: dict[str, dict[str, datetime]], place: str | None, seller_id: str, now: datetime
-) -> float:
-    """Return how many sellers used a device or an address in the last 30 days, this one included."""
-    if place is None:
-        return math.nan
-    seen = places.get(place, {})
-    others = sum(at >= now - _MONTH for other, at in seen.items() if other != seller_id)
-    return float(others + 1)
+def _count_verdict(seller: SellerActivity, violates: bool, day: int, *, by: int) -> None:
+    counts = seller.violations if violates else seller.cleared
+    _count(counts, day, seller.newest_us // DAY_US - _QUARTER_DAYS, by)

@@ -1,0 +1,362 @@
+"""What is kept of a seller, a device, an address and a price level, and what a gate reads out of it at an instant.
+
+Windows are kept as time buckets and finished when they are read, so they decay between events: an upload, a report or
+a verdict leaves its window by itself. The rows are what a feature store holds, as bytes; training tables, backfill,
+stream and gateway all read them through `behaviour`. Instants are microseconds since 1970 in UTC.
+"""
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
+from sys import byteorder
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from moderation.errors import PermanentError
+from moderation.features import FEATURE_NAMES
+from moderation.listing import Submission
+
+HOUR_US: Final = 3_600_000_000
+DAY_US: Final = 24 * HOUR_US
+_MONTH_US: Final = 30 * DAY_US
+_QUARTER_US: Final = 90 * DAY_US
+
+MAX_RECENT: Final = 2_048
+"""Uploads of the last day that are kept one by one; a seller with more counts as one with so many."""
+
+MAX_PLACES: Final = 512
+"""Devices, addresses, categories or sellers that are told apart; the longest unseen are forgotten first."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_VERSION: Final = 1
+
+Counts = dict[int, int]
+Upload = tuple[int, int, int]
+"""Instant, mark of the submission, mark of the listing."""
+
+
+class ActivityRowError(PermanentError):
+    """Bytes are not a row of this release; write the rows anew from the ledger (`tidegate features backfill`)."""
+
+
+def to_us(instant: datetime) -> int:
+    """Return microseconds since 1970."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_us(instant_us: int) -> datetime:
+    """Return the UTC instant of `to_us`."""
+    return _EPOCH + timedelta(microseconds=instant_us)
+
+
+@lru_cache(maxsize=65_536)
+def mark(text: str) -> int:
+    """Return 64 bits that stand for an id: it is told from others, and cannot be read back."""
+    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+@dataclass
+class SellerActivity:
+    """What a seller did, in buckets; the same events give the same row in whatever order they come."""
+
+    first_us: int
+    newest_us: int
+    recent: list[Upload] = field(default_factory=list)
+    """Of the day before the newest event, ascending."""
+
+    uploads: Counts = field(default_factory=dict)
+    """By hour since 1970; of 30 days."""
+
+    devices: Counts = field(default_factory=dict)
+    """Mark -> hour that it was last used in."""
+
+    addresses: Counts = field(default_factory=dict)
+    categories: Counts = field(default_factory=dict)
+    reports: Counts = field(default_factory=dict)
+    """By hour; of 30 days."""
+
+    violations: Counts = field(default_factory=dict)
+    """Submissions that were found to violate, by day since 1970; of 90 days."""
+
+    cleared: Counts = field(default_factory=dict)
+    lost: Counts = field(default_factory=dict)
+    won: Counts = field(default_factory=dict)
+
+    def see(self, at_us: int) -> None:
+        """Take note that something happened, and forget what no window from then on can hold."""
+        self.first_us = min(self.first_us, at_us)
+        if at_us <= self.newest_us:
+            return
+        self.newest_us = at_us
+        del self.recent[: bisect_left(self.recent, (at_us - DAY_US,))]
+        month, quarter = (at_us - _MONTH_US) // HOUR_US, (at_us - _QUARTER_US) // DAY_US
+        for counts in (self.uploads, self.reports):
+            _forget_before(counts, month)
+        for seen in (self.devices, self.addresses, self.categories):
+            for gone in [one for one, hour in seen.items() if hour < month]:
+                del seen[gone]
+        for counts in (self.violations, self.cleared, self.lost, self.won):
+            _forget_before(counts, quarter)
+
+    def add_upload(
+        self, upload: Upload, device: str | None, address: str | None, category: str | None
+    ) -> None:
+        """Count one upload; what is older than every window is not kept."""
+        self.see(upload[0])
+        hour = upload[0] // HOUR_US
+        if upload[0] >= self.newest_us - DAY_US:
+            insort(self.recent, upload)
+            del self.recent[:-MAX_RECENT]
+        if hour < (self.newest_us - _MONTH_US) // HOUR_US:
+            return
+        add(self.uploads, hour)
+        for seen, used in (
+            (self.devices, device),
+            (self.addresses, address),
+            (self.categories, category),
+        ):
+            if used is not None:
+                meet(seen, used, hour)
+
+    def encode(self) -> bytes:
+        """Return the row as bytes; equal rows give equal bytes."""
+        series: list[list[int]] = [[self.first_us, self.newest_us]]
+        series += [list(column) for column in zip(*self.recent, strict=True)] or [[], [], []]
+        for name in _COUNTED:
+            items = sorted(getattr(self, name).items())
+            series += [[key for key, _ in items], [value for _, value in items]]
+        return _pack(series)
+
+    @classmethod
+    def decode(cls, data: bytes) -> "SellerActivity":
+        """Return the row of `encode`.
+
+        Raises:
+            ActivityRowError: if it is not one.
+        """
+        times, at, submissions, listings, *counts = _unpack(data, 4 + 2 * len(_COUNTED))
+        pairs = zip(counts[::2], counts[1::2], strict=True)
+        recent = list(zip(at, submissions, listings, strict=True))
+        return cls(times[0], times[1], recent, *(dict(zip(*pair, strict=True)) for pair in pairs))
+
+
+_COUNTED: Final = tuple(
+    one.name
+    for one in fields(SellerActivity)
+    if one.name not in ("first_us", "newest_us", "recent")
+)
+
+
+@dataclass
+class PlaceActivity:
+    """Which sellers used a device or an address."""
+
+    sellers: Counts = field(default_factory=dict)
+    """Mark -> hour that the seller last used it in."""
+
+    def encode(self) -> bytes:
+        """Return the row as bytes; equal rows give equal bytes."""
+        items = sorted(self.sellers.items())
+        return _pack([[key for key, _ in items], [value for _, value in items]])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "PlaceActivity":
+        """Return the row of `encode`.
+
+        Raises:
+            ActivityRowError: if it is not one.
+        """
+        sellers, hours = _unpack(data, 2)
+        return cls(dict(zip(sellers, hours, strict=True)))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Which rows an upload is judged by; None where it has nothing to look up."""
+
+    seller: str | None
+    device: str | None
+    address: str | None
+    price: str | None
+    """Category and currency."""
+
+    @classmethod
+    def of(cls, submission: Submission) -> "Keys":
+        """Return the keys of an upload; one that cannot be placed in time has none."""
+        listing = submission.listing
+        if is_undated(submission):
+            return cls(None, None, None, None)
+        return cls(
+            listing.seller_id,
+            listing.device_fingerprint if listing.seller_id else None,
+            listing.address_fingerprint if listing.seller_id else None,
+            price_key(submission),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known under the keys of one upload; None where there is nothing yet."""
+
+    seller: SellerActivity | None = None
+    device: PlaceActivity | None = None
+    address: PlaceActivity | None = None
+    log_price: float | None = None
+    """Median of the newest prices."""
+
+
+def is_undated(submission: Submission) -> bool:
+    """Return whether an import found no event time: such rows have no before and after."""
+    return submission.attributes.get("time") == "unknown"
+
+
+def price_key(submission: Submission) -> str | None:
+    """Return under which name the prices that an upload is compared with are kept."""
+    listing = submission.listing
+    has_price = listing.price and listing.category and listing.currency
+    return f"{listing.category}|{listing.currency}" if has_price else None
+
+
+def behaviour(submission: Submission, rows: Rows) -> npt.NDArray[np.float32]:
+    """Return the behaviour behind an upload at the instant of its submission.
+
+    Args:
+        submission: may be among the rows' uploads already, where it is asked about again; it does not count itself.
+        rows: known under its keys.
+
+    Returns:
+        behaviour_F in the order of `FEATURES`; NaN where unknown: no seller, no device, no price to compare. A new
+        seller has zeros, not gaps.
+    """
+    values = dict.fromkeys(FEATURE_NAMES, math.nan)
+    listing, now = submission.listing, to_us(submission.submitted_at)
+    if not is_undated(submission):
+        if listing.price and rows.log_price is not None and price_key(submission):
+            values["price_log_ratio"] = math.log(listing.price) - rows.log_price
+        if listing.seller_id:
+            values |= _of_seller(rows.seller, submission, now)
+            own = mark(listing.seller_id)
+            values["sellers_on_device_30d"] = _num_sellers(
+                rows.device, listing.device_fingerprint, own, now
+            )
+            values["sellers_on_address_30d"] = _num_sellers(
+                rows.address, listing.address_fingerprint, own, now
+            )
+    return np.array([values[name] for name in FEATURE_NAMES], np.float32)
+
+
+def _of_seller(seller: SellerActivity | None, submission: Submission, now: int) -> dict[str, float]:
+    """Return the features that depend on the seller's own events."""
+    seller, listing = seller or SellerActivity(now, now), submission.listing
+    month, quarter = (now - _MONTH_US) // HOUR_US, (now - _QUARTER_US) // DAY_US
+    recent = seller.recent
+    day = bisect_left(recent, (now - DAY_US,))
+    hour = bisect_left(recent, (now - HOUR_US,))
+    end = bisect_right(recent, (now, math.inf))
+    of_listing = mark(listing.listing_id)
+    own = mark(submission.submission_id)
+    mine = [place for place in range(end) if recent[place][1] == own]
+    in_day = sum(place >= day for place in mine)
+    same = sum(upload[2] == of_listing for upload in recent[day:end])
+    return {
+        "seller_age_days": max(0, now - seller.first_us) / DAY_US,
+        "submissions_1h": max(0, end - hour) - sum(place >= hour for place in mine),
+        "submissions_24h": max(0, end - day) - in_day,
+        "submissions_30d": _since(seller.uploads, month) - len(mine),
+        "categories_30d": _distinct(seller.categories, listing.category, month),
+        "devices_30d": _distinct(seller.devices, listing.device_fingerprint, month),
+        "addresses_30d": _distinct(seller.addresses, listing.address_fingerprint, month),
+        "violations_90d": _since(seller.violations, quarter),
+        "cleared_90d": _since(seller.cleared, quarter),
+        "reports_30d": _since(seller.reports, month),
+        "appeals_lost_90d": _since(seller.lost, quarter),
+        "appeals_won_90d": _since(seller.won, quarter),
+        "resubmissions_24h": same - in_day,
+    }
+
+
+def add(counts: Counts, bucket: int, by: int = 1) -> None:
+    """Change the count of a bucket; an empty one is not kept."""
+    count = counts.get(bucket, 0) + by
+    if count:
+        counts[bucket] = count
+    else:
+        counts.pop(bucket, None)
+
+
+def meet(seen: Counts, used: str, hour: int) -> None:
+    """Take note of when something was last used; the longest unseen is forgotten where there are too many."""
+    one = mark(used)
+    seen[one] = max(hour, seen.get(one, hour))
+    if len(seen) > MAX_PLACES:
+        del seen[min(seen, key=lambda other: (seen[other], other))]
+
+
+def _forget_before(counts: Counts, bucket: int) -> None:
+    for gone in [one for one in counts if one < bucket]:
+        del counts[gone]
+
+
+def _since(counts: Counts, begin: int) -> int:
+    return sum(count for bucket, count in counts.items() if bucket >= begin)
+
+
+def _distinct(seen: Counts, own: str | None, begin: int) -> int:
+    """Return how many were used since a bucket, with the upload's own."""
+    used = mark(own) if own is not None else None
+    num = sum(hour >= begin for hour in seen.values())
+    if used is None:
+        return num
+    return num + (seen.get(used, begin - 1) < begin)
+
+
+def _num_sellers(place: PlaceActivity | None, used: str | None, own: int, now: int) -> float:
+    """Return how many sellers used a device or an address in the last 30 days, this one included."""
+    if used is None:
+        return math.nan
+    begin = (now - _MONTH_US) // HOUR_US
+    sellers = place.sellers if place else {}
+    return 1.0 + sum(hour >= begin for one, hour in sellers.items() if one != own)
+
+
+def _pack(series: Iterable[list[int]]) -> bytes:
+    """Return numbers as little-endian 64-bit integers: version, then each series behind its length."""
+    flat = array("q", [_VERSION])
+    for one in series:
+        flat.append(len(one))
+        flat.extend(one)
+    if byteorder == "big":
+        flat.byteswap()
+    return flat.tobytes()
+
+
+def _unpack(data: bytes, num_series: int) -> list[list[int]]:
+    flat = array("q")
+    try:
+        flat.frombytes(data)
+    except ValueError as error:
+        raise ActivityRowError(f"{len(data)} bytes are no row of activity") from error
+    if byteorder == "big":
+        flat.byteswap()
+    if not flat or flat[0] != _VERSION:
+        found = flat[0] if flat else "nothing"
+        raise ActivityRowError(f"a row of activity begins with {_VERSION}, this one with {found}")
+    numbers, place, series = flat.tolist(), 1, list[list[int]]()
+    for _ in range(num_series):
+        if place >= len(numbers) or not 0 <= numbers[place] <= len(numbers) - place - 1:
+            break
+        end = place + 1 + numbers[place]
+        series.append(numbers[place + 1 : end])
+        place = end
+    if len(series) != num_series or place != len(numbers):
+        raise ActivityRowError(f"{len(data)} bytes are no row of activity: series break off")
+    return series
