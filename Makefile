@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := moderation marketplace ledger components pipelines serving tidegate
+PACKAGES := moderation marketplace ledger featurestore feature_repo components pipelines serving tidegate
 PYTHON ?= python3.11
 UV_VERSION := 0.13.8
 # Compiled modules are kept, whatever the caller's shell says: without them every step of a run

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Final
 
 import numpy as np
@@ -23,6 +22,7 @@ from moderation.activity_rows import (
     Counts,
     Keys,
     PlaceActivity,
+    RowKind,
     Rows,
     SellerActivity,
     add,
@@ -41,15 +41,6 @@ _MAX_PRICES: Final = 301
 _MIN_PRICES: Final = 5
 _MONTH_HOURS: Final = 30 * 24
 _QUARTER_DAYS: Final = 90
-
-
-class RowKind(StrEnum):
-    """What a row of activity is about."""
-
-    SELLER = "seller"
-    DEVICE = "device"
-    ADDRESS = "address"
-    PRICE = "price"
 
 
 @dataclass(order=True, frozen=True)
@@ -97,9 +88,7 @@ class ActivityState:
     """
 
     def __init__(self) -> None:
-        self.touched: set[tuple[RowKind, str]] = set()
-        """Rows that changed; whoever writes them on takes them out."""
-
+        self._touched: set[tuple[RowKind, str]] = set()
         self._sellers: dict[str, SellerActivity] = {}
         self._devices: defaultdict[str, PlaceActivity] = defaultdict(PlaceActivity)
         self._addresses: defaultdict[str, PlaceActivity] = defaultdict(PlaceActivity)
@@ -134,6 +123,24 @@ class ActivityState:
             else None,
         )
 
+    def value_of(self, kind: RowKind, key: str) -> bytes | float | None:
+        """Return one row as it is stored: bytes of activity, or a median price; None while nothing is known."""
+        match kind:
+            case RowKind.SELLER:
+                return self._sellers[key].encode() if key in self._sellers else None
+            case RowKind.DEVICE:
+                return self._devices[key].encode() if key in self._devices else None
+            case RowKind.ADDRESS:
+                return self._addresses[key].encode() if key in self._addresses else None
+            case RowKind.PRICE:
+                return self._prices[key].median() if key in self._prices else None
+
+    def drain(self) -> list[tuple[RowKind, str]]:
+        """Return the rows that changed since the last call, in a fixed order."""
+        found = sorted(self._touched)
+        self._touched.clear()
+        return found
+
     def observe_submission(self, submission: Submission) -> None:
         """Count an upload, once; call after `features`. Undated ones have no order, and are not counted."""
         submission_id, listing = submission.submission_id, submission.listing
@@ -146,7 +153,7 @@ class ActivityState:
         at_us, own = to_us(submission.submitted_at), mark(submission_id)
         if (key := price_key(submission)) and listing.price:
             self._prices[key].add(at_us, own, math.log(listing.price))
-            self.touched.add((RowKind.PRICE, key))
+            self._touched.add((RowKind.PRICE, key))
         if seller_id is None:
             return
         device, address = listing.device_fingerprint, listing.address_fingerprint
@@ -158,7 +165,7 @@ class ActivityState:
         ):
             if used:
                 meet(places[used].sellers, seller_id, at_us // HOUR_US)
-                self.touched.add((kind, used))
+                self._touched.add((kind, used))
         for observe in self._early.pop(submission_id, ()):
             observe()
 
@@ -222,7 +229,7 @@ class ActivityState:
     def _seller(self, seller_id: str, at_us: int) -> SellerActivity:
         seller = self._sellers.setdefault(seller_id, SellerActivity(at_us, at_us))
         seller.see(at_us)
-        self.touched.add((RowKind.SELLER, seller_id))
+        self._touched.add((RowKind.SELLER, seller_id))
         return seller
 
     def _of_submission(

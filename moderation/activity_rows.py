@@ -8,9 +8,10 @@ stream and gateway all read them through `behaviour`. Instants are microseconds 
 import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
 from sys import byteorder
@@ -41,6 +42,30 @@ _VERSION: Final = 1
 Counts = dict[int, int]
 Upload = tuple[int, int, int]
 """Instant, mark of the submission, mark of the listing."""
+
+
+class RowKind(StrEnum):
+    """What a row of activity is about; the feature store has a view for each."""
+
+    SELLER = "seller"
+    DEVICE = "device"
+    ADDRESS = "address"
+    PRICE = "price"
+
+    @property
+    def view(self) -> str:
+        """Name of its feature view."""
+        return f"{self}_activity"
+
+    @property
+    def join_key(self) -> str:
+        """Column that its rows are found by."""
+        return f"{self}_id"
+
+    @property
+    def column(self) -> str:
+        """The one value of its rows: bytes, but for prices, whose row is the median of their logarithms."""
+        return "log_price" if self is RowKind.PRICE else f"{self}_row"
 
 
 class ActivityRowError(PermanentError):
@@ -189,6 +214,11 @@ class Keys:
     price: str | None
     """Category and currency."""
 
+    def __getitem__(self, kind: RowKind) -> str | None:
+        """Return the key of one kind of row."""
+        found: str | None = getattr(self, kind.value)
+        return found
+
     @classmethod
     def of(cls, submission: Submission) -> "Keys":
         """Return the keys of an upload; one that cannot be placed in time has none."""
@@ -212,6 +242,22 @@ class Rows:
     address: PlaceActivity | None = None
     log_price: float | None = None
     """Median of the newest prices."""
+
+    @classmethod
+    def of(cls, values: Mapping[RowKind, bytes | float | None]) -> "Rows":
+        """Return rows of stored values.
+
+        Raises:
+            ActivityRowError: if bytes are no row.
+        """
+        seller, device = values.get(RowKind.SELLER), values.get(RowKind.DEVICE)
+        address, log_price = values.get(RowKind.ADDRESS), values.get(RowKind.PRICE)
+        return cls(
+            SellerActivity.decode(seller) if isinstance(seller, bytes) else None,
+            PlaceActivity.decode(device) if isinstance(device, bytes) else None,
+            PlaceActivity.decode(address) if isinstance(address, bytes) else None,
+            log_price if isinstance(log_price, float) else None,
+        )
 
 
 def is_undated(submission: Submission) -> bool:

@@ -6,6 +6,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+_HOUR: Final = 3_600
+_DAY: Final = 86_400
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -17,9 +20,11 @@ class Feature:
     window_s: int | None = None
     """Length of the window that it counts over; None for a value of the moment."""
 
+    @property
+    def max_lag_s(self) -> float:
+        """Seconds that its events may lag before it says nothing of now: a twelfth of its window, at most a day."""
+        return min(self.window_s / 12, _DAY) if self.window_s else _DAY
 
-_HOUR: Final = 3_600
-_DAY: Final = 86_400
 
 FEATURES: Final[tuple[Feature, ...]] = (
     Feature("seller_age_days", "days since the seller's first event"),

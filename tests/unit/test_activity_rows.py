@@ -17,6 +17,7 @@ from moderation.activity_rows import (
     ActivityRowError,
     Keys,
     PlaceActivity,
+    RowKind,
     Rows,
     SellerActivity,
     behaviour,
@@ -75,18 +76,10 @@ def _drawn_events(rng: Random, num: int) -> list[Event]:
 
 
 def _all_rows(state: ActivityState) -> list[bytes | float | None]:
-    found: list[bytes | float | None] = []
-    for seller in ("s1", "s2", "s3"):
-        row = state.rows(Keys(seller, None, None, None)).seller
-        found.append(row.encode() if row else None)
-    for name in ("d1", "d2", "a1", "a2"):
-        rows = state.rows(Keys(None, name, name, None))
-        found += [place.encode() for place in (rows.device, rows.address) if place]
-    found += [
-        state.rows(Keys(None, None, None, f"{category}|EUR")).log_price
-        for category in ("toys", "phones")
-    ]
-    return found
+    places = [(kind, f"{kind[0]}{n}") for kind in (RowKind.DEVICE, RowKind.ADDRESS) for n in (1, 2)]
+    sellers = [(RowKind.SELLER, f"s{n}") for n in (1, 2, 3)]
+    prices = [(RowKind.PRICE, f"{category}|EUR") for category in ("toys", "phones")]
+    return [state.value_of(*one) for one in (*sellers, *places, *prices)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,13 +114,9 @@ def test_rows_read_back_give_the_same_behaviour_at_every_instant(
         price=7.0,
         currency="EUR",
     )
-    rows = state.rows(Keys.of(asked))
-    again = Rows(
-        SellerActivity.decode(rows.seller.encode()) if rows.seller else None,
-        PlaceActivity.decode(rows.device.encode()) if rows.device else None,
-        PlaceActivity.decode(rows.address.encode()) if rows.address else None,
-        rows.log_price,
-    )
+    keys = Keys.of(asked)
+    stored = {kind: state.value_of(kind, keys[kind] or "") for kind in RowKind}
+    again = Rows.of(stored)
     np.testing.assert_array_equal(behaviour(asked, again), state.features(asked)[0])
 
 

@@ -1,0 +1,1 @@
+"""The folder that Feast reads."""

@@ -1,0 +1,1 @@
+"""Sellers' activity in Feast: a stream writes it, training reads its history, serving its newest rows."""

@@ -1,0 +1,130 @@
+"""Events that the feature stream refused: which, why, and what became of them. Their content stays in the ledger."""
+
+import sqlite3
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from ledger.events import StoredEvent, from_microseconds, to_microseconds
+from moderation.errors import TemporaryError
+
+_BUSY_S: Final = 10.0
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS dead_letters (
+    sequence INTEGER PRIMARY KEY,
+    event_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    refused_us INTEGER NOT NULL,
+    replayed_us INTEGER
+);
+"""
+
+
+class Reason(StrEnum):
+    """Why an event was refused."""
+
+    SCHEMA = "schema"
+    """Its content is not what its kind must hold: another release upstream, or a fault."""
+
+    FUTURE = "future"
+    """It carries a time that has not come yet."""
+
+    LATE = "late"
+    """It was recorded long after it happened: the clock behind it is wrong, or it was held up."""
+
+    NULL_FLOOD = "null_flood"
+    """A field that is usually there was missing in many events at once."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One refused event."""
+
+    sequence: int
+    event_id: str
+    reason: Reason
+    detail: str
+    refused_at: datetime
+    replayed_at: datetime | None
+
+
+class LettersUnavailable(TemporaryError):
+    """The table of refused events cannot be read or written now; nothing was counted, try again."""
+
+
+class DeadLetters:
+    """Refused events of one feature store, in SQLite; safe to share between threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connected() as connection:
+            connection.executescript(_SCHEMA)
+
+    def add(self, refused: Iterable[tuple[StoredEvent, Reason, str]], now: datetime) -> None:
+        """Keep refused events; one that is there already stays as it is."""
+        rows = [
+            (stored.sequence, stored.event.event_id, reason, detail, to_microseconds(now))
+            for stored, reason, detail in refused
+        ]
+        with self._connected() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO dead_letters (sequence, event_id, reason, detail, refused_us)"
+                " VALUES (?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def mark_replayed(self, sequences: Collection[int], now: datetime) -> None:
+        """Take note that refused events were counted after all."""
+        at = to_microseconds(now)
+        with self._connected() as connection:
+            connection.executemany(
+                "UPDATE dead_letters SET replayed_us = ? WHERE sequence = ?",
+                [(at, sequence) for sequence in sequences],
+            )
+
+    def waiting(self) -> list[DeadLetter]:
+        """Return the refused events that were not counted since, oldest first."""
+        with self._connected() as connection:
+            found = connection.execute(
+                "SELECT sequence, event_id, reason, detail, refused_us, replayed_us FROM dead_letters"
+                " WHERE replayed_us IS NULL ORDER BY sequence"
+            ).fetchall()
+        return [
+            DeadLetter(
+                sequence,
+                event_id,
+                Reason(reason),
+                detail,
+                from_microseconds(refused_us),
+                None if replayed_us is None else from_microseconds(replayed_us),
+            )
+            for sequence, event_id, reason, detail, refused_us, replayed_us in found
+        ]
+
+    def counts(self) -> dict[Reason, int]:
+        """Return how many events wait, by reason."""
+        with self._connected() as connection:
+            found = connection.execute(
+                "SELECT reason, COUNT(*) FROM dead_letters WHERE replayed_us IS NULL GROUP BY reason"
+            ).fetchall()
+        return {Reason(reason): count for reason, count in found}
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                connection = sqlite3.connect(self._path, timeout=_BUSY_S)
+                try:
+                    with connection:
+                        yield connection
+                finally:
+                    connection.close()
+            except sqlite3.Error as error:
+                raise LettersUnavailable(f"{self._path}: {error}") from error

@@ -1,0 +1,108 @@
+"""Opening the feature store of a home: its configuration, and putting this release's definitions into force."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from feast import FeatureStore, FeatureView
+from feast.errors import FeastError
+
+from featurestore.definitions import declare, history_folder
+from featurestore.history import ensure_history
+from featurestore.quiet import quiet_feast
+from moderation.errors import PermanentError
+from moderation.settings import Settings
+
+PROJECT: Final = "tidegate"
+_SQLITE: Final = "featurestore.sqlite_store.NewestSqliteOnlineStore"
+# The layout of entity keys; a store keeps the one it was begun with.
+_KEY_VERSION: Final = 3
+
+
+class FeaturesNotReady(PermanentError):
+    """The feature store of this home was not set up, or by another release; run `tidegate features apply`."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the features of a home are."""
+
+    folder: Path
+    """Absolute; registry, history, and the online store of a laptop."""
+
+    redis_url: str | None = None
+    """`redis://host:port/db`; None keeps online rows in SQLite."""
+
+    @classmethod
+    def of(cls, config: Settings) -> "Place":
+        """Return the place that the settings name."""
+        return cls((config.home / "features").absolute(), config.feature_online_url)
+
+    @property
+    def online_file(self) -> Path:
+        """SQLite file of the online store."""
+        return self.folder / "online.sqlite"
+
+    @property
+    def config_file(self) -> Path:
+        """Feast's own configuration: `feast -f <it> ui`."""
+        return self.folder / "feature_store.yaml"
+
+    def feast_config(self) -> dict[str, Any]:
+        """Return the content of `feature_store.yaml`."""
+        online: dict[str, Any] = {"type": _SQLITE, "path": str(self.online_file)}
+        if self.redis_url:
+            online = {"type": "redis", "connection_string": _connection_string(self.redis_url)}
+        return {
+            "project": PROJECT,
+            "provider": "local",
+            "registry": {"path": str(self.folder / "registry.db"), "cache_ttl_seconds": 0},
+            "online_store": online,
+            "offline_store": {"type": "duckdb"},
+            "entity_key_serialization_version": _KEY_VERSION,
+            "auth": {"type": "no_auth"},
+        }
+
+
+def apply(place: Place) -> FeatureStore:
+    """Put the definitions of this release into force and return the store; what is stored stays.
+
+    Raises:
+        FeaturesNotReady: if the online store cannot be reached.
+    """
+    place.folder.mkdir(parents=True, exist_ok=True)
+    place.config_file.write_text(yaml.safe_dump(place.feast_config(), sort_keys=False))
+    store = FeatureStore(fs_yaml_file=place.config_file)
+    objects = declare(place.folder)
+    for view in objects:
+        if isinstance(view, FeatureView):
+            ensure_history(history_folder(place.folder, view.name), view)
+    try:
+        with quiet_feast():
+            store.apply(objects)
+    except (FeastError, OSError) as error:
+        raise FeaturesNotReady(f"the feature store cannot be set up: {error}") from error
+    return store
+
+
+def open_store(place: Place) -> FeatureStore:
+    """Return the store of a home that was set up.
+
+    Raises:
+        FeaturesNotReady: if it was not, or for another online store.
+    """
+    if not place.config_file.is_file():
+        raise FeaturesNotReady(f"{place.folder} holds no feature store: tidegate features apply")
+    if yaml.safe_load(place.config_file.read_text()) != place.feast_config():
+        raise FeaturesNotReady(
+            f"{place.config_file} was written for another online store: tidegate features apply"
+        )
+    return FeatureStore(fs_yaml_file=place.config_file)
+
+
+def _connection_string(url: str) -> str:
+    """Return a Redis URL as Feast wants it: `host:port,db=n`."""
+    rest = url.removeprefix("redis://")
+    address, _, database = rest.partition("/")
+    return f"{address},db={database or '0'}"

@@ -1,0 +1,93 @@
+"""Where the stream writes rows: online through Feast, and into the history."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import pandas as pd
+from feast import FeatureStore
+from feast.data_source import PushMode
+
+from featurestore.definitions import CREATED, EVENT_TIME, STREAM
+from featurestore.history import ActivityRow, append_activity, frame
+from featurestore.repository import Place
+from moderation.activity_rows import RowKind, from_us
+from moderation.errors import TemporaryError
+
+ACTIVITY: Final = "activity"
+"""The one stream that there is, as a key of `stream_state`."""
+
+
+class FeaturesUnavailable(TemporaryError):
+    """The online store cannot be read or written now; try again, nothing is lost."""
+
+
+class FeastSink:
+    """Writes to one feature store."""
+
+    def __init__(self, store: FeatureStore, place: Place) -> None:
+        self._store, self._place = store, place
+
+    def write(self, name: str, versions: Sequence[ActivityRow], *, is_online: bool = True) -> None:
+        """Keep versions of rows: all of them in the history, the newest of each row online.
+
+        Args:
+            name: of the batch; a batch of the same name takes the place of the one before.
+            versions: in the order in which they came to be.
+            is_online: whether the online store gets them too.
+
+        Raises:
+            FeaturesUnavailable: if the online store cannot be written; then write the batch again.
+        """
+        append_activity(self._place.folder, name, versions)
+        if is_online:
+            self.write_online(list({(row.kind, row.key): row for row in versions}.values()))
+
+    def write_online(self, rows: Sequence[ActivityRow]) -> None:
+        """Write rows to the online store alone; older ones than it holds change nothing."""
+        by_kind: dict[RowKind, list[ActivityRow]] = {}
+        for row in rows:
+            by_kind.setdefault(row.kind, []).append(row)
+        for kind, found in by_kind.items():
+            self._push(kind.view, frame(found))
+
+    def beat(self, through: datetime, sequence: int) -> None:
+        """Say up to when the rows are complete; readers take the rows for stale when this is old."""
+        at = pd.to_datetime([through.astimezone(UTC)]).astype("datetime64[us, UTC]")
+        columns = {
+            "stream_id": [ACTIVITY],
+            "through_us": [int(at.astype("int64")[0])],
+            "sequence": [sequence],
+            EVENT_TIME: at,
+            CREATED: at,
+        }
+        self._push(STREAM, pd.DataFrame(columns))
+
+    def progress(self) -> int:
+        """Return the newest sequence that is in the online rows, 0 where none is."""
+        found = self._store.get_online_features(
+            features=[f"{STREAM}:sequence"], entity_rows=[{"stream_id": ACTIVITY}]
+        ).to_dict()
+        return int(found["sequence"][0] or 0)
+
+    def newest(self, kind: RowKind, keys: Sequence[str]) -> dict[str, datetime]:
+        """Return the event times of the rows that are online."""
+        if not keys:
+            return {}
+        response = self._store.get_online_features(
+            features=[f"{kind.view}:{kind.column}"],
+            entity_rows=[{kind.join_key: key} for key in keys],
+        ).proto
+        names = list(response.metadata.feature_names.val)
+        times = response.results[names.index(kind.column)].event_timestamps
+        found = {}
+        for key, at in zip(keys, times, strict=True):
+            if at.seconds:
+                found[key] = from_us(at.seconds * 1_000_000 + at.nanos // 1_000)
+        return found
+
+    def _push(self, view: str, rows: pd.DataFrame) -> None:
+        try:
+            self._store.push(f"{view}_push", rows, to=PushMode.ONLINE)
+        except (OSError, RuntimeError) as error:
+            raise FeaturesUnavailable(f"{view} cannot be written: {error}") from error

@@ -1,0 +1,111 @@
+"""Training reads what was known just before an upload: all rows, in order, and nothing from the future."""
+
+from datetime import timedelta
+from random import Random
+
+import numpy as np
+import pytest
+from feast import FeatureStore
+
+from featurestore.history import ActivityRow, append_activity, behaviour_at
+from featurestore.repository import FeaturesNotReady, Place, apply, open_store
+from featurestore.stream import FeatureStream
+from ledger.activity import FOLDED, observe
+from ledger.events import EventKind, to_submission
+from ledger.ledger import SqliteLedger
+from moderation.activity import ActivityState
+from moderation.activity_rows import DAY_US, RowKind, SellerActivity, to_us
+from moderation.clock import SimulatedClock
+from moderation.features import FEATURE_NAMES
+from tests.feature_events import START, drawn_events, upload
+
+DAY = timedelta(days=1)
+
+
+def _violations(behaviour_NF: np.ndarray) -> list[float]:
+    column = FEATURE_NAMES.index("violations_90d")
+    return [float(value) for value in behaviour_NF[:, column]]
+
+
+def _row(known_violations: int, hours: float, known_after_hours: float) -> ActivityRow:
+    """Return a seller's row that says so many violations, of one instant and known at another."""
+    first_us = to_us(START)
+    row = SellerActivity(first_us, first_us, violations={first_us // DAY_US: known_violations})
+    at, known = START + timedelta(hours=hours), START + timedelta(hours=known_after_hours)
+    return ActivityRow(RowKind.SELLER, "s1", row.encode(), at, known)
+
+
+def test_all_rows_come_back_in_the_order_they_were_asked_for(
+    store: FeatureStore, place: Place
+) -> None:
+    append_activity(place.folder, "one", [_row(2, 1, 1)])
+    asked = [
+        upload("late", START + 300 * DAY),
+        upload("early", START - DAY),
+        upload("stranger", START + DAY, seller_id="nobody"),
+        upload("known", START + DAY),
+        upload("known", START + DAY),
+        upload("unnamed", START + DAY, seller_id=None),
+    ]
+    found = behaviour_at(store, asked)
+    assert found.shape == (6, len(FEATURE_NAMES))
+    expected = [0, 0, 0, 2, 2, np.nan]
+    np.testing.assert_array_equal(_violations(found), expected)
+
+
+def test_what_became_known_later_never_reaches_a_snapshot(
+    store: FeatureStore, place: Place
+) -> None:
+    """A planted leak: a correction that carries an old event time, but was known only after the upload."""
+    append_activity(place.folder, "honest", [_row(1, 1, 1)])
+    append_activity(place.folder, "planted", [_row(50, 2, 100)])
+    asked = [upload("u9", START + timedelta(hours=10)), upload("u10", START + 10 * DAY)]
+    assert _violations(behaviour_at(store, asked)) == [1, 50]
+    leaking = behaviour_at(store, asked, is_known_only=False)
+    assert _violations(leaking) == [50, 50], "the planted row leaks once the filter is gone"
+
+
+def test_an_upload_does_not_see_itself_or_what_comes_at_its_instant(
+    store: FeatureStore, place: Place
+) -> None:
+    append_activity(place.folder, "same instant", [_row(7, 5, 5)])
+    asked = [upload("u9", START + timedelta(hours=5))]
+    assert _violations(behaviour_at(store, asked)) == [0]
+
+
+def test_history_gives_what_the_fold_gave(
+    store: FeatureStore, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    """The training table from Feast equals the fold of the ledger, row by row and bit by bit."""
+    rng = Random(3)
+    events = drawn_events(rng, 600)
+    ledger.append(events)
+    clock.move_to(clock.now() + 400 * DAY)
+    stream.step()
+    state, asked, expected = ActivityState(), [], []
+    for stored in ledger.read(FOLDED, in_time_order=True):
+        if stored.event.kind is EventKind.SUBMISSION:
+            asked.append(to_submission(stored.event))
+            expected.append(state.features(asked[-1])[0])
+        observe(state, stored.event)
+    np.testing.assert_array_equal(behaviour_at(store, asked), np.stack(expected))
+
+
+def test_an_empty_history_answers_with_new_sellers(store: FeatureStore) -> None:
+    assert behaviour_at(store, []).shape == (0, len(FEATURE_NAMES))
+    assert _violations(behaviour_at(store, [upload("u1", START)])) == [0]
+
+
+def test_a_home_without_a_store_says_what_to_do(place: Place) -> None:
+    with pytest.raises(FeaturesNotReady, match="tidegate features apply"):
+        open_store(place)
+    apply(place)
+    open_store(place)
+    with pytest.raises(FeaturesNotReady, match="another online store"):
+        open_store(Place(place.folder, "redis://localhost:6379/0"))
+
+
+def test_applying_again_keeps_what_is_there(store: FeatureStore, place: Place) -> None:
+    append_activity(place.folder, "one", [_row(2, 1, 1)])
+    again = apply(place)
+    assert _violations(behaviour_at(again, [upload("u9", START + DAY)])) == [2]
