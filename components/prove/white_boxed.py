@@ -26,7 +26,7 @@ from moderation.scoring import Scorer
 
 FAMILY: Final = "white_box"
 
-_TRIED: Final = (("joint", UNLIMITED, 1), ("pgd", GATE, 4), ("token_swap", GATE, 4))
+_TRIED: Final = (("joint", UNLIMITED, 1), ("pgd", GATE, 6), ("token_swap", GATE, 6))
 """Attack, severity, and one in how many rows: unlimited in all that it may change, the attack must succeed; at the
 gate's severity, where a person sees no difference, it is shown and gates nothing, so that few rows do."""
 

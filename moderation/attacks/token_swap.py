@@ -133,7 +133,7 @@ class TokenSwapper:
     @cached_property
     def vocabulary(self) -> tuple[str, ...]:
         """The words that are one token and come back as that token when the listing is read."""
-        tokenizer, kept = self._model.tokenizer, []
+        tokenizer, kept = self._model.tokenizer, list[str]()
         size = tokenizer.get_vocab_size()
         for token in range(size):
             word = tokenizer.decode([token]).strip()
@@ -141,6 +141,7 @@ class TokenSwapper:
                 continue
             if tokenizer.encode(word, add_special_tokens=False).ids == [token]:
                 kept.append(word)
+                self._tokens[word] = (token,)
         return tuple(kept)
 
     @cached_property
