@@ -86,6 +86,11 @@ class Step:
     """What one step did."""
 
     events: int = 0
+    """Counted for the first time."""
+
+    known: int = 0
+    """Counted before, and folded again."""
+
     refused: int = 0
     versions: int = 0
 
@@ -225,7 +230,7 @@ class FeatureStream:
             accepted, _ = self._intake.sort(known, self.clock.now(), waived=frozenset(Reason))
             for _, record in accepted:
                 observe(self._state, record)
-            done.events += len(accepted)
+            done.known += len(accepted)
         self._state.drain()
         return done
 

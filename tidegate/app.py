@@ -20,10 +20,12 @@ bundle_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 gates_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 pipelines_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 golden_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+features_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(bundle_app, name="bundle", help="Look at a trained bundle.")
 app.add_typer(gates_app, name="gates", help="Judge bundles by the release contract.")
 app.add_typer(golden_app, name="golden", help="The frozen listings that candidates are judged on.")
+app.add_typer(features_app, name="features", help="The feature store: what sellers did.")
 app.add_typer(pipelines_app, name="pipelines", help="Compile, run or submit the pipelines.")
 
 
@@ -297,6 +299,78 @@ AsOf = Annotated[
         help="Day whose start bounds the truth; the one after the newest truth if absent."
     ),
 ]
+
+
+@features_app.command("apply")
+def apply_features() -> None:
+    """Set up the feature store of this home, or bring it to this release; what is stored stays.
+
+    Example: [cyan]tidegate features apply[/]
+    """
+    from tidegate.features import set_up
+
+    set_up()
+
+
+@features_app.command("stream")
+def stream_features(
+    once: Annotated[bool, typer.Option("--once", help="Catch up and stop.")] = False,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 1.0,
+) -> None:
+    """Follow the ledger: what sellers do reaches the online rows, and the history that training reads.
+
+    Example: [cyan]tidegate features stream[/]
+    """
+    from tidegate.features import stream
+
+    stream(once=once, every_s=every)
+
+
+@features_app.command("show")
+def show_features(
+    seller: Annotated[str, typer.Argument(help="Id of the seller.")],
+    device: Annotated[str | None, typer.Option(help="Fingerprint of a device.")] = None,
+    address: Annotated[str | None, typer.Option(help="Fingerprint of an address.")] = None,
+) -> None:
+    """Show what a gate would read of a seller now, and how old it is.
+
+    Example: [cyan]tidegate features show u-148[/]
+    """
+    from tidegate.features import show
+
+    show(seller, device, address)
+
+
+@features_app.command("refused")
+def refused_events() -> None:
+    """Show the events that were not counted, and why.
+
+    Example: [cyan]tidegate features refused[/]
+    """
+    from tidegate.features import refused
+
+    refused()
+
+
+@features_app.command("replay")
+def replay_refused(
+    waive: Annotated[
+        list[str] | None,
+        typer.Option(help="Reason that refuses nothing any more: future, late or null_flood."),
+    ] = None,
+) -> None:
+    """Look at refused events again and count what is right now; what cannot be read never counts.
+
+    Example: [cyan]tidegate features replay --waive late[/]
+    """
+    from featurestore.letters import Reason
+    from tidegate.features import replay
+
+    known = {reason.value: reason for reason in Reason if reason is not Reason.SCHEMA}
+    unknown = sorted(set(waive or ()) - set(known))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: reasons are {', '.join(known)}")
+    replay([known[one] for one in waive or ()])
 
 
 @golden_app.command("build")

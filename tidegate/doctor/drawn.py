@@ -65,8 +65,8 @@ class Mix:
 
 GOLDEN: Final = Mix(260, 12, 250, 350)
 TRAFFIC: Final = Mix(560, 220, 400, 1_200, 20.0)
-"""What is unsure says how steep the scores are: with 110 groups of it per policy a good candidate is left uncertified in
-9 % of worlds, with 160 in 4.5 %, with 220 in 2 %."""
+"""What is unsure says how steep the scores are: with 110 groups of it per policy a good candidate is left uncertified
+in 9 % of worlds, with 160 in 4.5 %, with 220 in 2 %."""
 
 FRESH: Final = Mix(130, 10, 100, 300, 5.0)
 REPLAY: Final = Mix(24, 8, 60, 900)

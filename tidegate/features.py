@@ -1,0 +1,145 @@
+"""Commands around the feature store: set it up, stream events into it, look at a seller, at what was refused."""
+
+import signal
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from rich.table import Table
+
+from components.home import Home
+from featurestore.letters import DeadLetters, Reason
+from featurestore.online import OnlineReader, open_rows
+from featurestore.repository import Place, apply, open_store
+from featurestore.sinks import FeastSink
+from featurestore.stream import FeatureStream, Step
+from ledger.ledger import SqliteLedger
+from moderation.clock import SystemClock
+from moderation.errors import TemporaryError
+from moderation.features import FEATURES
+from moderation.listing import Listing, Submission
+from moderation.settings import settings
+from tidegate.console import console, say
+
+_LETTERS_SHOWN = 20
+_BUDGET_S = 1.0
+
+
+def set_up() -> None:
+    """Put this release's definitions into force and say how to look at them.
+
+    Raises:
+        FeaturesNotReady: if the online store cannot be reached.
+    """
+    place = Place.of(settings())
+    store = apply(place)
+    views = sorted(view.name for view in store.list_feature_views())
+    say(f"store    {place.folder}, online in {place.redis_url or place.online_file}")
+    say(f"views    {', '.join(views)}")
+    say("next     tidegate features stream --once")
+    say(f"look     feast -f {place.config_file} ui --host 127.0.0.1")
+
+
+def stream(*, once: bool, every_s: float) -> None:
+    """Follow the ledger into the feature store until a signal comes, or once.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        FeaturesUnavailable: with `once`, if the online store cannot be written; otherwise it is tried again.
+    """
+    stop = threading.Event()
+    found = _stream()
+    if once:
+        _say_step(found.step())
+        return
+
+    def stopped(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, stopped)
+    signal.signal(signal.SIGINT, stopped)
+    say(f"following the ledger every {every_s:g} s; stop it with Ctrl-C")
+    while not stop.is_set():
+        try:
+            done = found.step()
+        except TemporaryError as error:
+            say(f"[yellow]behind[/]  {error}; trying again")
+        else:
+            if done.events or done.refused:
+                _say_step(done)
+        stop.wait(every_s)
+
+
+def show(seller: str, device: str | None, address: str | None) -> None:
+    """Show what a gate would read of a seller now.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        FeaturesUnavailable: if the store does not answer.
+    """
+    now = SystemClock().now()
+    listing = Listing(
+        listing_id="question",
+        seller_id=seller,
+        device_fingerprint=device,
+        address_fingerprint=address,
+    )
+    reader = OnlineReader(open_rows(Place.of(settings()), _BUDGET_S))
+    try:
+        asked = Submission(submission_id="question", listing=listing, submitted_at=now)
+        read = reader.read(asked)
+    finally:
+        reader.close()
+    table = Table("feature", "value", "meaning", title=f"seller {seller}")
+    for feature, value in zip(FEATURES, read.behaviour_F.tolist(), strict=True):
+        known = "stale" if feature.name in read.stale else "unknown"
+        table.add_row(feature.name, known if value != value else f"{value:g}", feature.meaning)
+    console.print(table)
+    say(f"newest   {read.newest.isoformat() if read.newest else 'nothing of this seller is known'}")
+    say(f"lag      {read.lag_s:.1f} s behind the stream")
+
+
+def refused() -> None:
+    """Show the events that the stream refused and that were not counted since."""
+    letters = _letters()
+    waiting, counts = letters.waiting(), letters.counts()
+    if not waiting:
+        say("no event was refused")
+        return
+    table = Table("sequence", "event", "reason", "why")
+    for letter in waiting[:_LETTERS_SHOWN]:
+        table.add_row(str(letter.sequence), letter.event_id, letter.reason, letter.detail)
+    console.print(table)
+    if len(waiting) > _LETTERS_SHOWN:
+        say(f"and {len(waiting) - _LETTERS_SHOWN} more")
+    say("in all   " + ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items())))
+    say("next     tidegate features replay, with --waive for what you looked into")
+
+
+def replay(waived: Sequence[Reason]) -> None:
+    """Look at every refused event again, and count what is right now.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        FeaturesUnavailable: if the online store cannot be written.
+    """
+    _say_step(_stream().replay(waived))
+    left = _letters().counts()
+    say("left     " + (", ".join(f"{reason} {n}" for reason, n in sorted(left.items())) or "none"))
+
+
+def _letters() -> DeadLetters:
+    return DeadLetters(Place.of(settings()).folder / "stream.sqlite")
+
+
+def _stream() -> FeatureStream:
+    config = settings()
+    place = Place.of(config)
+    sink = FeastSink(open_store(place), place)
+    return FeatureStream(SqliteLedger(Home(config.home).ledger), sink, _letters(), SystemClock())
+
+
+def _say_step(done: Step) -> None:
+    say(f"counted  {done.events} events, {done.versions} versions of rows; refused {done.refused}")
+    if done.known:
+        say(f"known    {done.known} events were counted before")
