@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -30,9 +31,13 @@ from moderation.listing import Submission
 
 _KEY_VERSION: Final = 3
 _THROUGH: Final = "through_us"
+_PROJECT: Final = PROJECT.encode()
 
-Stored = dict[str, bytes]
-"""View -> value as Feast serialised it; a view is absent where there is no row."""
+Wanted = dict[str, list[bytes]]
+"""View -> keys, each once."""
+
+Stored = dict[tuple[str, bytes], bytes]
+"""View and key -> value as Feast serialised it; absent where there is no row."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class BehaviourRead:
 class OnlineRows(Protocol):
     """Where Feast keeps rows online."""
 
-    def read(self, keys: Mapping[str, bytes]) -> Stored:
+    def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, in one round trip.
 
         Raises:
@@ -107,18 +112,17 @@ class SqliteRows:
         self._uri = f"file:{place.online_file}?mode=ro"
         self._budget_s, self._local = budget_s, threading.local()
         self._opened: list[sqlite3.Connection] = []
-        self._statements: dict[tuple[str, ...], str] = {}
 
-    def read(self, keys: Mapping[str, bytes]) -> Stored:
+    def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, by one statement."""
-        views = tuple(keys)
-        statement = self._statements.get(views)
-        if statement is None:
-            statement = self._statements[views] = " UNION ALL ".join(map(_select, views))
+        shape = tuple((view, len(keys)) for view, keys in wanted.items())
+        statement = " UNION ALL ".join(map(_select, shape))
+        parameters = [key for keys in wanted.values() for key in keys]
         try:
-            return dict(self._connection().execute(statement, list(keys.values())).fetchall())
+            found = self._connection().execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise FeaturesUnavailable(f"{self._uri}: {error}") from error
+        return {(view, key): value for view, key, value in found}
 
     def close(self) -> None:
         """Close the connections of every thread."""
@@ -137,11 +141,13 @@ class SqliteRows:
         return found
 
 
-def _select(view: str) -> str:
-    name = _BY_VIEW[view].name
+@lru_cache(maxsize=1_024)
+def _select(shape: tuple[str, int]) -> str:
+    view, num_keys = shape
     return (
-        f"SELECT '{view}', value FROM \"{PROJECT}_{view}\""
-        f" WHERE entity_key = ? AND feature_name = '{name}'"
+        f"SELECT '{view}', entity_key, value FROM \"{PROJECT}_{view}\""
+        f" WHERE entity_key IN ({', '.join('?' * num_keys)})"
+        f" AND feature_name = '{_BY_VIEW[view].name}'"
     )
 
 
@@ -155,16 +161,19 @@ class RedisRows:
         self._fields = {view: _mmh3(f"{view}:{one.name}") for view, one in _BY_VIEW.items()}
         self._url = url
 
-    def read(self, keys: Mapping[str, bytes]) -> Stored:
+    def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, by one pipeline."""
         pipeline = self._client.pipeline(transaction=False)
-        for view, key in keys.items():
-            pipeline.hget(key + PROJECT.encode(), self._fields[view])
+        places = [(view, key) for view, keys in wanted.items() for key in keys]
+        for view, key in places:
+            pipeline.hget(key + _PROJECT, self._fields[view])
         try:
             values = pipeline.execute()
         except (redis.RedisError, OSError) as error:
             raise FeaturesUnavailable(f"{self._url}: {error}") from error
-        return {view: value for view, value in zip(keys, values, strict=True) if value is not None}
+        return {
+            place: value for place, value in zip(places, values, strict=True) if value is not None
+        }
 
     def close(self) -> None:
         """Close the connections."""
@@ -194,61 +203,79 @@ class OnlineReader:
         """Return the behaviour just before `submission`.
 
         Raises:
-            FeaturesUnavailable: if the store does not answer within its budget.
+            FeaturesUnavailable: if the store does not answer within its budget, or holds what cannot be read.
         """
-        keys = Keys.of(submission)
-        wanted = {STREAM: _STREAM_KEY}
-        for kind, column in _COLUMNS.items():
-            if key := keys[kind]:
-                wanted[column.view] = column.key(key)
-        stored = self._rows.read(wanted)
-        values, empty = _values(stored)
-        try:
-            rows = Rows.of(values)
-        except ActivityRowError as error:
-            raise FeaturesUnavailable(str(error)) from error
-        behaviour_F = behaviour(submission, rows)
-        lag_s = self._lag_s(stored.get(STREAM), submission)
-        stale = _stale(lag_s) if lag_s > _LEAST_LAG_S else ()
-        for place in stale:
-            behaviour_F[place] = np.nan
-        return BehaviourRead(
-            behaviour_F,
-            from_us(rows.seller.newest_us) if rows.seller else None,
-            lag_s,
-            tuple(FEATURES[place].name for place in stale),
-            tuple(empty),
-        )
+        return self.read_many([submission])[0]
+
+    def read_many(self, submissions: Sequence[Submission]) -> list[BehaviourRead]:
+        """Return the behaviour just before each upload, all in one round trip.
+
+        Raises:
+            FeaturesUnavailable: if the store does not answer within its budget, or holds what cannot be read.
+        """
+        places = [_places(submission) for submission in submissions]
+        wanted: dict[str, dict[bytes, None]] = {STREAM: {_STREAM_KEY: None}}
+        for found in places:
+            for view, key in found.values():
+                wanted.setdefault(view, {})[key] = None
+        stored = self._rows.read({view: list(keys) for view, keys in wanted.items()})
+        through = stored.get((STREAM, _STREAM_KEY))
+        through_at = None if through is None else from_us(Value.FromString(through).int64_val)
+        return [
+            _finished(submission, found, stored, through_at)
+            for submission, found in zip(submissions, places, strict=True)
+        ]
 
     def close(self) -> None:
         """Give back connections."""
         self._rows.close()
 
-    def _lag_s(self, through: bytes | None, submission: Submission) -> float:
-        if through is None:
-            return math.inf
-        through_us = Value.FromString(through).int64_val
-        return max(0.0, (submission.submitted_at - from_us(through_us)) / timedelta(seconds=1))
+
+def _places(submission: Submission) -> dict[RowKind, tuple[str, bytes]]:
+    """Return view and key of each row that an upload is judged by."""
+    keys = Keys.of(submission)
+    return {
+        kind: (column.view, column.key(key))
+        for kind, column in _COLUMNS.items()
+        if (key := keys[kind])
+    }
 
 
-def _values(stored: Stored) -> tuple[dict[RowKind, bytes | float | None], list[str]]:
-    """Return the rows by kind, and the views whose row is there but holds nothing."""
+def _finished(
+    submission: Submission,
+    places: Mapping[RowKind, tuple[str, bytes]],
+    stored: Stored,
+    through: datetime | None,
+) -> BehaviourRead:
+    """Return what the rows of one upload say at its instant."""
     values: dict[RowKind, bytes | float | None] = {}
     empty = []
-    for kind, column in _COLUMNS.items():
-        data = stored.get(column.view)
+    for kind, place in places.items():
+        data = stored.get(place)
         if data is None:
             continue
         value = Value.FromString(data)
-        if value.WhichOneof("val") is None or value.HasField("null_val"):
-            empty.append(column.view)
-        elif kind is RowKind.PRICE:
-            values[kind] = value.double_val
+        if value.WhichOneof("val") in _NOTHING:
+            empty.append(kind.view)
         else:
-            values[kind] = value.bytes_val
-    return values, empty
+            values[kind] = value.double_val if kind is RowKind.PRICE else value.bytes_val
+    try:
+        rows = Rows.of(values)
+    except ActivityRowError as error:
+        raise FeaturesUnavailable(str(error)) from error
+    behaviour_F = behaviour(submission, rows)
+    lag_s = math.inf
+    if through is not None:
+        lag_s = max(0.0, (submission.submitted_at - through) / timedelta(seconds=1))
+    stale = _stale(lag_s) if lag_s > _LEAST_LAG_S else ()
+    for index in stale:
+        behaviour_F[index] = np.nan
+    newest = from_us(rows.seller.newest_us) if rows.seller else None
+    names = tuple(FEATURES[index].name for index in stale)
+    return BehaviourRead(behaviour_F, newest, lag_s, names, tuple(empty))
 
 
+_NOTHING: Final = (None, "null_val")
 _MAX_LAG_F: Final[Sequence[float]] = [feature.max_lag_s for feature in FEATURES]
 _LEAST_LAG_S: Final = min(_MAX_LAG_F)
 
