@@ -15,6 +15,7 @@ from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
+from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow
 from featurestore.online import _COLUMNS, OnlineReader, RedisRows, open_rows
@@ -25,7 +26,6 @@ from moderation.activity_rows import RowKind
 from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.listing import Submission
 from tests.feature_events import START, upload
-from tests.redis_process import redis_server, running_redis
 
 HOUR = timedelta(hours=1)
 SECOND = timedelta(seconds=1)

@@ -1,4 +1,4 @@
-"""A Redis of its own for one test, where Debian's `redis-server` is installed."""
+"""A Redis of its own for one run, where Debian's `redis-server` is installed."""
 
 import shutil
 import socket
