@@ -6,21 +6,21 @@ A row of history is valid from `event_timestamp` on, and was known from `created
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore, FeatureView
+from feast import FeatureView
 from feast.type_map import feast_value_type_to_pa
 
-from featurestore.definitions import BEHAVIOUR, CREATED, EVENT_TIME, history_folder
-from featurestore.quiet import quiet_feast
-from moderation.activity_rows import Keys, RowKind
+from featurestore.definitions import CREATED, EVENT_TIME, history_folder
+from moderation.activity_rows import Keys, RowKind, Rows, behaviour
 from moderation.errors import PermanentError
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
@@ -29,9 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 _INSTANT: Final = pa.timestamp("us", tz="UTC")
 _JUST_BEFORE: Final = timedelta(microseconds=1)
-_SUBMISSION: Final = "submission"
-# No key of a real row: an identifier is never empty.
-_NOBODY: Final = ""
+_FETCHED: Final = 512
 
 
 class HistoryError(PermanentError):
@@ -83,12 +81,15 @@ def append_activity(folder: Path, name: str, rows: Iterable[ActivityRow]) -> Non
 
 
 def behaviour_at(
-    store: FeatureStore, submissions: Sequence[Submission], *, is_known_only: bool = True
+    folder: Path, submissions: Sequence[Submission], *, is_known_only: bool = True
 ) -> Floats:
     """Return the behaviour behind uploads as it was known just before each: behaviour_NF, NaN where unknown.
 
+    The join is DuckDB's own, over the files that Feast reads: Feast's pairs every version with every later upload of
+    the same key, which takes gigabytes for one busy seller. A test compares the two.
+
     Args:
-        store: of the home.
+        folder: of the feature store.
         submissions: N uploads, in any order; they need not be in the history.
         is_known_only: leave out what became known after an upload, whatever event time it carries. Only the test of
             leaks turns it off.
@@ -96,36 +97,62 @@ def behaviour_at(
     Raises:
         HistoryError: if the join does not give back exactly the rows that were asked for.
     """
+    found: Floats = np.full((len(submissions), len(FEATURE_NAMES)), np.nan, np.float32)
     if not submissions:
-        return np.empty((0, len(FEATURE_NAMES)), np.float32)
-    asked = pd.DataFrame(
+        return found
+    keys = [Keys.of(one) for one in submissions]
+    asked = pa.table(
         {
             "row": np.arange(len(submissions), dtype=np.int64),
-            EVENT_TIME: pd.to_datetime(
-                [one.submitted_at.astimezone(UTC) - _JUST_BEFORE for one in submissions]
-            ).astype("datetime64[us, UTC]"),
-            _SUBMISSION: [one.model_dump_json() for one in submissions],
-            **_key_columns(submissions),
+            "instant": pa.array([one.submitted_at - _JUST_BEFORE for one in submissions], _INSTANT),
+            **{
+                kind.join_key: pa.array([one[kind] for one in keys], pa.string())
+                for kind in RowKind
+            },
         }
     )
-    with quiet_feast():
-        found = store.get_historical_features(
-            entity_df=asked,
-            features=store.get_feature_service(BEHAVIOUR),
-            filter_by_created_timestamp=is_known_only,
-        ).to_df()
-    order = found["row"].to_numpy()
-    if len(order) != len(asked) or not np.array_equal(np.sort(order), asked["row"].to_numpy()):
-        raise HistoryError(f"{len(asked)} uploads were asked about, {len(order)} came back")
-    behaviour_NF = found[list(FEATURE_NAMES)].to_numpy(np.float32)
-    ordered: Floats = np.empty_like(behaviour_NF)
-    ordered[order] = behaviour_NF
-    return ordered
+    is_there = np.zeros(len(submissions), bool)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        connection.register("asked", asked)
+        answer = connection.execute(_join_sql(folder, is_known_only=is_known_only))
+        while rows := answer.fetchmany(_FETCHED):
+            for row, *values in rows:
+                known = Rows.of(dict(zip(RowKind, values, strict=True)))
+                found[row], is_there[row] = behaviour(submissions[row], known), True
+    if not is_there.all():
+        raise HistoryError(
+            f"{len(submissions)} uploads were asked about, {is_there.sum()} came back"
+        )
+    return found
 
 
-def _key_columns(submissions: Sequence[Submission]) -> dict[str, list[str]]:
-    keys = [Keys.of(one) for one in submissions]
-    return {kind.join_key: [one[kind] or _NOBODY for one in keys] for kind in RowKind}
+def _join_sql(folder: Path, *, is_known_only: bool) -> str:
+    """Return the statement that finds, for each upload, the newest version of each of its rows.
+
+    Which version it is is found by its times alone; what it holds is looked up afterwards, once.
+    """
+    since = f"greatest({EVENT_TIME}, {CREATED})" if is_known_only else EVENT_TIME
+    newest, contents = [], []
+    for kind in RowKind:
+        key, files = kind.join_key, str(history_folder(folder, kind.view) / "*.parquet")
+        table = "read_parquet('" + files.replace("'", "''") + "')"
+        # Of versions that became known at once, the newest holds.
+        newest.append(
+            f"ASOF LEFT JOIN (SELECT {key}, {since} AS since, max({EVENT_TIME}) AS version"
+            f" FROM {table} GROUP BY ALL) AS {kind}"
+            f" ON asked.{key} = {kind}.{key} AND asked.instant >= {kind}.since"
+        )
+        contents.append(
+            f"LEFT JOIN {table} AS {kind}"
+            f" ON found.{key} = {kind}.{key} AND found.{kind}_version = {kind}.{EVENT_TIME}"
+        )
+    versions = ", ".join(f"asked.{k.join_key}, {k}.version AS {k}_version" for k in RowKind)
+    columns = ", ".join(f"{kind}.{kind.column}" for kind in RowKind)
+    return (
+        f"WITH found AS (SELECT asked.row, {versions} FROM asked {' '.join(newest)})"
+        f" SELECT found.row, {columns} FROM found {' '.join(contents)}"
+    )
 
 
 def _write(table: pa.Table, path: Path) -> None:

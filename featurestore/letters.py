@@ -1,4 +1,7 @@
-"""Events that the feature stream refused: which, why, and what became of them. Their content stays in the ledger."""
+"""What the feature stream keeps of itself: how far it has come, and which events it refused and why.
+
+No content of an event is kept here; that stays in the ledger.
+"""
 
 import sqlite3
 import threading
@@ -22,6 +25,11 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     detail TEXT NOT NULL,
     refused_us INTEGER NOT NULL,
     replayed_us INTEGER
+);
+CREATE TABLE IF NOT EXISTS progress (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    past INTEGER NOT NULL,
+    sequence INTEGER NOT NULL
 );
 """
 
@@ -52,6 +60,17 @@ class DeadLetter:
     detail: str
     refused_at: datetime
     replayed_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stream has come."""
+
+    past: int
+    """Events up to this sequence were written as the past, in the order of time."""
+
+    sequence: int
+    """Events behind those, up to this sequence, were written as they came."""
 
 
 class LettersUnavailable(TemporaryError):
@@ -91,10 +110,13 @@ class DeadLetters:
 
     def waiting(self) -> list[DeadLetter]:
         """Return the refused events that were not counted since, oldest first."""
+        return self._read("replayed_us IS NULL ORDER BY sequence")
+
+    def _read(self, condition: str) -> list[DeadLetter]:
         with self._connected() as connection:
             found = connection.execute(
                 "SELECT sequence, event_id, reason, detail, refused_us, replayed_us FROM dead_letters"
-                " WHERE replayed_us IS NULL ORDER BY sequence"
+                f" WHERE {condition}"
             ).fetchall()
         return [
             DeadLetter(
@@ -107,6 +129,24 @@ class DeadLetters:
             )
             for sequence, event_id, reason, detail, refused_us, replayed_us in found
         ]
+
+    def replayed(self) -> list[DeadLetter]:
+        """Return the refused events that were counted after all, in the order in which they were."""
+        return self._read("replayed_us IS NOT NULL ORDER BY replayed_us, sequence")
+
+    def progress(self) -> Progress | None:
+        """Return how far the stream has come; None before its first start was finished."""
+        with self._connected() as connection:
+            found = connection.execute("SELECT past, sequence FROM progress").fetchone()
+        return Progress(*found) if found else None
+
+    def save_progress(self, progress: Progress) -> None:
+        """Take note of how far the stream has come."""
+        with self._connected() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO progress (id, past, sequence) VALUES (1, ?, ?)",
+                (progress.past, progress.sequence),
+            )
 
     def counts(self) -> dict[Reason, int]:
         """Return how many events wait, by reason."""

@@ -5,13 +5,15 @@ tells a missing row from an empty one on one store only.
 """
 
 import math
+import os
 import sqlite3
 import struct
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -23,9 +25,17 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
 from featurestore.definitions import STREAM
-from featurestore.repository import PROJECT, FeaturesNotReady, Place
+from featurestore.repository import PROJECT, FeaturesNotReady, Place, without_secrets
 from featurestore.sinks import ACTIVITY, FeaturesUnavailable
-from moderation.activity_rows import ActivityRowError, Keys, RowKind, Rows, behaviour, from_us
+from moderation.activity_rows import (
+    ActivityRowError,
+    Keys,
+    RowKind,
+    Rows,
+    behaviour,
+    from_us,
+    to_us,
+)
 from moderation.features import FEATURES
 from moderation.listing import Submission
 
@@ -51,7 +61,7 @@ class BehaviourRead:
     """Newest event of the seller in it; None for a new seller."""
 
     lag_s: float
-    """How far the rows lie behind the upload; infinite where no stream has ever written."""
+    """How far the rows lie behind the upload; infinite for an upload of the past, and where no stream ever wrote."""
 
     stale: tuple[str, ...] = ()
     """Features that the lag makes worthless; their values are NaN."""
@@ -104,14 +114,14 @@ _BY_VIEW: Final = {column.view: column for column in (*_COLUMNS.values(), _STREA
 
 
 class SqliteRows:
-    """Rows in the SQLite file that Feast writes; each thread has its own connection."""
+    """Rows in the SQLite file that Feast writes; as many connections as there are readers at once."""
 
     def __init__(self, place: Place, budget_s: float) -> None:
         if not place.online_file.is_file():
             raise FeaturesNotReady(f"{place.online_file} is not there: tidegate features apply")
-        self._uri = f"file:{place.online_file}?mode=ro"
-        self._budget_s, self._local = budget_s, threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._uri, self._budget_s = f"file:{place.online_file}?mode=ro", budget_s
+        self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self._pid = os.getpid()
 
     def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, by one statement."""
@@ -119,26 +129,34 @@ class SqliteRows:
         statement = " UNION ALL ".join(map(_select, shape))
         parameters = [key for keys in wanted.values() for key in keys]
         try:
-            found = self._connection().execute(statement, parameters).fetchall()
+            with self._connection() as connection:
+                found = connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
             raise FeaturesUnavailable(f"{self._uri}: {error}") from error
         return {(view, key): value for view, key, value in found}
 
     def close(self) -> None:
-        """Close the connections of every thread."""
-        for connection in self._opened:
-            connection.close()
+        """Close the connections that nobody uses."""
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait().close()
 
-    def _connection(self) -> sqlite3.Connection:
-        found: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if self._pid != os.getpid():  # a forked process must not use its parent's
+            self._idle, self._pid = SimpleQueue(), os.getpid()
+        try:
+            connection = self._idle.get_nowait()
+        except Empty:
+            connection = sqlite3.connect(
                 self._uri, uri=True, timeout=self._budget_s, check_same_thread=False
             )
-            found.execute("PRAGMA query_only = 1")
-            self._local.connection = found
-            self._opened.append(found)
-        return found
+        try:
+            yield connection
+        except sqlite3.Error:
+            connection.close()
+            raise
+        self._idle.put(connection)
 
 
 @lru_cache(maxsize=1_024)
@@ -159,7 +177,7 @@ class RedisRows:
             url, socket_timeout=budget_s, socket_connect_timeout=budget_s
         )
         self._fields = {view: _mmh3(f"{view}:{one.name}") for view, one in _BY_VIEW.items()}
-        self._url = url
+        self._shown = without_secrets(url)
 
     def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, by one pipeline."""
@@ -170,7 +188,7 @@ class RedisRows:
         try:
             values = pipeline.execute()
         except (redis.RedisError, OSError) as error:
-            raise FeaturesUnavailable(f"{self._url}: {error}") from error
+            raise FeaturesUnavailable(f"{self._shown}: {type(error).__name__}") from error
         return {
             place: value for place, value in zip(places, values, strict=True) if value is not None
         }
@@ -267,6 +285,8 @@ def _finished(
     lag_s = math.inf
     if through is not None:
         lag_s = max(0.0, (submission.submitted_at - through) / timedelta(seconds=1))
+    if rows.seller and rows.seller.newest_us > to_us(submission.submitted_at) + _MAX_AHEAD_US:
+        lag_s = math.inf  # asked about the past: the rows have forgotten what was known then
     stale = _stale(lag_s) if lag_s > _LEAST_LAG_S else ()
     for index in stale:
         behaviour_F[index] = np.nan
@@ -275,6 +295,7 @@ def _finished(
     return BehaviourRead(behaviour_F, newest, lag_s, names, tuple(empty))
 
 
+_MAX_AHEAD_US: Final = 60_000_000
 _NOTHING: Final = (None, "null_val")
 _MAX_LAG_F: Final[Sequence[float]] = [feature.max_lag_s for feature in FEATURES]
 _LEAST_LAG_S: Final = min(_MAX_LAG_F)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from feast import FeatureStore, FeatureView
@@ -18,6 +19,7 @@ PROJECT: Final = "tidegate"
 _SQLITE: Final = "featurestore.sqlite_store.NewestSqliteOnlineStore"
 # The layout of entity keys; a store keeps the one it was begun with.
 _KEY_VERSION: Final = 3
+_REDIS_PORT: Final = 6379
 
 
 class FeaturesNotReady(PermanentError):
@@ -37,7 +39,9 @@ class Place:
     @classmethod
     def of(cls, config: Settings) -> "Place":
         """Return the place that the settings name."""
-        return cls((config.home / "features").absolute(), config.feature_online_url)
+        url = config.feature_online_url
+        secret = url.get_secret_value() if url else None
+        return cls((config.home / "features").absolute(), secret)
 
     @property
     def online_file(self) -> Path:
@@ -72,6 +76,7 @@ def apply(place: Place) -> FeatureStore:
         FeaturesNotReady: if the online store cannot be reached.
     """
     place.folder.mkdir(parents=True, exist_ok=True)
+    place.config_file.touch(mode=0o600)  # it may hold the password of a Redis
     place.config_file.write_text(yaml.safe_dump(place.feast_config(), sort_keys=False))
     store = FeatureStore(fs_yaml_file=place.config_file)
     objects = declare(place.folder)
@@ -101,8 +106,21 @@ def open_store(place: Place) -> FeatureStore:
     return FeatureStore(fs_yaml_file=place.config_file)
 
 
+def without_secrets(url: str) -> str:
+    """Return a Redis URL as it may be shown."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _REDIS_PORT}{parts.path}"
+
+
 def _connection_string(url: str) -> str:
-    """Return a Redis URL as Feast wants it: `host:port,db=n`."""
-    rest = url.removeprefix("redis://")
-    address, _, database = rest.partition("/")
-    return f"{address},db={database or '0'}"
+    """Return a Redis URL as Feast wants it: `host:port,db=n,password=...`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise FeaturesNotReady(
+            "TIDEGATE__FEATURE_ONLINE_URL must be redis://host:port/db, or rediss:// with TLS"
+        )
+    options = [f"{parts.hostname}:{parts.port or _REDIS_PORT}", f"db={parts.path.strip('/') or 0}"]
+    options += [f"username={unquote(parts.username)}"] if parts.username else []
+    options += [f"password={unquote(parts.password)}"] if parts.password else []
+    options += ["ssl=True"] if parts.scheme == "rediss" else []
+    return ",".join(options)

@@ -1,17 +1,20 @@
 """Where the stream writes rows: online through Feast, and into the history."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
 import pandas as pd
+import redis
 from feast import FeatureStore
 from feast.data_source import PushMode
 
 from featurestore.definitions import CREATED, EVENT_TIME, STREAM
 from featurestore.history import ActivityRow, append_activity, frame
 from featurestore.repository import Place
-from moderation.activity_rows import RowKind, from_us
+from moderation.activity_rows import RowKind
 from moderation.errors import TemporaryError
 
 ACTIVITY: Final = "activity"
@@ -63,31 +66,27 @@ class FeastSink:
         }
         self._push(STREAM, pd.DataFrame(columns))
 
-    def progress(self) -> int:
-        """Return the newest sequence that is in the online rows, 0 where none is."""
-        found = self._store.get_online_features(
-            features=[f"{STREAM}:sequence"], entity_rows=[{"stream_id": ACTIVITY}]
-        ).to_dict()
+    def sequence(self) -> int:
+        """Return the newest sequence that is in the online rows, 0 where there are none.
+
+        Raises:
+            FeaturesUnavailable: if the online store cannot be read.
+        """
+        with _answering(STREAM):
+            found = self._store.get_online_features(
+                features=[f"{STREAM}:sequence"], entity_rows=[{"stream_id": ACTIVITY}]
+            ).to_dict()
         return int(found["sequence"][0] or 0)
 
-    def newest(self, kind: RowKind, keys: Sequence[str]) -> dict[str, datetime]:
-        """Return the event times of the rows that are online."""
-        if not keys:
-            return {}
-        response = self._store.get_online_features(
-            features=[f"{kind.view}:{kind.column}"],
-            entity_rows=[{kind.join_key: key} for key in keys],
-        ).proto
-        names = list(response.metadata.feature_names.val)
-        times = response.results[names.index(kind.column)].event_timestamps
-        found = {}
-        for key, at in zip(keys, times, strict=True):
-            if at.seconds:
-                found[key] = from_us(at.seconds * 1_000_000 + at.nanos // 1_000)
-        return found
-
     def _push(self, view: str, rows: pd.DataFrame) -> None:
-        try:
+        with _answering(view):
             self._store.push(f"{view}_push", rows, to=PushMode.ONLINE)
-        except (OSError, RuntimeError) as error:
-            raise FeaturesUnavailable(f"{view} cannot be written: {error}") from error
+
+
+@contextmanager
+def _answering(view: str) -> Iterator[None]:
+    """Say of whatever an online store raises that it may pass."""
+    try:
+        yield
+    except (sqlite3.Error, redis.RedisError, OSError, RuntimeError) as error:
+        raise FeaturesUnavailable(f"{view} cannot be reached: {type(error).__name__}") from error

@@ -1,22 +1,23 @@
 """The stream: events of the ledger become versions of rows, online and in the history, as they arrive.
 
-One writer per feature store. What it holds in memory is what it folded out of the ledger, so it may stop at any time:
-it folds again up to where it was, and goes on from there.
+One writer per feature store. What it holds in memory is a pure function of the ledger and of how far it has come, so it
+may stop or fail at any time: it folds again up to where it was, and the versions that it then writes are those that it
+would have written.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge
 from pydantic import BaseModel
 
 from featurestore.history import ActivityRow
-from featurestore.intake import KINDS, Accepted, Intake, Limits, Refused
-from featurestore.letters import DeadLetters, Reason
-from ledger.events import StoredEvent
+from featurestore.intake import KINDS, WAIVABLE, Accepted, Intake, Limits, parse
+from featurestore.letters import DeadLetters, Progress, Reason
+from ledger.events import Event, StoredEvent
 from ledger.ledger import Ledger
 from moderation.activity import ActivityState
 from moderation.activity_rows import RowKind
@@ -53,32 +54,9 @@ class Sink(Protocol):
         """Say up to when the rows are complete."""
         ...
 
-    def progress(self) -> int:
-        """Return the newest sequence that is in the online rows."""
+    def sequence(self) -> int:
+        """Return the newest sequence that is in the online rows, 0 where there are none."""
         ...
-
-    def newest(self, kind: RowKind, keys: Sequence[str]) -> dict[str, datetime]:
-        """Return the event times of the rows that are online."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A row as one event left it."""
-
-    row: _Key
-    value: bytes | float
-    occurred_at: datetime
-    known_at: datetime
-
-
-@dataclass(frozen=True)
-class _Unsent:
-    """Versions that were folded and are not written yet."""
-
-    name: str
-    versions: list[ActivityRow]
-    sequence: int
 
 
 @dataclass
@@ -96,170 +74,211 @@ class Step:
 
 
 @dataclass
+class _Fold:
+    """What a stream has made of the ledger so far."""
+
+    intake: Intake
+    progress: Progress
+    state: ActivityState = field(default_factory=ActivityState)
+    written: dict[_Key, datetime] = field(default_factory=dict)
+
+    def versions(
+        self, event: Event, record: BaseModel, known_at: datetime
+    ) -> Iterator[ActivityRow]:
+        """Count one record; yield the versions of the rows that it changed.
+
+        A store keeps the newest only, so a version is always later than the one before.
+        """
+        observe(self.state, record)
+        # A clock that is a little ahead must not hold back what comes after it.
+        at = min(event.occurred_at, known_at)
+        for row in self.state.drain():
+            value = self.state.value_of(*row)
+            if value is None:
+                continue
+            before = self.written.get(row)
+            later = max(at, before + _TICK) if before else at
+            self.written[row] = later
+            yield ActivityRow(*row, value, later, max(known_at, later))
+
+    def rows(self) -> Iterator[ActivityRow]:
+        """Yield every row as it is."""
+        for row, at in self.written.items():
+            value = self.state.value_of(*row)
+            if value is not None:
+                yield ActivityRow(*row, value, at, at)
+
+
 class FeatureStream:
     """Folds a ledger into a feature store."""
 
-    ledger: Ledger
-    sink: Sink
-    letters: DeadLetters
-    clock: Clock
-    limits: Limits = field(default_factory=Limits)
-    _state: ActivityState = field(default_factory=ActivityState)
-    _written: dict[_Key, datetime] = field(default_factory=dict)
-    _sequence: int = -1
-    _unsent: _Unsent | None = None
-
-    def __post_init__(self) -> None:
-        self._intake = Intake(self.limits)
-
-    def start(self) -> Step:
-        """Fold what is written already, or write the whole past where nothing is; the first `step` does it."""
-        self._sequence = self.sink.progress()
-        return self._resume() if self._sequence else self._backfill()
+    def __init__(
+        self,
+        ledger: Ledger,
+        sink: Sink,
+        letters: DeadLetters,
+        clock: Clock,
+        limits: Limits | None = None,
+    ) -> None:
+        self._ledger, self._sink, self._letters, self._clock = ledger, sink, letters, clock
+        self._limits = limits or Limits()
+        self._fold: _Fold | None = None
 
     def step(self) -> Step:
         """Write what the ledger got since the last step, and say that the rows are complete up to now.
 
+        The first step writes the whole past, or folds again what was written. A step that failed leaves nothing
+        half done: the next one begins as the first did.
+
         Raises:
-            FeaturesUnavailable: if the online store cannot be written; the next step writes the same rows first.
+            FeaturesUnavailable: if the online store cannot be written.
+            LedgerUnavailable: if the ledger cannot be read.
+            LettersUnavailable: if it cannot be kept how far it came.
         """
-        done = self.start() if self._sequence < 0 else Step()
-        now = self.clock.now()
-        self._send()
-        for batch in _batches(self.ledger.read(KINDS, after_sequence=self._sequence)):
-            self._take(batch, now, done)
-        self.sink.beat(now, self._sequence)
+        done = Step()
+        fold, self._fold = self._fold, None
+        now = self._clock.now()
+        if fold is None:
+            fold = self._started(done, now)
+        for batch in _batches(self._ledger.read(KINDS, after_sequence=fold.progress.sequence)):
+            self._take(fold, batch, now, done)
+        self._sink.beat(now, fold.progress.sequence)
+        self._fold = fold
         return done
 
     def replay(self, waived: Iterable[Reason] = ()) -> Step:
-        """Look at every refused event again and count what is right now; `waived` reasons refuse nothing any more."""
+        """Look at every refused event again and count what is right now.
+
+        Args:
+            waived: reasons that refuse nothing any more, of `WAIVABLE`.
+
+        Raises:
+            ValueError: if a reason cannot be waived.
+        """
+        reasons = frozenset(waived)
+        if not reasons <= set(WAIVABLE):
+            raise ValueError(f"only {', '.join(WAIVABLE)} can be waived")
         done = self.step()
-        now = self.clock.now()
-        found = [self.ledger.get_event(letter.event_id) for letter in self.letters.waiting()]
-        accepted, _ = self._intake.sort(
-            [stored for stored in found if stored], now, waived=frozenset(waived)
-        )
-        if not accepted:
-            return done
-        changes = [
-            change
-            for stored, record in accepted
-            for change in self._observe(record, stored.event.occurred_at, now)
-        ]
-        self._look_up(changes)
-        versions = list(self._versions(changes))
-        name = f"replay-{accepted[0][0].sequence:012d}-{now:%Y%m%dT%H%M%S%f}"
-        self._unsent = _Unsent(name, versions, self._sequence)
-        self._send()
-        self.letters.mark_replayed([stored.sequence for stored, _ in accepted], now)
-        done.events += len(accepted)
-        done.versions += len(versions)
+        fold, self._fold = self._fold, None
+        assert fold
+        now = self._clock.now()
+        waiting = self._events(letter.event_id for letter in self._letters.waiting())
+        accepted, _ = fold.intake.sort(waiting, now, waived=reasons)
+        if accepted:
+            versions = [
+                row for stored, one in accepted for row in fold.versions(stored.event, one, now)
+            ]
+            name = f"replay-{accepted[0][0].sequence:012d}-{now:%Y%m%dT%H%M%S%f}"
+            self._sink.write(name, versions)
+            self._letters.mark_replayed([stored.sequence for stored, _ in accepted], now)
+            done.events += len(accepted)
+            done.versions += len(versions)
+        self._fold = fold
         return done
 
-    def _take(self, batch: Sequence[StoredEvent], now: datetime, done: Step) -> None:
-        accepted, refused = self._sorted(batch, now)
-        changes = [
-            change
+    def _take(self, fold: _Fold, batch: Sequence[StoredEvent], now: datetime, done: Step) -> None:
+        accepted = self._sorted(fold, batch, now, done)
+        versions = [
+            row
             for stored, record in accepted
-            for change in self._observe(record, stored.event.occurred_at, stored.event.recorded_at)
+            for row in fold.versions(stored.event, record, stored.event.recorded_at)
         ]
-        self._look_up(changes)
-        versions = list(self._versions(changes))
-        self._unsent = _Unsent(f"{batch[0].sequence:012d}", versions, batch[-1].sequence)
-        self._send()
+        if versions:
+            self._sink.write(f"{batch[0].sequence:012d}", versions)
+        fold.progress = Progress(fold.progress.past, batch[-1].sequence)
+        self._letters.save_progress(fold.progress)
         if accepted:
             newest = max(stored.event.occurred_at for stored, _ in accepted)
             LAG.set((now - newest).total_seconds())
-        done.events += len(accepted)
-        done.refused += len(refused)
         done.versions += len(versions)
 
-    def _send(self) -> None:
-        """Write what was folded; it stays unsent until it is written."""
-        if self._unsent:
-            self.sink.write(self._unsent.name, self._unsent.versions)
-            self._sequence = max(self._sequence, self._unsent.sequence)
-            self._unsent = None
-
     def _sorted(
-        self, batch: Sequence[StoredEvent], now: datetime, waived: frozenset[Reason] = frozenset()
-    ) -> tuple[list[Accepted], list[Refused]]:
-        """Return what counts; what does not is kept with its reason."""
-        accepted, refused = self._intake.sort(batch, now, waived=waived)
-        self.letters.add(refused, now)
+        self,
+        fold: _Fold,
+        batch: Sequence[StoredEvent],
+        now: datetime,
+        done: Step,
+        waived: frozenset[Reason] = frozenset(),
+    ) -> list[Accepted]:
+        """Return what counts; what does not is kept with its reason, and a reason that was kept holds."""
+        refused_before = {letter.sequence for letter in self._letters.waiting()}
+        fresh = [stored for stored in batch if stored.sequence not in refused_before]
+        accepted, refused = fold.intake.sort(fresh, now, waived=waived)
+        self._letters.add(refused, now)
         for _, reason, _ in refused:
             REFUSED.labels(reason).inc()
         for stored, _ in accepted:
             COUNTED.labels(stored.event.kind).inc()
-        return accepted, refused
+        done.events += len(accepted)
+        done.refused += len(refused)
+        return accepted
 
-    def _observe(
-        self, record: BaseModel, occurred_at: datetime, known_at: datetime
-    ) -> Iterator[_Change]:
-        """Count one record; yield the rows that it changed, as they are then."""
-        observe(self._state, record)
-        for kind, key in self._state.drain():
-            value = self._state.value_of(kind, key)
-            if value is not None:
-                yield _Change((kind, key), value, occurred_at, known_at)
+    def _started(self, done: Step, now: datetime) -> _Fold:
+        """Return the fold of all that is written; where nothing is, write the past."""
+        progress = self._letters.progress()
+        if progress is None:
+            return self._backfilled(done, now)
+        fold = _Fold(Intake(self._limits), progress)
+        refused = {letter.sequence for letter in self._letters.waiting()}
+        replayed = self._letters.replayed()
+        refused |= {letter.sequence for letter in replayed}
+        for stored in self._written_before(progress):
+            if stored.sequence not in refused:
+                self._fold_again(fold, stored.event, stored.sequence <= progress.past, done)
+        for stored in self._events(letter.event_id for letter in replayed):
+            self._fold_again(fold, stored.event, False, done)
+        if self._sink.sequence() == 0:  # the online store was lost
+            self._publish(fold)
+        return fold
 
-    def _versions(self, changes: Iterable[_Change]) -> Iterator[ActivityRow]:
-        for change in changes:
-            # A store keeps the newest only, so a version is always later than the one before.
-            before = self._written.get(change.row)
-            at = max(change.occurred_at, before + _TICK) if before else change.occurred_at
-            self._written[change.row] = at
-            yield ActivityRow(*change.row, change.value, at, max(change.known_at, at))
+    def _fold_again(self, fold: _Fold, event: Event, is_past: bool, done: Step) -> None:
+        record = parse(event)
+        known_at = self._known_at(event) if is_past else event.recorded_at
+        for _ in fold.versions(event, record, known_at):
+            pass
+        fold.intake.learn(record)
+        done.known += 1
 
-    def _look_up(self, changes: Iterable[_Change]) -> None:
-        """Learn from the online store when rows were last written that this process has not written yet."""
-        unknown: dict[RowKind, set[str]] = {}
-        for change in changes:
-            if change.row not in self._written:
-                unknown.setdefault(change.row[0], set()).add(change.row[1])
-        for kind, names in unknown.items():
-            for name, at in self.sink.newest(kind, sorted(names)).items():
-                self._written[kind, name] = at
+    def _written_before(self, progress: Progress) -> Iterator[StoredEvent]:
+        """Yield the events that were looked at, in the order in which they were."""
+        past = self._ledger.read(KINDS, in_time_order=True)
+        live = self._ledger.read(KINDS, after_sequence=progress.past)
+        return chain(
+            (stored for stored in past if stored.sequence <= progress.past),
+            (stored for stored in live if stored.sequence <= progress.sequence),
+        )
 
-    def _resume(self) -> Step:
-        """Fold what is written already, without writing it again."""
-        done, refused = Step(), {letter.sequence for letter in self.letters.waiting()}
-        for batch in _batches(self.ledger.read(KINDS, in_time_order=True)):
-            known = [s for s in batch if s.sequence <= self._sequence and s.sequence not in refused]
-            # It counted when it came, whatever the clock says today.
-            accepted, _ = self._intake.sort(known, self.clock.now(), waived=frozenset(Reason))
-            for _, record in accepted:
-                observe(self._state, record)
-            done.known += len(accepted)
-        self._state.drain()
-        return done
-
-    def _backfill(self) -> Step:
+    def _backfilled(self, done: Step, now: datetime) -> _Fold:
         """Write the past in the order of time: each row's versions as they would have come to be."""
-        done, head, now = Step(), self.ledger.last_sequence(), self.clock.now()
-        last: dict[_Key, ActivityRow] = {}
-        for number, batch in enumerate(_batches(self.ledger.read(KINDS, in_time_order=True))):
-            old = [stored for stored in batch if stored.sequence <= head]
-            # Whatever was recorded late was known at its own time: that is what an import says.
-            accepted, refused = self._sorted(old, now, frozenset({Reason.LATE}))
-            changes = (
-                change
+        head = self._ledger.last_sequence()
+        fold = _Fold(Intake(self._limits), Progress(head, head))
+        past = (s for s in self._ledger.read(KINDS, in_time_order=True) if s.sequence <= head)
+        for number, batch in enumerate(_batches(past)):
+            accepted = self._sorted(fold, batch, now, done, frozenset({Reason.LATE}))
+            versions = [
+                row
                 for stored, record in accepted
-                for change in self._observe(
-                    record, stored.event.occurred_at, stored.event.occurred_at
-                )
-            )
-            versions = list(self._versions(changes))
-            self.sink.write(f"past-{number:06d}", versions, is_online=False)
-            last.update({(row.kind, row.key): row for row in versions})
-            done.events += len(accepted)
-            done.refused += len(refused)
+                for row in fold.versions(stored.event, record, self._known_at(stored.event))
+            ]
+            self._sink.write(f"past-{number:06d}", versions, is_online=False)
             done.versions += len(versions)
-        rows = list(last.values())
-        for begin in range(0, len(rows), _BATCH):
-            self.sink.write_online(rows[begin : begin + _BATCH])
-        self._sequence = head
-        return done
+        self._publish(fold)
+        self._letters.save_progress(fold.progress)
+        return fold
+
+    def _publish(self, fold: _Fold) -> None:
+        rows = fold.rows()
+        while some := list(islice(rows, _BATCH)):
+            self._sink.write_online(some)
+
+    def _known_at(self, event: Event) -> datetime:
+        """Return when an event of the past was known: when it was recorded, or at its own time, if it was imported."""
+        is_imported = event.recorded_at - event.occurred_at > self._limits.max_behind
+        return event.occurred_at if is_imported else max(event.recorded_at, event.occurred_at)
+
+    def _events(self, event_ids: Iterable[str]) -> list[StoredEvent]:
+        found = (self._ledger.get_event(event_id) for event_id in event_ids)
+        return [stored for stored in found if stored]
 
 
 def observe(state: ActivityState, record: BaseModel) -> None:

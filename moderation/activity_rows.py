@@ -7,7 +7,7 @@ stream and gateway all read them through `behaviour`. Instants are microseconds 
 
 import math
 from array import array
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -69,7 +69,7 @@ class RowKind(StrEnum):
 
 
 class ActivityRowError(PermanentError):
-    """Bytes are not a row of this release; write the rows anew from the ledger (`tidegate features backfill`)."""
+    """Bytes are not a row of this release; remove the folder `features` of the home and set it up again."""
 
 
 def to_us(instant: datetime) -> int:
@@ -84,7 +84,7 @@ def from_us(instant_us: int) -> datetime:
 
 @lru_cache(maxsize=65_536)
 def mark(text: str) -> int:
-    """Return 64 bits that stand for an id: it is told from others, and cannot be read back."""
+    """Return 64 bits that stand for an id: shorter than it, and no secret, as whoever guesses the id can tell."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
@@ -276,7 +276,8 @@ def behaviour(submission: Submission, rows: Rows) -> npt.NDArray[np.float32]:
     """Return the behaviour behind an upload at the instant of its submission.
 
     Args:
-        submission: may be among the rows' uploads already, where it is asked about again; it does not count itself.
+        submission: what counts happened before its instant; it may be among the rows' uploads already, where it is
+            asked about again, and does not count itself.
         rows: known under its keys.
 
     Returns:
@@ -307,17 +308,15 @@ def _of_seller(seller: SellerActivity | None, submission: Submission, now: int) 
     recent = seller.recent
     day = bisect_left(recent, (now - DAY_US,))
     hour = bisect_left(recent, (now - HOUR_US,))
-    end = bisect_right(recent, (now, math.inf))
+    # What carries the same instant has no order with the upload, which may be there itself, asked about again.
+    end = bisect_left(recent, (now,))
     of_listing = mark(listing.listing_id)
-    own = mark(submission.submission_id)
-    mine = [place for place in range(end) if recent[place][1] == own]
-    in_day = sum(place >= day for place in mine)
     same = sum(upload[2] == of_listing for upload in recent[day:end])
     return {
         "seller_age_days": max(0, now - seller.first_us) / DAY_US,
-        "submissions_1h": max(0, end - hour) - sum(place >= hour for place in mine),
-        "submissions_24h": max(0, end - day) - in_day,
-        "submissions_30d": _since(seller.uploads, month) - len(mine),
+        "submissions_1h": max(0, end - hour),
+        "submissions_24h": max(0, end - day),
+        "submissions_30d": max(0, _since(seller.uploads, month) - (len(recent) - end)),
         "categories_30d": _distinct(seller.categories, listing.category, month),
         "devices_30d": _distinct(seller.devices, listing.device_fingerprint, month),
         "addresses_30d": _distinct(seller.addresses, listing.address_fingerprint, month),
@@ -326,7 +325,7 @@ def _of_seller(seller: SellerActivity | None, submission: Submission, now: int) 
         "reports_30d": _since(seller.reports, month),
         "appeals_lost_90d": _since(seller.lost, quarter),
         "appeals_won_90d": _since(seller.won, quarter),
-        "resubmissions_24h": same - in_day,
+        "resubmissions_24h": same,
     }
 
 

@@ -42,8 +42,8 @@ class Settings(BaseSettings):
     study_url: str | None = None
     """Optuna storage; unset means SQLite below `home`."""
 
-    feature_online_url: str | None = None
-    """Online feature store, `redis://host:port/db`; unset means SQLite below `home`."""
+    feature_online_url: SecretStr | None = None
+    """Online feature store, `redis://:password@host:port/db`; unset means SQLite below `home`."""
 
     predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
     """How long the gateway waits for the predictor before it answers by policy."""

@@ -356,17 +356,19 @@ def refused_events() -> None:
 def replay_refused(
     waive: Annotated[
         list[str] | None,
-        typer.Option(help="Reason that refuses nothing any more: future, late or null_flood."),
+        typer.Option(help="Reason that refuses nothing any more: late or null_flood."),
     ] = None,
 ) -> None:
     """Look at refused events again and count what is right now; what cannot be read never counts.
 
+    Stop the stream first: a store has one writer.
+
     Example: [cyan]tidegate features replay --waive late[/]
     """
-    from featurestore.letters import Reason
+    from featurestore.intake import WAIVABLE
     from tidegate.features import replay
 
-    known = {reason.value: reason for reason in Reason if reason is not Reason.SCHEMA}
+    known = {reason.value: reason for reason in WAIVABLE}
     unknown = sorted(set(waive or ()) - set(known))
     if unknown:
         raise typer.BadParameter(f"{', '.join(unknown)}: reasons are {', '.join(known)}")

@@ -1,21 +1,24 @@
 """Commands around the feature store: set it up, stream events into it, look at a seller, at what was refused."""
 
+import fcntl
 import signal
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
+from typing import IO, Final
 
 from rich.table import Table
 
 from components.home import Home
 from featurestore.letters import DeadLetters, Reason
 from featurestore.online import OnlineReader, open_rows
-from featurestore.repository import Place, apply, open_store
+from featurestore.repository import FeaturesNotReady, Place, apply, open_store, without_secrets
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream, Step
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
-from moderation.errors import TemporaryError
+from moderation.errors import PermanentError, TemporaryError
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
 from moderation.settings import settings
@@ -23,6 +26,7 @@ from tidegate.console import console, say
 
 _LETTERS_SHOWN = 20
 _BUDGET_S = 1.0
+_HELD: Final[list[IO[str]]] = []
 
 
 def set_up() -> None:
@@ -33,8 +37,9 @@ def set_up() -> None:
     """
     place = Place.of(settings())
     store = apply(place)
+    online = without_secrets(place.redis_url) if place.redis_url else place.online_file
     views = sorted(view.name for view in store.list_feature_views())
-    say(f"store    {place.folder}, online in {place.redis_url or place.online_file}")
+    say(f"store    {place.folder}, online in {online}")
     say(f"views    {', '.join(views)}")
     say("next     tidegate features stream --once")
     say(f"look     feast -f {place.config_file} ui --host 127.0.0.1")
@@ -135,8 +140,28 @@ def _letters() -> DeadLetters:
 def _stream() -> FeatureStream:
     config = settings()
     place = Place.of(config)
+    _hold(place.folder)
     sink = FeastSink(open_store(place), place)
     return FeatureStream(SqliteLedger(Home(config.home).ledger), sink, _letters(), SystemClock())
+
+
+def _hold(folder: Path) -> None:
+    """Be the one writer of a feature store until this process ends.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        PermanentError: if another process writes it.
+    """
+    if not folder.is_dir():
+        raise FeaturesNotReady(f"{folder} holds no feature store: tidegate features apply")
+    held = (folder / "stream.lock").open("w")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise PermanentError(
+            f"another process writes {folder}: stop `tidegate features stream` first"
+        ) from error
+    _HELD.append(held)
 
 
 def _say_step(done: Step) -> None:

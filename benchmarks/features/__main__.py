@@ -54,6 +54,7 @@ SMOKE: Final = _Sizes(events=1_000, sellers=100, batch=200, asked=600, reads=50)
 class _Streamed:
     """A store that every event went into, and what was asked on the way."""
 
+    place: Place
     store: FeatureStore
     rows: OnlineRows
     asked: list[Submission]
@@ -145,7 +146,7 @@ def _stream(place: Place, sizes: _Sizes, path: Path) -> _Streamed:
             online += [read.behaviour_F for read in reader.read_many(some)]
         asked += questions
         batch = list(islice(events, sizes.batch))
-    return _Streamed(store, rows, asked, np.stack(online), num_events, versions, seconds)
+    return _Streamed(place, store, rows, asked, np.stack(online), num_events, versions, seconds)
 
 
 def _read(bench: Bench, name: str, streamed: _Streamed, sizes: _Sizes) -> None:
@@ -193,7 +194,7 @@ def _compare(bench: Bench, streamed: _Streamed) -> None:
     """Join every upload that was asked about with the history, and count what differs from the answer online."""
     timer = SystemClock()
     begin = timer.monotonic()
-    offline_NF = behaviour_at(streamed.store, streamed.asked)
+    offline_NF = behaviour_at(streamed.place.folder, streamed.asked)
     seconds = timer.monotonic() - begin
     num = len(streamed.asked)
     bench.rows.append(_row("history", f"join of {num} uploads", "s", seconds))

@@ -1,23 +1,27 @@
 """Training reads what was known just before an upload: all rows, in order, and nothing from the future."""
 
+import resource
 from datetime import timedelta
 from random import Random
 
 import numpy as np
+import pandas as pd
 import pytest
 from feast import FeatureStore
 
+from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow, append_activity, behaviour_at
+from featurestore.quiet import quiet_feast
 from featurestore.repository import FeaturesNotReady, Place, apply, open_store
 from featurestore.stream import FeatureStream
 from ledger.activity import FOLDED, observe
-from ledger.events import EventKind, to_submission
+from ledger.events import EventKind, from_submission, to_submission
 from ledger.ledger import SqliteLedger
 from moderation.activity import ActivityState
-from moderation.activity_rows import DAY_US, RowKind, SellerActivity, to_us
+from moderation.activity_rows import DAY_US, Keys, RowKind, SellerActivity, to_us
 from moderation.clock import SimulatedClock
 from moderation.features import FEATURE_NAMES
-from tests.feature_events import START, drawn_events, upload
+from tests.feature_events import START, drawn_events, drawn_upload, upload
 
 DAY = timedelta(days=1)
 
@@ -47,7 +51,7 @@ def test_all_rows_come_back_in_the_order_they_were_asked_for(
         upload("known", START + DAY),
         upload("unnamed", START + DAY, seller_id=None),
     ]
-    found = behaviour_at(store, asked)
+    found = behaviour_at(place.folder, asked)
     assert found.shape == (6, len(FEATURE_NAMES))
     expected = [0, 0, 0, 2, 2, np.nan]
     np.testing.assert_array_equal(_violations(found), expected)
@@ -60,8 +64,8 @@ def test_what_became_known_later_never_reaches_a_snapshot(
     append_activity(place.folder, "honest", [_row(1, 1, 1)])
     append_activity(place.folder, "planted", [_row(50, 2, 100)])
     asked = [upload("u9", START + timedelta(hours=10)), upload("u10", START + 10 * DAY)]
-    assert _violations(behaviour_at(store, asked)) == [1, 50]
-    leaking = behaviour_at(store, asked, is_known_only=False)
+    assert _violations(behaviour_at(place.folder, asked)) == [1, 50]
+    leaking = behaviour_at(place.folder, asked, is_known_only=False)
     assert _violations(leaking) == [50, 50], "the planted row leaks once the filter is gone"
 
 
@@ -70,11 +74,11 @@ def test_an_upload_does_not_see_itself_or_what_comes_at_its_instant(
 ) -> None:
     append_activity(place.folder, "same instant", [_row(7, 5, 5)])
     asked = [upload("u9", START + timedelta(hours=5))]
-    assert _violations(behaviour_at(store, asked)) == [0]
+    assert _violations(behaviour_at(place.folder, asked)) == [0]
 
 
 def test_history_gives_what_the_fold_gave(
-    store: FeatureStore, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+    place: Place, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
 ) -> None:
     """The training table from Feast equals the fold of the ledger, row by row and bit by bit."""
     rng = Random(3)
@@ -88,12 +92,12 @@ def test_history_gives_what_the_fold_gave(
             asked.append(to_submission(stored.event))
             expected.append(state.features(asked[-1])[0])
         observe(state, stored.event)
-    np.testing.assert_array_equal(behaviour_at(store, asked), np.stack(expected))
+    np.testing.assert_array_equal(behaviour_at(place.folder, asked), np.stack(expected))
 
 
-def test_an_empty_history_answers_with_new_sellers(store: FeatureStore) -> None:
-    assert behaviour_at(store, []).shape == (0, len(FEATURE_NAMES))
-    assert _violations(behaviour_at(store, [upload("u1", START)])) == [0]
+def test_an_empty_history_answers_with_new_sellers(store: FeatureStore, place: Place) -> None:
+    assert behaviour_at(place.folder, []).shape == (0, len(FEATURE_NAMES))
+    assert _violations(behaviour_at(place.folder, [upload("u1", START)])) == [0]
 
 
 def test_a_home_without_a_store_says_what_to_do(place: Place) -> None:
@@ -107,5 +111,57 @@ def test_a_home_without_a_store_says_what_to_do(place: Place) -> None:
 
 def test_applying_again_keeps_what_is_there(store: FeatureStore, place: Place) -> None:
     append_activity(place.folder, "one", [_row(2, 1, 1)])
-    again = apply(place)
-    assert _violations(behaviour_at(again, [upload("u9", START + DAY)])) == [2]
+    apply(place)
+    assert _violations(behaviour_at(place.folder, [upload("u9", START + DAY)])) == [2]
+
+
+def test_the_join_is_feasts_own(
+    store: FeatureStore,
+    place: Place,
+    stream: FeatureStream,
+    ledger: SqliteLedger,
+    clock: SimulatedClock,
+) -> None:
+    """Feast's point-in-time join over the same files, with its filter of what was known, says the same."""
+    ledger.append(drawn_events(Random(8), 80, days=20))
+    clock.move_to(START + 100 * DAY)
+    stream.step()
+    append_activity(place.folder, "planted", [_row(50, 200, 5_000)])
+    asked = [drawn_upload(Random(n), f"q{n}", START + n * DAY / 2) for n in range(50)]
+    keys = [Keys.of(one) for one in asked]
+    entities = pd.DataFrame(
+        {
+            "row": np.arange(len(asked)),
+            "event_timestamp": pd.to_datetime(
+                [one.submitted_at - timedelta(microseconds=1) for one in asked]
+            ).astype("datetime64[us, UTC]"),
+            "submission": [one.model_dump_json() for one in asked],
+            **{kind.join_key: [one[kind] or "" for one in keys] for kind in RowKind},
+        }
+    )
+    with quiet_feast():
+        theirs = store.get_historical_features(
+            entity_df=entities,
+            features=store.get_feature_service(BEHAVIOUR),
+            filter_by_created_timestamp=True,
+        ).to_df()
+    theirs_NF = theirs.sort_values("row")[list(FEATURE_NAMES)].to_numpy(np.float32)
+    np.testing.assert_array_equal(behaviour_at(place.folder, asked), theirs_NF)
+
+
+def test_a_busy_seller_costs_as_much_as_many_quiet_ones(
+    place: Place, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    """1,500 uploads of one seller from ever new devices: pairs of versions and uploads would be two million."""
+    uploads = [
+        upload(f"u{n}", START + n * timedelta(minutes=7), device_fingerprint=f"d{n}")
+        for n in range(1_500)
+    ]
+    ledger.append([from_submission(one, recorded_at=one.submitted_at) for one in uploads])
+    clock.move_to(START + 20 * DAY)
+    stream.step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = behaviour_at(place.folder, uploads)
+    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert found[-1, FEATURE_NAMES.index("submissions_30d")] == 1_499
+    assert grown_mb < 1_500

@@ -1,8 +1,10 @@
 """The online reader over both stores: what is there, what is not, what is too old, and what fails."""
 
 import math
+import os
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +21,7 @@ from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow
 from featurestore.online import _COLUMNS, OnlineReader, RedisRows, open_rows
-from featurestore.repository import FeaturesNotReady, Place, apply
+from featurestore.repository import FeaturesNotReady, Place, apply, without_secrets
 from featurestore.sinks import FeastSink, FeaturesUnavailable
 from moderation.activity import ActivityState
 from moderation.activity_rows import RowKind
@@ -152,7 +154,6 @@ def test_an_older_event_never_overwrites_a_newer_one(online: Online) -> None:
     later = ActivityRow(RowKind.SELLER, "s1", b"newer", at + tick, at + tick)
     online.sink.write_online([later])
     assert _stored(online) == b"newer", "what is newer within the same second counts"
-    assert online.sink.newest(RowKind.SELLER, ["s1", "s2"]) == {"s1": at + tick}
 
 
 def test_features_are_stale_by_their_own_windows(online: Online) -> None:
@@ -195,7 +196,7 @@ def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
     if online.redis:
         online.redis.terminate()
         online.redis.wait(10)
-        with pytest.raises(FeaturesUnavailable, match="redis"):
+        with pytest.raises(FeaturesUnavailable, match="redis://127.0.0.1"):
             online.reader.read(asked)
         return
     # A reader does not wait for a writer; only one who holds the whole file stops it.
@@ -208,6 +209,41 @@ def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
     online.place.online_file.rename(tmp_path / "elsewhere")
     with pytest.raises(FeaturesUnavailable, match="unable to open"):
         lost.read(asked)
+
+
+def test_an_upload_of_the_past_is_stale_throughout(online: Online) -> None:
+    _write(online, _fold(_uploads(3)), START)
+    online.sink.beat(START + HOUR, 3)
+    read = online.reader.read(upload("q", START - HOUR))
+    assert len(read.stale) == len(FEATURES)
+
+
+def test_threads_that_end_leave_no_connection_behind(online: Online) -> None:
+    online.sink.beat(START, 1)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(40):
+        thread = threading.Thread(target=online.reader.read, args=[upload("q", START)])
+        thread.start()
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) <= before + 6
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("redis://h:1/2", "h:1,db=2"),
+        ("redis://:p%40ss@h", "h:6379,db=0,password=p@ss"),
+        ("rediss://u:p@h:1/3", "h:1,db=3,username=u,password=p,ssl=True"),
+    ],
+)
+def test_a_redis_url_is_said_in_feasts_way(tmp_path: Path, url: str, expected: str) -> None:
+    assert Place(tmp_path, url).feast_config()["online_store"]["connection_string"] == expected
+    assert "p@ss" not in without_secrets(url)
+
+
+def test_an_url_of_another_store_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FeaturesNotReady, match="redis://host:port/db"):
+        Place(tmp_path, "postgres://h/db").feast_config()
 
 
 def test_keys_are_laid_out_as_feast_lays_them_out() -> None:
@@ -224,6 +260,7 @@ def test_a_home_without_a_store_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
-    reader = OnlineReader(RedisRows("redis://127.0.0.1:1/0", budget_s=0.2))
-    with pytest.raises(FeaturesUnavailable, match="127.0.0.1:1"):
+    reader = OnlineReader(RedisRows("redis://:secret@127.0.0.1:1/0", budget_s=0.2))
+    with pytest.raises(FeaturesUnavailable, match="127.0.0.1:1") as raised:
         reader.read(upload("q", START))
+    assert "secret" not in str(raised.value)

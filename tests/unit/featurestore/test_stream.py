@@ -1,23 +1,29 @@
 """What is streamed online equals what history says of the same instant; what is refused is kept and can come back."""
 
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from feast import FeatureStore
 
 from featurestore.history import ActivityRow, behaviour_at
-from featurestore.intake import Limits
+from featurestore.intake import WAIVABLE
 from featurestore.letters import DeadLetters, Reason
-from featurestore.online import OnlineReader
-from featurestore.repository import Place
+from featurestore.online import OnlineReader, open_rows
+from featurestore.repository import Place, apply
 from featurestore.sinks import FeastSink, FeaturesUnavailable
 from featurestore.stream import FeatureStream
-from ledger.events import Event, EventKind, from_submission
-from ledger.ledger import SqliteLedger
+from ledger.activity import FOLDED
+from ledger.activity import observe as observe_event
+from ledger.events import Event, EventKind, StoredEvent, from_submission
+from ledger.ledger import LedgerUnavailable, SqliteLedger
+from moderation.activity import ActivityState
 from moderation.clock import SimulatedClock
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
@@ -40,7 +46,7 @@ def _as_they_arrive(rng: Random, events: list[Event]) -> list[Event]:
 
 
 def test_online_equals_offline_at_every_instant(
-    store: FeatureStore,
+    place: Place,
     stream: FeatureStream,
     ledger: SqliteLedger,
     clock: SimulatedClock,
@@ -66,7 +72,7 @@ def test_online_equals_offline_at_every_instant(
         asked.append(drawn_upload(rng, f"q{number}", last))
         online.append(reader.read(asked[-1]).behaviour_F)
     assert len(asked) > len(arriving) // 2
-    np.testing.assert_array_equal(np.stack(online), behaviour_at(store, asked))
+    np.testing.assert_array_equal(np.stack(online), behaviour_at(place.folder, asked))
 
 
 def test_windows_empty_themselves_between_events(
@@ -83,51 +89,205 @@ def test_windows_empty_themselves_between_events(
     assert counts == [1, 1, 0]
 
 
+@pytest.fixture
+def broken(store: FeatureStore, place: Place) -> "_Breaking":
+    return _Breaking(store, place)
+
+
+def _num(reader: OnlineReader, clock: SimulatedClock, name: str = "submissions_30d") -> float:
+    """Return how many uploads the online rows say that seller s1 made."""
+    found = reader.read(upload("q", clock.now() + timedelta(microseconds=1)))
+    assert not found.stale
+    return float(found.behaviour_F[FEATURE_NAMES.index(name)])
+
+
+def _past(place: Place, instants: Sequence[datetime]) -> list[float]:
+    """Return how many uploads history says that seller s1 had made, at some instants."""
+    found = behaviour_at(place.folder, [upload("q", at) for at in instants])
+    return [float(value) for value in found[:, FEATURE_NAMES.index("submissions_30d")]]
+
+
+def _uploads(first: int, last: int, clock: SimulatedClock) -> list[Event]:
+    """Return uploads of s1, a second apart, the last of them a second ago."""
+    count = last - first
+    return [
+        from_submission(upload(f"u{first + n}", at), recorded_at=at)
+        for n in range(count)
+        for at in [clock.now() - timedelta(seconds=count - n)]
+    ]
+
+
+def _anew(stream: FeatureStream) -> FeatureStream:
+    """Return the stream as it is after its process was started again."""
+    return FeatureStream(stream._ledger, stream._sink, stream._letters, stream._clock)
+
+
 def test_a_stopped_stream_goes_on_where_it_was(
-    store: FeatureStore,
+    stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock, reader: OnlineReader
+) -> None:
+    events = drawn_events(Random(5), 200)
+    ledger.append(events[:120])
+    clock.move_to(events[-1].occurred_at + DAY)
+    assert stream.step().events == 120
+    again = _anew(stream)
+    step = again.step()
+    assert (step.known, step.events, step.versions) == (120, 0, 0)
+    ledger.append(events[120:])
+    assert again.step().events == len(events) - 120
+    state = ActivityState()
+    for stored in ledger.read(FOLDED, in_time_order=True):
+        observe_event(state, stored.event)
+    for n in range(20):
+        asked = drawn_upload(Random(n), f"q{n}", clock.now())
+        np.testing.assert_array_equal(reader.read(asked).behaviour_F, state.features(asked)[0])
+
+
+@pytest.mark.parametrize("call", ["write", "write_online", "beat"])
+def test_a_first_step_that_fails_is_done_again_in_full(
+    broken: "_Breaking",
+    ledger: SqliteLedger,
+    letters: DeadLetters,
+    clock: SimulatedClock,
+    reader: OnlineReader,
+    call: str,
+) -> None:
+    clock.move_to(START + DAY)
+    ledger.append(_uploads(0, 10, clock))
+    stream = FeatureStream(ledger, broken, letters, clock)
+    broken.breaks = call
+    with pytest.raises(FeaturesUnavailable):
+        stream.step()
+    broken.breaks = ""
+    stream.step()
+    assert _num(reader, clock) == 10
+
+
+@pytest.mark.parametrize("call", ["write", "write_online", "beat"])
+def test_a_step_that_fails_is_done_again_in_full(
+    broken: "_Breaking",
+    stream: FeatureStream,
     place: Place,
+    ledger: SqliteLedger,
+    reader: OnlineReader,
+    call: str,
+) -> None:
+    """Whatever fails, and whether the process lives on: nothing is lost, and history says what it would have said."""
+    clock = SimulatedClock(START + DAY)
+    stream = FeatureStream(ledger, broken, stream._letters, clock)
+    stream.step()
+    events = _uploads(0, 5, clock)
+    ledger.append(events)
+    broken.breaks = call
+    with pytest.raises(FeaturesUnavailable):
+        stream.step()
+    broken.breaks = ""
+    clock.move_to(clock.now() + timedelta(seconds=10))
+    ledger.append(_uploads(5, 6, clock))
+    (stream if call == "write" else _anew(stream)).step()
+    assert _num(reader, clock) == 6
+    just_after = [event.occurred_at + timedelta(milliseconds=1) for event in events]
+    assert _past(place, just_after) == [1, 2, 3, 4, 5]
+
+
+def test_a_ledger_that_fails_while_it_is_folded_again_costs_nothing(
     stream: FeatureStream,
     ledger: SqliteLedger,
     clock: SimulatedClock,
     reader: OnlineReader,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    letters = stream.letters
-    events = drawn_events(Random(5), 200)
-    ledger.append(events[:120])
-    clock.move_to(events[-1].occurred_at + DAY)
+    clock.move_to(START + DAY)
+    ledger.append(_uploads(0, 10, clock))
     stream.step()
-    again = FeatureStream(ledger, FeastSink(store, place), letters, clock)
-    assert again.step().versions == 0
-    ledger.append(events[120:])
-    assert again.step().events == len(events) - 120
-    asked = [drawn_upload(Random(n), f"q{n}", clock.now()) for n in range(20)]
-    fresh = FeatureStream(ledger, _Nowhere(), letters, clock)
-    fresh.step()
-    for one in asked:
-        expected = fresh._state.features(one)[0]
-        np.testing.assert_array_equal(reader.read(one).behaviour_F, expected)
+    again = _anew(stream)
+    whole = ledger.read
+
+    def cut_off(*args: Any, **kwargs: Any) -> Iterator[StoredEvent]:
+        yield from islice(whole(*args, **kwargs), 4)
+        raise LedgerUnavailable("locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "read", cut_off)
+        with pytest.raises(LedgerUnavailable):
+            again.step()
+    clock.move_to(clock.now() + timedelta(seconds=5))
+    ledger.append(_uploads(10, 11, clock))
+    again.step()
+    assert _num(reader, clock) == 11
 
 
-def test_rows_that_could_not_be_written_are_written_by_the_next_step(
-    store: FeatureStore,
+def test_an_online_store_that_was_lost_is_filled_again_and_history_stays(
+    stream: FeatureStream, place: Place, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    """A truth that came late stays unknown to the past: nothing is written into history again."""
+    clock.move_to(START + DAY)
+    ledger.append(_uploads(0, 3, clock))
+    stream.step()
+    files = sorted((place.folder / "history").rglob("*.parquet"))
+    for path in place.folder.glob("online.sqlite*"):
+        path.unlink()
+    store = apply(place)
+    again = FeatureStream(ledger, FeastSink(store, place), stream._letters, clock)
+    again.step()
+    assert sorted((place.folder / "history").rglob("*.parquet")) == files
+    reader = OnlineReader(open_rows(place, 1.0))
+    assert _num(reader, clock) == 3
+    reader.close()
+
+
+def test_a_redis_or_a_file_that_cannot_be_written_is_unavailable(
+    stream: FeatureStream, place: Place, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    stream.step()
+    clock.move_to(START + DAY)
+    ledger.append(_uploads(0, 3, clock))
+    with sqlite3.connect(place.online_file) as connection:
+        connection.execute("ALTER TABLE tidegate_seller_activity RENAME TO elsewhere")
+    with pytest.raises(FeaturesUnavailable, match="seller_activity cannot be reached"):
+        stream.step()
+
+
+def test_a_clock_a_little_ahead_holds_nothing_back(
+    stream: FeatureStream,
     place: Place,
+    ledger: SqliteLedger,
+    clock: SimulatedClock,
+    reader: OnlineReader,
+) -> None:
+    clock.move_to(START + DAY)
+    stream.step()
+    ahead = clock.now() + timedelta(seconds=59)
+    ledger.append([from_submission(upload("ahead", ahead), recorded_at=clock.now())])
+    clock.move_to(clock.now() + timedelta(seconds=20))
+    ledger.append(_uploads(0, 10, clock))
+    stream.step()
+    asked = upload("q", clock.now() + timedelta(milliseconds=1))
+    online = reader.read(asked).behaviour_F
+    np.testing.assert_array_equal(online, behaviour_at(place.folder, [asked])[0])
+    assert _num(reader, clock, "submissions_1h") == 10
+
+
+def test_what_was_refused_stays_refused_when_the_stream_starts_again(
+    stream: FeatureStream,
     ledger: SqliteLedger,
     letters: DeadLetters,
     clock: SimulatedClock,
     reader: OnlineReader,
 ) -> None:
-    sink = _Failing(store, place)
-    stream = FeatureStream(ledger, sink, letters, clock)
+    clock.move_to(START + DAY)
     stream.step()
-    ledger.append([from_submission(upload("u1", START), recorded_at=START)])
-    clock.move_to(clock.now() + timedelta(minutes=1))
-    sink.fails = True
-    with pytest.raises(FeaturesUnavailable):
-        stream.step()
-    sink.fails = False
-    stream.step()
-    column = FEATURE_NAMES.index("submissions_24h")
-    assert reader.read(upload("q", clock.now())).behaviour_F[column] == 1
+    soon = clock.now() + timedelta(seconds=61)
+    ledger.append([from_submission(upload("soon", soon), recorded_at=clock.now())])
+    assert stream.step().refused == 1
+    clock.move_to(clock.now() + DAY)
+    for _ in range(2):
+        stream = _anew(stream)
+        assert stream.step().events == 0
+        assert letters.counts() == {Reason.FUTURE: 1}
+    assert stream.replay().events == 1
+    again = _anew(stream)
+    assert again.step().known == 1
+    assert _num(reader, clock) == 1
 
 
 def test_an_event_of_another_schema_is_kept_aside_and_counted_when_it_can_be_read(
@@ -139,8 +299,11 @@ def test_an_event_of_another_schema_is_kept_aside_and_counted_when_it_can_be_rea
     assert stream.step().refused == 1
     [letter] = letters.waiting()
     assert (letter.reason, letter.event_id) == (Reason.SCHEMA, "submission:u1")
-    assert "price" in letter.detail or "listing" in letter.detail
-    assert stream.replay(waived=Reason).events == 0, "what cannot be read never counts"
+    assert letter.detail.startswith("listing.")
+    assert "cheap" not in letter.detail, "a letter keeps no one's data"
+    assert stream.replay(waived=WAIVABLE).events == 0, "what cannot be read never counts"
+    with pytest.raises(ValueError, match="only late, null_flood can be waived"):
+        stream.replay(waived=[Reason.FUTURE])
     assert letters.counts() == {Reason.SCHEMA: 1}
 
 
@@ -175,45 +338,56 @@ def test_a_clock_far_behind_is_refused_unless_it_is_waived(
     assert stream.replay(waived=[Reason.LATE]).events == 1
 
 
-def test_a_flood_of_nulls_is_refused_and_ordinary_uploads_are_not(
+def _without_device(first: int, num: int, num_without: int, clock: SimulatedClock) -> list[Event]:
+    """Return uploads of which some, spread evenly, name no device."""
+    found = []
+    for n in range(num):
+        at = clock.now() - timedelta(microseconds=num - n)
+        lacks = (n + 1) * num_without // num > n * num_without // num
+        one = upload(f"u{first + n}", at, device_fingerprint=None if lacks else "d1")
+        found.append(from_submission(one, recorded_at=at))
+    return found
+
+
+def test_a_flood_of_nulls_is_refused_however_small_the_steps_are(
     stream: FeatureStream, ledger: SqliteLedger, letters: DeadLetters, clock: SimulatedClock
 ) -> None:
-    stream.limits = Limits()
+    clock.move_to(START + DAY)
     stream.step()
+    ledger.append(_without_device(0, 600, 30, clock))
+    assert stream.step().refused == 0
+    refused = 0
+    for n in range(30):
+        ledger.append(_without_device(1_000 + 10 * n, 10, 8, clock))
+        refused += stream.step().refused
+    assert 100 < refused < 240, "what the flood holds of whole uploads counts"
+    assert letters.waiting()[-1].detail.startswith("device_fingerprint is missing in")
+    assert letters.counts() == {Reason.NULL_FLOOD: refused}
+    assert stream.replay(waived=[Reason.NULL_FLOOD]).events == refused
 
-    def batch(begin: int, num: int, num_without: int) -> list[Event]:
-        found = []
-        for n in range(begin, begin + num):
-            at = clock.now() - timedelta(seconds=1, microseconds=-(n - begin))
-            device = None if n - begin < num_without else "d1"
-            found.append(
-                from_submission(upload(f"u{n}", at, device_fingerprint=device), recorded_at=at)
-            )
-        return found
 
-    clock.move_to(clock.now() + DAY)
-    ledger.append(batch(0, 500, 25))
+def test_a_lasting_change_is_taken_for_granted_after_a_while(
+    stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    clock.move_to(START + DAY)
+    stream.step()
+    ledger.append(_without_device(0, 1_000, 0, clock))
+    stream.step()
+    ledger.append(_without_device(5_000, 4_000, 4_000, clock))
+    assert stream.step().refused > 500
+    ledger.append(_without_device(10_000, 300, 300, clock))
     assert stream.step().refused == 0
-    ledger.append(batch(500, 200, 30))
-    assert stream.step().refused == 0
-    ledger.append(batch(700, 200, 120))
-    step = stream.step()
-    assert (step.events, step.refused) == (80, 120)
-    assert "device_fingerprint is missing in 60%" in letters.waiting()[0].detail
-    ledger.append(batch(900, 200, 10))
-    assert stream.step().refused == 0
-    assert stream.replay(waived=[Reason.NULL_FLOOD]).events == 120
 
 
 def test_the_past_of_an_import_is_known_at_its_own_time(
-    store: FeatureStore, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+    place: Place, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
 ) -> None:
     imported = from_submission(upload("u1", START), recorded_at=START + 300 * DAY)
     ledger.append([imported])
     clock.move_to(clock.now() + 301 * DAY)
     assert stream.step().refused == 0
     column = FEATURE_NAMES.index("submissions_30d")
-    found = behaviour_at(store, [upload("q", START + DAY)])
+    found = behaviour_at(place.folder, [upload("q", START + DAY)])
     assert found[0, column] == 1
 
 
@@ -225,31 +399,23 @@ def test_events_of_no_seller_change_no_row(stream: FeatureStream, ledger: Sqlite
     assert stream.step().versions == 0
 
 
-class _Nowhere:
-    """A sink that keeps nothing: the stream behind it is a plain fold."""
+class _Breaking(FeastSink):
+    """A sink of which one call can be made to fail, after the history was written."""
+
+    breaks = ""
 
     def write(self, name: str, versions: Sequence[ActivityRow], *, is_online: bool = True) -> None:
-        pass
+        super().write(name, versions, is_online=is_online)
+        self._break("write")
 
     def write_online(self, rows: Sequence[ActivityRow]) -> None:
-        pass
+        self._break("write_online")
+        super().write_online(rows)
 
     def beat(self, through: datetime, sequence: int) -> None:
-        pass
+        self._break("beat")
+        super().beat(through, sequence)
 
-    def progress(self) -> int:
-        return 0
-
-    def newest(self, kind: object, keys: object) -> dict[str, datetime]:
-        return {}
-
-
-class _Failing(FeastSink):
-    """A sink whose online store can be made to fail after the history was written."""
-
-    fails = False
-
-    def write_online(self, rows: object) -> None:
-        if self.fails:
+    def _break(self, call: str) -> None:
+        if self.breaks == call:
             raise FeaturesUnavailable("the store is away")
-        super().write_online(rows)  # type: ignore[arg-type]
