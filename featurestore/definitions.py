@@ -21,7 +21,8 @@ from feast import (
 from feast.data_format import ParquetFormat
 from feast.types import Bytes, FeastType, Float64, Int64, String
 
-from moderation.activity_rows import RowKind, Rows, behaviour
+from moderation.activity_rows import RowKind
+from moderation.behaviour import Rows, behaviour
 from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.listing import Submission
 

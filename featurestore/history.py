@@ -20,7 +20,8 @@ from feast import FeatureView
 from feast.type_map import feast_value_type_to_pa
 
 from featurestore.definitions import CREATED, EVENT_TIME, history_folder
-from moderation.activity_rows import Keys, RowKind, Rows, behaviour
+from moderation.activity_rows import RowKind
+from moderation.behaviour import Keys, Rows, behaviour
 from moderation.errors import PermanentError
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission

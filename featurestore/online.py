@@ -27,15 +27,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from featurestore.definitions import STREAM
 from featurestore.repository import PROJECT, FeaturesNotReady, Place, without_secrets
 from featurestore.sinks import ACTIVITY, FeaturesUnavailable
-from moderation.activity_rows import (
-    ActivityRowError,
-    Keys,
-    RowKind,
-    Rows,
-    behaviour,
-    from_us,
-    to_us,
-)
+from moderation.activity_rows import ActivityRowError, RowKind, from_us, to_us
+from moderation.behaviour import Keys, Rows, behaviour
 from moderation.features import FEATURES
 from moderation.listing import Submission
 

@@ -20,20 +20,16 @@ from moderation.activity_rows import (
     DAY_US,
     HOUR_US,
     Counts,
-    Keys,
     PlaceActivity,
     RowKind,
-    Rows,
     SellerActivity,
     add,
-    behaviour,
     from_us,
-    is_undated,
     mark,
     meet,
-    price_key,
     to_us,
 )
+from moderation.behaviour import Keys, Rows, behaviour, is_undated, price_key
 from moderation.listing import Appeal, GroundTruth, Report, Submission, TruthSource
 
 # Prices kept per category and currency for the running median: enough for a stable one, few enough to follow a season.

@@ -158,6 +158,7 @@ def _hold(folder: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        held.close()
         raise PermanentError(
             f"another process writes {folder}: stop `tidegate features stream` first"
         ) from error

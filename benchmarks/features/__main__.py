@@ -26,7 +26,8 @@ from featurestore.repository import Place, apply
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
 from ledger.ledger import SqliteLedger
-from moderation.activity_rows import Keys, RowKind
+from moderation.activity_rows import RowKind
+from moderation.behaviour import Keys
 from moderation.clock import SimulatedClock, SystemClock
 from moderation.listing import Submission
 

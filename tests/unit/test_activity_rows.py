@@ -15,13 +15,11 @@ from moderation.activity_rows import (
     MAX_PLACES,
     MAX_RECENT,
     ActivityRowError,
-    Keys,
     PlaceActivity,
     RowKind,
-    Rows,
     SellerActivity,
-    behaviour,
 )
+from moderation.behaviour import Keys, Rows, behaviour
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
 

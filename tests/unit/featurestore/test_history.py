@@ -18,7 +18,8 @@ from ledger.activity import FOLDED, observe
 from ledger.events import EventKind, from_submission, to_submission
 from ledger.ledger import SqliteLedger
 from moderation.activity import ActivityState
-from moderation.activity_rows import DAY_US, Keys, RowKind, SellerActivity, to_us
+from moderation.activity_rows import DAY_US, RowKind, SellerActivity, to_us
+from moderation.behaviour import Keys
 from moderation.clock import SimulatedClock
 from moderation.features import FEATURE_NAMES
 from tests.feature_events import START, drawn_events, drawn_upload, upload

@@ -1,0 +1,85 @@
+"""The feature store as commands: set up, streamed into, looked at; one writer; refused events shown and counted."""
+
+import fcntl
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ledger.events import from_submission
+from ledger.ledger import SqliteLedger
+from moderation.clock import SystemClock
+from moderation.settings import settings
+from tests.feature_events import upload
+from tidegate import features
+from tidegate.app import app
+from tidegate.console import console
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("TIDEGATE__HOME", str(tmp_path))
+    monkeypatch.setattr(console, "width", 200)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+    while features._HELD:
+        features._HELD.pop().close()
+
+
+def _run(*arguments: str) -> str:
+    done = RUNNER.invoke(app, ["features", *arguments])
+    while features._HELD:
+        features._HELD.pop().close()
+    return done.output + (str(done.exception) if done.exception else "")
+
+
+def _upload(home: Path, name: str, ago: timedelta, recorded_ago: timedelta | None = None) -> None:
+    now = SystemClock().now()
+    at = now - (ago if recorded_ago is None else recorded_ago)
+    event = from_submission(upload(name, now - ago), recorded_at=at)
+    SqliteLedger(home / "ledger.sqlite").append([event])
+
+
+def test_a_store_is_set_up_filled_and_shown(home: Path) -> None:
+    _upload(home, "u1", timedelta(minutes=5))
+    assert "seller_activity" in _run("apply")
+    assert "counted  1 events, 1 versions of rows; refused 0" in _run("stream", "--once")
+    shown = _run("show", "s1")
+    assert "submissions_1h" in shown
+    assert "behind the stream" in shown
+    assert "known    1 events were counted before" in _run("stream", "--once")
+    assert "nothing of this seller is known" in _run("show", "nobody")
+
+
+def test_refused_events_are_shown_and_counted_after_all(home: Path) -> None:
+    _run("apply")
+    _run("stream", "--once")
+    assert "no event was refused" in _run("refused")
+    _upload(home, "u1", timedelta(days=3), timedelta(seconds=1))
+    assert "refused 1" in _run("stream", "--once")
+    shown = _run("refused")
+    assert "submission:u1" in shown
+    assert "in all   late 1" in shown
+    assert "left     late 1" in _run("replay")
+    assert "left     none" in _run("replay", "--waive", "late")
+
+
+def test_only_known_reasons_can_be_waived(home: Path) -> None:
+    assert "reasons are late, null_flood" in _run("replay", "--waive", "future")
+
+
+def test_a_store_has_one_writer(home: Path) -> None:
+    _run("apply")
+    with (home / "features" / "stream.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "stop `tidegate features stream` first" in _run("replay")
+
+
+@pytest.mark.parametrize("command", [["stream", "--once"], ["show", "s1"], ["replay"]])
+def test_without_a_store_each_command_says_what_to_do(home: Path, command: list[str]) -> None:
+    assert "tidegate features apply" in _run(*command)
