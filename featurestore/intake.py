@@ -1,34 +1,19 @@
 """What a feature stream takes in: events are looked at before they count, and refused with a reason."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from featurestore.letters import Reason
-from ledger.events import (
-    Event,
-    EventKind,
-    StoredEvent,
-    to_appeal,
-    to_ground_truth,
-    to_report,
-    to_submission,
-)
+from ledger.activity import to_record
+from ledger.events import Event, EventKind, StoredEvent
+from moderation.activity import Record
 from moderation.errors import PermanentError
 from moderation.listing import Submission
-
-_PARSERS: Final[dict[EventKind, Callable[[Event], BaseModel]]] = {
-    EventKind.SUBMISSION: to_submission,
-    EventKind.GROUND_TRUTH: to_ground_truth,
-    EventKind.REPORT: to_report,
-    EventKind.APPEAL: to_appeal,
-}
-KINDS: Final = tuple(_PARSERS)
-"""Kinds of event that say something about a seller."""
 
 WAIVABLE: Final = (Reason.LATE, Reason.NULL_FLOOD)
 """Reasons that a person may set aside; what cannot be read, or has not come yet, never counts."""
@@ -64,7 +49,7 @@ class Limits:
 
 
 Refused = tuple[StoredEvent, Reason, str]
-Accepted = tuple[StoredEvent, BaseModel]
+Accepted = tuple[StoredEvent, Record]
 
 
 class Intake:
@@ -89,7 +74,7 @@ class Intake:
         """Return what counts and what is refused, each in the order of `batch`.
 
         Args:
-            batch: events of `KINDS`.
+            batch: events of `FOLDED`.
             now: of the stream's own clock.
             waived: of `WAIVABLE`, reasons that a person looked into: they refuse nothing.
         """
@@ -97,7 +82,7 @@ class Intake:
         refused: list[Refused] = []
         for stored in batch:
             try:
-                record = parse(stored.event)
+                record = to_record(stored.event)
             except PermanentError as error:
                 refused.append((stored, Reason.SCHEMA, _what_is_wrong(error)))
                 continue
@@ -108,7 +93,7 @@ class Intake:
                 accepted.append((stored, record))
         return accepted, refused
 
-    def learn(self, record: BaseModel) -> None:
+    def learn(self, record: Record) -> None:
         """Take note of what an upload lacks."""
         if not isinstance(record, Submission):
             return
@@ -119,7 +104,7 @@ class Intake:
         for name, is_missing in zip(_WATCHED, lacks, strict=True):
             self._usual[name] += rate * (is_missing - self._usual[name])
 
-    def _wrong(self, event: Event, record: BaseModel, now: datetime) -> tuple[Reason, str] | None:
+    def _wrong(self, event: Event, record: Record, now: datetime) -> tuple[Reason, str] | None:
         if event.occurred_at > now + self._limits.max_ahead:
             ahead = event.occurred_at - now
             return Reason.FUTURE, f"it happens in {ahead}; the clock behind it is ahead"
@@ -129,7 +114,7 @@ class Intake:
         self.learn(record)
         return self._flooded(record)
 
-    def _flooded(self, record: BaseModel) -> tuple[Reason, str] | None:
+    def _flooded(self, record: Record) -> tuple[Reason, str] | None:
         if not isinstance(record, Submission) or self._seen < self._limits.usual_rows:
             return None
         rows = len(self._newest)
@@ -142,15 +127,6 @@ class Intake:
                     f"{name} is missing in {share:.0%} of the newest {rows} uploads, usually in {usual:.0%}"
                 )
         return None
-
-
-def parse(event: Event) -> BaseModel:
-    """Return the record of an event of `KINDS`.
-
-    Raises:
-        PermanentError: if its content is not what its kind must hold.
-    """
-    return _PARSERS[event.kind](event)
 
 
 def _what_is_wrong(error: PermanentError) -> str:

@@ -10,7 +10,7 @@ import sqlite3
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from queue import Empty, SimpleQueue
@@ -23,12 +23,14 @@ from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
+from google.protobuf.message import DecodeError
 
 from featurestore.definitions import STREAM
 from featurestore.repository import PROJECT, FeaturesNotReady, Place, without_secrets
-from featurestore.sinks import ACTIVITY, FeaturesUnavailable
+from featurestore.sinks import ACTIVITY
 from moderation.activity_rows import ActivityRowError, RowKind, from_us, to_us
 from moderation.behaviour import Keys, Rows, behaviour
+from moderation.errors import FeatureStoreUnavailable
 from moderation.features import FEATURES
 from moderation.listing import Submission
 
@@ -60,7 +62,7 @@ class BehaviourRead:
     """Features that the lag makes worthless; their values are NaN."""
 
     empty: tuple[str, ...] = ()
-    """Views whose row holds nothing: a fault upstream, unlike a row that is not there."""
+    """Views whose row cannot be read: a fault, unlike a row that is not there; their features are NaN."""
 
 
 class OnlineRows(Protocol):
@@ -70,7 +72,7 @@ class OnlineRows(Protocol):
         """Return the values under the keys of some views, in one round trip.
 
         Raises:
-            FeaturesUnavailable: if they cannot be read within the budget.
+            FeatureStoreUnavailable: if they cannot be read within the budget.
         """
         ...
 
@@ -125,7 +127,7 @@ class SqliteRows:
             with self._connection() as connection:
                 found = connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as error:
-            raise FeaturesUnavailable(f"{self._uri}: {error}") from error
+            raise FeatureStoreUnavailable(f"{self._uri}: {error}") from error
         return {(view, key): value for view, key, value in found}
 
     def close(self) -> None:
@@ -181,7 +183,7 @@ class RedisRows:
         try:
             values = pipeline.execute()
         except (redis.RedisError, OSError) as error:
-            raise FeaturesUnavailable(f"{self._shown}: {type(error).__name__}") from error
+            raise FeatureStoreUnavailable(f"{self._shown}: {type(error).__name__}") from error
         return {
             place: value for place, value in zip(places, values, strict=True) if value is not None
         }
@@ -214,7 +216,7 @@ class OnlineReader:
         """Return the behaviour just before `submission`.
 
         Raises:
-            FeaturesUnavailable: if the store does not answer within its budget, or holds what cannot be read.
+            FeatureStoreUnavailable: if the store does not answer within its budget.
         """
         return self.read_many([submission])[0]
 
@@ -222,7 +224,7 @@ class OnlineReader:
         """Return the behaviour just before each upload, all in one round trip.
 
         Raises:
-            FeaturesUnavailable: if the store does not answer within its budget, or holds what cannot be read.
+            FeatureStoreUnavailable: if the store does not answer within its budget.
         """
         places = [_places(submission) for submission in submissions]
         wanted: dict[str, dict[bytes, None]] = {STREAM: {_STREAM_KEY: None}}
@@ -259,22 +261,17 @@ def _finished(
     through: datetime | None,
 ) -> BehaviourRead:
     """Return what the rows of one upload say at its instant."""
-    values: dict[RowKind, bytes | float | None] = {}
-    empty = []
+    rows, empty = Rows(), list[RowKind]()
     for kind, place in places.items():
-        data = stored.get(place)
-        if data is None:
+        if (data := stored.get(place)) is None:
             continue
-        value = Value.FromString(data)
-        if value.WhichOneof("val") in _NOTHING:
-            empty.append(kind.view)
-        else:
-            values[kind] = value.double_val if kind is RowKind.PRICE else value.bytes_val
-    try:
-        rows = Rows.of(values)
-    except ActivityRowError as error:
-        raise FeaturesUnavailable(str(error)) from error
+        try:
+            rows = replace(rows, **_read_row(kind, data))
+        except (ActivityRowError, DecodeError):
+            empty.append(kind)
     behaviour_F = behaviour(submission, rows)
+    for kind in empty:
+        behaviour_F[_READ_FROM[kind]] = np.nan
     lag_s = math.inf
     if through is not None:
         lag_s = max(0.0, (submission.submitted_at - through) / timedelta(seconds=1))
@@ -285,8 +282,39 @@ def _finished(
         behaviour_F[index] = np.nan
     newest = from_us(rows.seller.newest_us) if rows.seller else None
     names = tuple(FEATURES[index].name for index in stale)
-    return BehaviourRead(behaviour_F, newest, lag_s, names, tuple(empty))
+    return BehaviourRead(behaviour_F, newest, lag_s, names, tuple(one.view for one in empty))
 
+
+def _read_row(kind: RowKind, data: bytes) -> dict[str, Any]:
+    """Return one row as a part of `Rows`.
+
+    Raises:
+        ActivityRowError: if it holds nothing, or no row.
+        DecodeError: if it is no value of Feast's.
+    """
+    value = Value.FromString(data)
+    if value.WhichOneof("val") in _NOTHING:
+        raise ActivityRowError(f"the row in {kind.view} holds nothing")
+    stored = value.double_val if kind is RowKind.PRICE else value.bytes_val
+    name = "log_price" if kind is RowKind.PRICE else kind.value
+    return {name: getattr(Rows.of({kind: stored}), name)}
+
+
+_OF_PLACES: Final = {
+    RowKind.DEVICE: "sellers_on_device_30d",
+    RowKind.ADDRESS: "sellers_on_address_30d",
+    RowKind.PRICE: "price_log_ratio",
+}
+_READ_FROM: Final = {
+    kind: [
+        place
+        for place, feature in enumerate(FEATURES)
+        if (kind is RowKind.SELLER and feature.name not in _OF_PLACES.values())
+        or feature.name == _OF_PLACES.get(kind)
+    ]
+    for kind in RowKind
+}
+"""Features that are unknown where a row cannot be read."""
 
 _MAX_AHEAD_US: Final = 60_000_000
 _NOTHING: Final = (None, "null_val")

@@ -15,14 +15,10 @@ from featurestore.definitions import CREATED, EVENT_TIME, STREAM
 from featurestore.history import ActivityRow, append_activity, frame
 from featurestore.repository import Place
 from moderation.activity_rows import RowKind
-from moderation.errors import TemporaryError
+from moderation.errors import FeatureStoreUnavailable
 
 ACTIVITY: Final = "activity"
 """The one stream that there is, as a key of `stream_state`."""
-
-
-class FeaturesUnavailable(TemporaryError):
-    """The online store cannot be read or written now; try again, nothing is lost."""
 
 
 class FeastSink:
@@ -40,7 +36,7 @@ class FeastSink:
             is_online: whether the online store gets them too.
 
         Raises:
-            FeaturesUnavailable: if the online store cannot be written; then write the batch again.
+            FeatureStoreUnavailable: if the online store cannot be written; then write the batch again.
         """
         append_activity(self._place.folder, name, versions)
         if is_online:
@@ -70,7 +66,7 @@ class FeastSink:
         """Return the newest sequence that is in the online rows, 0 where there are none.
 
         Raises:
-            FeaturesUnavailable: if the online store cannot be read.
+            FeatureStoreUnavailable: if the online store cannot be read.
         """
         with _answering(STREAM):
             found = self._store.get_online_features(
@@ -89,4 +85,6 @@ def _answering(view: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, redis.RedisError, OSError, RuntimeError) as error:
-        raise FeaturesUnavailable(f"{view} cannot be reached: {type(error).__name__}") from error
+        raise FeatureStoreUnavailable(
+            f"{view} cannot be reached: {type(error).__name__}"
+        ) from error

@@ -12,17 +12,16 @@ from itertools import chain, islice
 from typing import Final, Protocol
 
 from prometheus_client import Counter, Gauge
-from pydantic import BaseModel
 
 from featurestore.history import ActivityRow
-from featurestore.intake import KINDS, WAIVABLE, Accepted, Intake, Limits, parse
+from featurestore.intake import WAIVABLE, Accepted, Intake, Limits
 from featurestore.letters import DeadLetters, Progress, Reason
+from ledger.activity import FOLDED, to_record
 from ledger.events import Event, StoredEvent
 from ledger.ledger import Ledger
-from moderation.activity import ActivityState
+from moderation.activity import ActivityState, Record
 from moderation.activity_rows import RowKind
 from moderation.clock import Clock
-from moderation.listing import Appeal, GroundTruth, Report, Submission
 
 REFUSED: Final = Counter(
     "tidegate_feature_events_refused_total", "Events that the feature stream refused.", ["reason"]
@@ -82,14 +81,12 @@ class _Fold:
     state: ActivityState = field(default_factory=ActivityState)
     written: dict[_Key, datetime] = field(default_factory=dict)
 
-    def versions(
-        self, event: Event, record: BaseModel, known_at: datetime
-    ) -> Iterator[ActivityRow]:
+    def versions(self, event: Event, record: Record, known_at: datetime) -> Iterator[ActivityRow]:
         """Count one record; yield the versions of the rows that it changed.
 
         A store keeps the newest only, so a version is always later than the one before.
         """
-        observe(self.state, record)
+        self.state.observe(record)
         # A clock that is a little ahead must not hold back what comes after it.
         at = min(event.occurred_at, known_at)
         for row in self.state.drain():
@@ -131,7 +128,7 @@ class FeatureStream:
         half done: the next one begins as the first did.
 
         Raises:
-            FeaturesUnavailable: if the online store cannot be written.
+            FeatureStoreUnavailable: if the online store cannot be written.
             LedgerUnavailable: if the ledger cannot be read.
             LettersUnavailable: if it cannot be kept how far it came.
         """
@@ -140,7 +137,7 @@ class FeatureStream:
         now = self._clock.now()
         if fold is None:
             fold = self._started(done, now)
-        for batch in _batches(self._ledger.read(KINDS, after_sequence=fold.progress.sequence)):
+        for batch in _batches(self._ledger.read(FOLDED, after_sequence=fold.progress.sequence)):
             self._take(fold, batch, now, done)
         self._sink.beat(now, fold.progress.sequence)
         self._fold = fold
@@ -232,7 +229,7 @@ class FeatureStream:
         return fold
 
     def _fold_again(self, fold: _Fold, event: Event, is_past: bool, done: Step) -> None:
-        record = parse(event)
+        record = to_record(event)
         known_at = self._known_at(event) if is_past else event.recorded_at
         for _ in fold.versions(event, record, known_at):
             pass
@@ -241,8 +238,8 @@ class FeatureStream:
 
     def _written_before(self, progress: Progress) -> Iterator[StoredEvent]:
         """Yield the events that were looked at, in the order in which they were."""
-        past = self._ledger.read(KINDS, in_time_order=True)
-        live = self._ledger.read(KINDS, after_sequence=progress.past)
+        past = self._ledger.read(FOLDED, in_time_order=True)
+        live = self._ledger.read(FOLDED, after_sequence=progress.past)
         return chain(
             (stored for stored in past if stored.sequence <= progress.past),
             (stored for stored in live if stored.sequence <= progress.sequence),
@@ -252,7 +249,7 @@ class FeatureStream:
         """Write the past in the order of time: each row's versions as they would have come to be."""
         head = self._ledger.last_sequence()
         fold = _Fold(Intake(self._limits), Progress(head, head))
-        past = (s for s in self._ledger.read(KINDS, in_time_order=True) if s.sequence <= head)
+        past = (s for s in self._ledger.read(FOLDED, in_time_order=True) if s.sequence <= head)
         for number, batch in enumerate(_batches(past)):
             accepted = self._sorted(fold, batch, now, done, frozenset({Reason.LATE}))
             versions = [
@@ -279,19 +276,6 @@ class FeatureStream:
     def _events(self, event_ids: Iterable[str]) -> list[StoredEvent]:
         found = (self._ledger.get_event(event_id) for event_id in event_ids)
         return [stored for stored in found if stored]
-
-
-def observe(state: ActivityState, record: BaseModel) -> None:
-    """Fold one record into `state`."""
-    match record:
-        case Submission():
-            state.observe_submission(record)
-        case GroundTruth():
-            state.observe_truth(record)
-        case Report():
-            state.observe_report(record)
-        case Appeal():
-            state.observe_appeal(record)
 
 
 def _batches(events: Iterable[StoredEvent]) -> Iterator[list[StoredEvent]]:

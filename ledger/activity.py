@@ -2,6 +2,7 @@
 
 import heapq
 import threading
+from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -18,15 +19,16 @@ from ledger.events import (
     to_submission,
 )
 from ledger.ledger import Ledger
-from moderation.activity import ActivityState
+from moderation.activity import ActivityState, Record
 from moderation.listing import Submission
 
-FOLDED: Final = (
-    EventKind.SUBMISSION,
-    EventKind.GROUND_TRUTH,
-    EventKind.REPORT,
-    EventKind.APPEAL,
-)
+_PARSERS: Final[dict[EventKind, Callable[[Event], Record]]] = {
+    EventKind.SUBMISSION: to_submission,
+    EventKind.GROUND_TRUTH: to_ground_truth,
+    EventKind.REPORT: to_report,
+    EventKind.APPEAL: to_appeal,
+}
+FOLDED: Final = tuple(_PARSERS)
 """Kinds that say something about a seller's behaviour."""
 
 
@@ -84,14 +86,15 @@ class LedgerBehaviour:
             heapq.heappush(self._pending, (event.occurred_at, stored.sequence, event))
 
 
+def to_record(event: Event) -> Record:
+    """Return the record of an event of a kind in `FOLDED`.
+
+    Raises:
+        PermanentError: if its content is not what its kind must hold.
+    """
+    return _PARSERS[event.kind](event)
+
+
 def observe(state: ActivityState, event: Event) -> None:
     """Fold one event of a kind in `FOLDED` into `state`."""
-    match event.kind:
-        case EventKind.SUBMISSION:
-            state.observe_submission(to_submission(event))
-        case EventKind.GROUND_TRUTH:
-            state.observe_truth(to_ground_truth(event))
-        case EventKind.REPORT:
-            state.observe_report(to_report(event))
-        case EventKind.APPEAL:
-            state.observe_appeal(to_appeal(event))
+    state.observe(to_record(event))

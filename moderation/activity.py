@@ -39,6 +39,10 @@ _MONTH_HOURS: Final = 30 * 24
 _QUARTER_DAYS: Final = 90
 
 
+Record = Submission | GroundTruth | Report | Appeal
+"""What says something about a seller."""
+
+
 @dataclass(order=True, frozen=True)
 class _Verdict:
     """One truth under one policy; the largest holds: an appeal, then the newest, then the milder."""
@@ -136,6 +140,18 @@ class ActivityState:
         found = sorted(self._touched)
         self._touched.clear()
         return found
+
+    def observe(self, record: Record) -> None:
+        """Count whatever says something about a seller."""
+        match record:
+            case Submission():
+                self.observe_submission(record)
+            case GroundTruth():
+                self.observe_truth(record)
+            case Report():
+                self.observe_report(record)
+            case Appeal():
+                self.observe_appeal(record)
 
     def observe_submission(self, submission: Submission) -> None:
         """Count an upload, once; call after `features`. Undated ones have no order, and are not counted."""

@@ -50,7 +50,7 @@ def stream(*, once: bool, every_s: float) -> None:
 
     Raises:
         FeaturesNotReady: if nothing was set up.
-        FeaturesUnavailable: with `once`, if the online store cannot be written; otherwise it is tried again.
+        FeatureStoreUnavailable: with `once`, if the online store cannot be written; otherwise it is tried again.
     """
     stop = threading.Event()
     found = _stream()
@@ -80,7 +80,7 @@ def show(seller: str, device: str | None, address: str | None) -> None:
 
     Raises:
         FeaturesNotReady: if nothing was set up.
-        FeaturesUnavailable: if the store does not answer.
+        FeatureStoreUnavailable: if the store does not answer.
     """
     now = SystemClock().now()
     listing = Listing(
@@ -126,7 +126,7 @@ def replay(waived: Sequence[Reason]) -> None:
 
     Raises:
         FeaturesNotReady: if nothing was set up.
-        FeaturesUnavailable: if the online store cannot be written.
+        FeatureStoreUnavailable: if the online store cannot be written.
     """
     _say_step(_stream().replay(waived))
     left = _letters().counts()

@@ -17,12 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ledger.activity import FOLDED, observe
 from ledger.events import (
     EventKind,
-    StoredEvent,
-    to_appeal,
     to_ground_truth,
-    to_report,
     to_submission,
 )
 from ledger.ledger import Ledger
@@ -43,8 +41,6 @@ _SCHEMA: Final = pa.schema(
 )
 _AT_RANDOM: Final = (TruthSource.AUDIT, TruthSource.IMPORT)
 """Who looks without anything having pointed at the submission."""
-
-_HISTORY: Final = (EventKind.SUBMISSION, EventKind.GROUND_TRUTH, EventKind.REPORT, EventKind.APPEAL)
 
 
 @dataclass
@@ -94,9 +90,9 @@ def read_rows(
     """Yield one row per submission until `cut_off`, in time order; images are not hashed yet."""
     established = _established(ledger, cut_off, policy_ids)
     activity = ActivityState()
-    for stored in ledger.read(_HISTORY, until=cut_off, in_time_order=True):
+    for stored in ledger.read(FOLDED, until=cut_off, in_time_order=True):
         if stored.event.kind is not EventKind.SUBMISSION:
-            _observe(stored, activity)
+            observe(activity, stored.event)
             continue
         submission = to_submission(stored.event)
         behaviour_F, _ = activity.features(submission)
@@ -115,7 +111,7 @@ def read_rows(
 def data_version(ledger: Ledger, cut_off: datetime) -> str:
     """Return a digest of every event that a run with this cut-off can see."""
     digest = hashlib.sha256(cut_off.isoformat().encode())
-    for stored in ledger.read(_HISTORY, until=cut_off):
+    for stored in ledger.read(FOLDED, until=cut_off):
         digest.update(f"{stored.sequence}\x1f{stored.event.event_id}\x1e".encode())
     return digest.hexdigest()
 
@@ -135,16 +131,6 @@ def _established(
         if truth.policy in policy_ids and is_mature(truth, cut_off):
             found[truth.submission_id].add(truth)
     return dict(found)
-
-
-def _observe(stored: StoredEvent, activity: ActivityState) -> None:
-    event = stored.event
-    if event.kind is EventKind.GROUND_TRUTH:
-        activity.observe_truth(to_ground_truth(event))
-    elif event.kind is EventKind.REPORT:
-        activity.observe_report(to_report(event))
-    else:
-        activity.observe_appeal(to_appeal(event))
 
 
 def write_rows(rows: Iterable[SnapshotRow], path: Path) -> int:

@@ -22,9 +22,10 @@ from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow
 from featurestore.online import _COLUMNS, OnlineReader, RedisRows, open_rows
 from featurestore.repository import FeaturesNotReady, Place, apply, without_secrets
-from featurestore.sinks import FeastSink, FeaturesUnavailable
+from featurestore.sinks import FeastSink
 from moderation.activity import ActivityState
 from moderation.activity_rows import RowKind
+from moderation.errors import FeatureStoreUnavailable
 from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.listing import Submission
 from tests.feature_events import START, upload
@@ -139,7 +140,9 @@ def test_a_row_that_holds_nothing_is_told_from_none(online: Online) -> None:
     provider.online_write_batch(online.store.config, view, [(key, null, at, at)], None)
     online.sink.beat(at, 3)
     asked = upload("q", at, device_fingerprint="d1", seller_id="s2")
-    assert online.reader.read(asked).empty == ("device_activity",)
+    read = online.reader.read(asked)
+    assert read.empty == ("device_activity",)
+    assert np.isnan(_named(read.behaviour_F)["sellers_on_device_30d"])
     other = upload("q", at, device_fingerprint="d2", seller_id="s2")
     assert online.reader.read(other).empty == ()
 
@@ -180,11 +183,17 @@ def test_a_store_that_no_stream_ever_wrote_is_stale_throughout(online: Online) -
     assert len(read.stale) == len(FEATURES)
 
 
-def test_bytes_that_are_no_row_are_an_error_not_a_new_seller(online: Online) -> None:
+def test_a_row_that_cannot_be_read_is_unknown_not_a_new_seller(online: Online) -> None:
     online.sink.beat(START, 1)
     online.sink.write_online([ActivityRow(RowKind.SELLER, "s1", b"garbage", START, START)])
-    with pytest.raises(FeaturesUnavailable, match="no row of activity"):
-        online.reader.read(upload("q", START))
+    broken, other = online.reader.read_many(
+        [upload("q", START, device_fingerprint="d"), upload("q", START, seller_id="s2")]
+    )
+    found = _named(broken.behaviour_F)
+    assert broken.empty == ("seller_activity",)
+    assert found.pop("sellers_on_device_30d") == 1
+    assert np.isnan(list(found.values())).all()
+    assert (other.empty, _named(other.behaviour_F)["submissions_30d"]) == ((), 0)
 
 
 def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
@@ -196,7 +205,7 @@ def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
     if online.redis:
         online.redis.terminate()
         online.redis.wait(10)
-        with pytest.raises(FeaturesUnavailable, match="redis://127.0.0.1"):
+        with pytest.raises(FeatureStoreUnavailable, match="redis://127.0.0.1"):
             online.reader.read(asked)
         return
     # A reader does not wait for a writer; only one who holds the whole file stops it.
@@ -207,7 +216,7 @@ def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
     blocker.close()
     lost = OnlineReader(open_rows(online.place, budget_s=0.1))
     online.place.online_file.rename(tmp_path / "elsewhere")
-    with pytest.raises(FeaturesUnavailable, match="unable to open"):
+    with pytest.raises(FeatureStoreUnavailable, match="unable to open"):
         lost.read(asked)
 
 
@@ -261,6 +270,6 @@ def test_a_home_without_a_store_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_redis_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     reader = OnlineReader(RedisRows("redis://:secret@127.0.0.1:1/0", budget_s=0.2))
-    with pytest.raises(FeaturesUnavailable, match="127.0.0.1:1") as raised:
+    with pytest.raises(FeatureStoreUnavailable, match="127.0.0.1:1") as raised:
         reader.read(upload("q", START))
     assert "secret" not in str(raised.value)

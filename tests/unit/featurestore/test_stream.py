@@ -16,7 +16,7 @@ from featurestore.history import ActivityRow, behaviour_at
 from featurestore.letters import DeadLetters, Reason
 from featurestore.online import OnlineReader, open_rows
 from featurestore.repository import Place, apply
-from featurestore.sinks import FeastSink, FeaturesUnavailable
+from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
 from ledger.activity import FOLDED
 from ledger.activity import observe as observe_event
@@ -24,6 +24,7 @@ from ledger.events import Event, EventKind, StoredEvent, from_submission
 from ledger.ledger import LedgerUnavailable, SqliteLedger
 from moderation.activity import ActivityState
 from moderation.clock import SimulatedClock
+from moderation.errors import FeatureStoreUnavailable
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
 from tests.feature_events import START, drawn_events, drawn_upload, upload
@@ -154,7 +155,7 @@ def test_a_first_step_that_fails_is_done_again_in_full(
     ledger.append(_uploads(0, 10, clock))
     stream = FeatureStream(ledger, broken, letters, clock)
     broken.breaks = call
-    with pytest.raises(FeaturesUnavailable):
+    with pytest.raises(FeatureStoreUnavailable):
         stream.step()
     broken.breaks = ""
     stream.step()
@@ -177,7 +178,7 @@ def test_a_step_that_fails_is_done_again_in_full(
     events = _uploads(0, 5, clock)
     ledger.append(events)
     broken.breaks = call
-    with pytest.raises(FeaturesUnavailable):
+    with pytest.raises(FeatureStoreUnavailable):
         stream.step()
     broken.breaks = ""
     clock.move_to(clock.now() + timedelta(seconds=10))
@@ -242,7 +243,7 @@ def test_a_redis_or_a_file_that_cannot_be_written_is_unavailable(
     ledger.append(_uploads(0, 3, clock))
     with sqlite3.connect(place.online_file) as connection:
         connection.execute("ALTER TABLE tidegate_seller_activity RENAME TO elsewhere")
-    with pytest.raises(FeaturesUnavailable, match="seller_activity cannot be reached"):
+    with pytest.raises(FeatureStoreUnavailable, match="seller_activity cannot be reached"):
         stream.step()
 
 
@@ -328,4 +329,4 @@ class _Breaking(FeastSink):
 
     def _break(self, call: str) -> None:
         if self.breaks == call:
-            raise FeaturesUnavailable("the store is away")
+            raise FeatureStoreUnavailable("the store is away")
