@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -159,6 +160,14 @@ class Workshop:
     def candidate_folder(self, name: str) -> Path:
         """Return the folder of a candidate's evidence and judgement."""
         return self.folder / "candidates" / re.sub(r"[^a-z0-9]+", "-", name)
+
+    def forget(self, name: str) -> None:
+        """Throw away the proof of a candidate and what was judged of it, so that both are taken anew."""
+        folder = self.candidate_folder(name)
+        for stamp in (self.folder / "done").glob(f"judged-{folder.name}-*"):
+            stamp.unlink()
+        (self.folder / "done" / f"proof-{folder.name}").unlink(missing_ok=True)
+        shutil.rmtree(folder / "evidence", ignore_errors=True)
 
     @contextmanager
     def once(self, name: str) -> Iterator[bool]:

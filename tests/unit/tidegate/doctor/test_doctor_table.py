@@ -1,10 +1,12 @@
 """The doctor's table: what is expected of whom, and what counts as wrong."""
 
+from pathlib import Path
+
 from components.contract import read_contract
 from moderation.release import load_release
 from tests.gate_world import CONTRACT, contract_of
 from tidegate.doctor.candidates import CANDIDATES, GOOD, TIE, Candidate, Entry
-from tidegate.doctor.judging import contract_for
+from tidegate.doctor.judging import contract_for, untimed
 from tidegate.doctor.table import Cell, as_markdown, as_matrix, expected_lines, unpaired
 from tidegate.doctor.workshop import Workshop
 
@@ -106,3 +108,40 @@ def test_every_objective_of_a_candidate_is_a_contract() -> None:
     for candidate in chosen:
         rules = read_contract(contract_for(candidate, text))
         assert rules.promotion.objective == candidate.objective
+
+
+_UNSURE = Cell("not_certified", blocks=True, fires=True)
+_LATE = Cell("fail", blocks=True, fires=True)
+_TIMED = dict.fromkeys(("cost-latency", "cost-latency-ratio", "cost-size"), _PASS)
+_TEXT = CONTRACT.read_text(encoding="utf-8")
+
+
+def test_an_unsure_latency_is_timed_again() -> None:
+    cells = _TIMED | {"cost-latency-ratio": _UNSURE}
+    assert untimed(_PEOPLE[0], cells, _TEXT) == ["cost-latency-ratio"]
+
+
+def test_a_latency_shown_slow_is_not_timed_again() -> None:
+    assert not untimed(_PEOPLE[0], _TIMED | {"cost-latency-ratio": _LATE}, _TEXT)
+
+
+def test_nobody_bad_is_timed_again() -> None:
+    slow = Candidate("slow", "", _never, ("cost-latency-ratio",))
+    assert not untimed(slow, _TIMED | {"cost-latency-ratio": _UNSURE}, _TEXT)
+
+
+def test_a_forgotten_proof_is_taken_anew(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, _TEXT, "")
+    evidence = shop.candidate_folder("a tie") / "evidence"
+    evidence.mkdir(parents=True)
+    stamps = ("proof-a-tie", "judged-a-tie-0123456789abcdef", "proof-leaky")
+    for stamp in stamps:
+        with shop.once(stamp):
+            pass
+    shop.forget("a tie")
+    assert not evidence.exists()
+    left = []
+    for stamp in stamps:
+        with shop.once(stamp) as is_new:
+            left.append(is_new)
+    assert left == [True, True, False]
