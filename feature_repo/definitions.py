@@ -5,7 +5,7 @@ force and writes the `feature_store.yaml` of the home: `feast -f build/home/feat
 """
 
 from featurestore.definitions import declare
-from featurestore.repository import Place
+from featurestore.layout import Place
 from moderation.settings import settings
 
 globals().update({f"object_{n}": one for n, one in enumerate(declare(Place.of(settings()).folder))})

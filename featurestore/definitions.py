@@ -21,6 +21,7 @@ from feast import (
 from feast.data_format import ParquetFormat
 from feast.types import Bytes, FeastType, Float64, Int64, String
 
+from featurestore.layout import CREATED, EVENT_TIME, STREAM, history_folder
 from moderation.activity_rows import RowKind
 from moderation.behaviour import Rows, behaviour
 from moderation.features import FEATURE_NAMES, FEATURES
@@ -28,12 +29,6 @@ from moderation.listing import Submission
 
 BEHAVIOUR: Final = "behaviour"
 """Name of the view, and of the service, that finish the windows at the instant of an upload."""
-
-STREAM: Final = "stream_state"
-"""View that says up to when the stream has come."""
-
-EVENT_TIME: Final = "event_timestamp"
-CREATED: Final = "created_timestamp"
 
 _ROW_TYPES: Final[dict[RowKind, FeastType]] = {
     RowKind.SELLER: Bytes,
@@ -196,11 +191,6 @@ def _finish(inputs):  # type: ignore[no-untyped-def]
     return finish(inputs)
 
 
-def history_folder(folder: Path, view: str) -> Path:
-    """Return where the Parquet files of one view lie."""
-    return folder / "history" / view
-
-
 def _entity(name: str, meaning: str) -> Entity:
     return Entity(name=name, join_keys=[name], value_type=ValueType.STRING, description=meaning)
 
@@ -256,4 +246,4 @@ def _schema(entity: Entity, columns: Mapping[str, tuple[FeastType, str]]) -> lis
     return [Field(name=entity.join_key, dtype=String), *fields]
 
 
-__all__ = ["BEHAVIOUR", "CREATED", "EVENT_TIME", "STREAM", "declare", "finish"]
+__all__ = ["BEHAVIOUR", "declare", "finish"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import duckdb
 import numpy as np
@@ -16,15 +16,16 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureView
-from feast.type_map import feast_value_type_to_pa
 
-from featurestore.definitions import CREATED, EVENT_TIME, history_folder
+from featurestore.layout import CREATED, EVENT_TIME, history_folder
 from moderation.activity_rows import RowKind
 from moderation.behaviour import Keys, Rows, behaviour
 from moderation.errors import PermanentError
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
+
+if TYPE_CHECKING:
+    from feast import FeatureView
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,8 +52,12 @@ class ActivityRow:
     """When it became known."""
 
 
-def ensure_history(folder: Path, view: FeatureView) -> None:
+def ensure_history(folder: Path, view: "FeatureView") -> None:
     """Make the folder of a view, with a file that holds its columns and no rows: no store reads an empty folder."""
+    from feast.type_map import (
+        feast_value_type_to_pa,  # Feast takes seconds; a join needs none of it
+    )
+
     folder.mkdir(parents=True, exist_ok=True)
     columns = [*view.entity_columns, *view.features]
     fields = [(one.name, feast_value_type_to_pa(one.dtype.to_value_type())) for one in columns]

@@ -7,7 +7,6 @@ tells a missing row from an empty one on one store only.
 import math
 import os
 import sqlite3
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,22 +18,23 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import redis
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _mmh3
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 from google.protobuf.message import DecodeError
 
-from featurestore.definitions import STREAM
-from featurestore.repository import PROJECT, FeaturesNotReady, Place, without_secrets
-from featurestore.sinks import ACTIVITY
+from featurestore.layout import (
+    ACTIVITY,
+    PROJECT,
+    STREAM,
+    FeaturesNotReady,
+    Place,
+    without_secrets,
+)
+from featurestore.wire import Value, entity_key, key_prefix, redis_field
 from moderation.activity_rows import ActivityRowError, RowKind, from_us, to_us
 from moderation.behaviour import Keys, Rows, behaviour
 from moderation.errors import FeatureStoreUnavailable
 from moderation.features import FEATURES
 from moderation.listing import Submission
 
-_KEY_VERSION: Final = 3
 _THROUGH: Final = "through_us"
 _PROJECT: Final = PROJECT.encode()
 
@@ -55,6 +55,9 @@ class BehaviourRead:
     newest: datetime | None
     """Newest event of the seller in it; None for a new seller."""
 
+    through: datetime | None
+    """Everything that was known by then is in the rows; None where no stream ever wrote."""
+
     lag_s: float
     """How far the rows lie behind the upload; infinite for an upload of the past, and where no stream ever wrote."""
 
@@ -63,6 +66,16 @@ class BehaviourRead:
 
     empty: tuple[str, ...] = ()
     """Views whose row cannot be read: a fault, unlike a row that is not there; their features are NaN."""
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """Features of the views in `empty`."""
+        return frozenset(
+            FEATURES[place].name
+            for kind, places in _READ_FROM.items()
+            if kind.view in self.empty
+            for place in places
+        )
 
 
 class OnlineRows(Protocol):
@@ -92,14 +105,11 @@ class _Column:
 
     def key(self, text: str) -> bytes:
         """Return the entity key as Feast serialises it."""
-        data = text.encode("utf-8")
-        return self.prefix + struct.pack("<I", len(data)) + data
+        return entity_key(self.prefix, text)
 
 
 def _column(view: str, join_key: str, name: str) -> _Column:
-    empty = EntityKey(join_keys=[join_key], entity_values=[Value(string_val="")])
-    serialised = serialize_entity_key(empty, entity_key_serialization_version=_KEY_VERSION)
-    return _Column(view, name, serialised[: -struct.calcsize("<I")])
+    return _Column(view, name, key_prefix(join_key))
 
 
 _COLUMNS: Final = {kind: _column(kind.view, kind.join_key, kind.column) for kind in RowKind}
@@ -171,7 +181,7 @@ class RedisRows:
         self._client: Any = redis.Redis.from_url(
             url, socket_timeout=budget_s, socket_connect_timeout=budget_s
         )
-        self._fields = {view: _mmh3(f"{view}:{one.name}") for view, one in _BY_VIEW.items()}
+        self._fields = {view: redis_field(view, one.name) for view, one in _BY_VIEW.items()}
         self._shown = without_secrets(url)
 
     def read(self, wanted: Wanted) -> Stored:
@@ -282,7 +292,9 @@ def _finished(
         behaviour_F[index] = np.nan
     newest = from_us(rows.seller.newest_us) if rows.seller else None
     names = tuple(FEATURES[index].name for index in stale)
-    return BehaviourRead(behaviour_F, newest, lag_s, names, tuple(one.view for one in empty))
+    return BehaviourRead(
+        behaviour_F, newest, through, lag_s, names, tuple(one.view for one in empty)
+    )
 
 
 def _read_row(kind: RowKind, data: bytes) -> dict[str, Any]:
@@ -293,7 +305,7 @@ def _read_row(kind: RowKind, data: bytes) -> dict[str, Any]:
         DecodeError: if it is no value of Feast's.
     """
     value = Value.FromString(data)
-    if value.WhichOneof("val") in _NOTHING:
+    if value.WhichOneof("val") is None:
         raise ActivityRowError(f"the row in {kind.view} holds nothing")
     stored = value.double_val if kind is RowKind.PRICE else value.bytes_val
     name = "log_price" if kind is RowKind.PRICE else kind.value
@@ -317,7 +329,6 @@ _READ_FROM: Final = {
 """Features that are unknown where a row cannot be read."""
 
 _MAX_AHEAD_US: Final = 60_000_000
-_NOTHING: Final = (None, "null_val")
 _MAX_LAG_F: Final[Sequence[float]] = [feature.max_lag_s for feature in FEATURES]
 _LEAST_LAG_S: Final = min(_MAX_LAG_F)
 

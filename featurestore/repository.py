@@ -1,7 +1,5 @@
 """Opening the feature store of a home: its configuration, and putting this release's definitions into force."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -9,64 +7,30 @@ import yaml
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
 
-from featurestore.definitions import declare, history_folder
+from featurestore.definitions import declare
 from featurestore.history import ensure_history
+from featurestore.layout import PROJECT, REDIS_PORT, FeaturesNotReady, Place, history_folder
 from featurestore.quiet import quiet_feast
-from moderation.errors import PermanentError
-from moderation.settings import Settings
 
-PROJECT: Final = "tidegate"
 _SQLITE: Final = "featurestore.sqlite_store.NewestSqliteOnlineStore"
 # The layout of entity keys; a store keeps the one it was begun with.
 _KEY_VERSION: Final = 3
-_REDIS_PORT: Final = 6379
 
 
-class FeaturesNotReady(PermanentError):
-    """The feature store of this home was not set up, or by another release; run `tidegate features apply`."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the features of a home are."""
-
-    folder: Path
-    """Absolute; registry, history, and the online store of a laptop."""
-
-    redis_url: str | None = None
-    """`redis://host:port/db`; None keeps online rows in SQLite."""
-
-    @classmethod
-    def of(cls, config: Settings) -> "Place":
-        """Return the place that the settings name."""
-        url = config.feature_online_url
-        secret = url.get_secret_value() if url else None
-        return cls((config.home / "features").absolute(), secret)
-
-    @property
-    def online_file(self) -> Path:
-        """SQLite file of the online store."""
-        return self.folder / "online.sqlite"
-
-    @property
-    def config_file(self) -> Path:
-        """Feast's own configuration: `feast -f <it> ui`."""
-        return self.folder / "feature_store.yaml"
-
-    def feast_config(self) -> dict[str, Any]:
-        """Return the content of `feature_store.yaml`."""
-        online: dict[str, Any] = {"type": _SQLITE, "path": str(self.online_file)}
-        if self.redis_url:
-            online = {"type": "redis", "connection_string": _connection_string(self.redis_url)}
-        return {
-            "project": PROJECT,
-            "provider": "local",
-            "registry": {"path": str(self.folder / "registry.db"), "cache_ttl_seconds": 0},
-            "online_store": online,
-            "offline_store": {"type": "duckdb"},
-            "entity_key_serialization_version": _KEY_VERSION,
-            "auth": {"type": "no_auth"},
-        }
+def feast_config(place: Place) -> dict[str, Any]:
+    """Return the content of `feature_store.yaml`."""
+    online: dict[str, Any] = {"type": _SQLITE, "path": str(place.online_file)}
+    if place.redis_url:
+        online = {"type": "redis", "connection_string": _connection_string(place.redis_url)}
+    return {
+        "project": PROJECT,
+        "provider": "local",
+        "registry": {"path": str(place.folder / "registry.db"), "cache_ttl_seconds": 0},
+        "online_store": online,
+        "offline_store": {"type": "duckdb"},
+        "entity_key_serialization_version": _KEY_VERSION,
+        "auth": {"type": "no_auth"},
+    }
 
 
 def apply(place: Place) -> FeatureStore:
@@ -77,7 +41,7 @@ def apply(place: Place) -> FeatureStore:
     """
     place.folder.mkdir(parents=True, exist_ok=True)
     place.config_file.touch(mode=0o600)  # it may hold the password of a Redis
-    place.config_file.write_text(yaml.safe_dump(place.feast_config(), sort_keys=False))
+    place.config_file.write_text(yaml.safe_dump(feast_config(place), sort_keys=False))
     store = FeatureStore(fs_yaml_file=place.config_file)
     objects = declare(place.folder)
     for view in objects:
@@ -99,17 +63,11 @@ def open_store(place: Place) -> FeatureStore:
     """
     if not place.config_file.is_file():
         raise FeaturesNotReady(f"{place.folder} holds no feature store: tidegate features apply")
-    if yaml.safe_load(place.config_file.read_text()) != place.feast_config():
+    if yaml.safe_load(place.config_file.read_text()) != feast_config(place):
         raise FeaturesNotReady(
             f"{place.config_file} was written for another online store: tidegate features apply"
         )
     return FeatureStore(fs_yaml_file=place.config_file)
-
-
-def without_secrets(url: str) -> str:
-    """Return a Redis URL as it may be shown."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}:{parts.port or _REDIS_PORT}{parts.path}"
 
 
 def _connection_string(url: str) -> str:
@@ -119,7 +77,7 @@ def _connection_string(url: str) -> str:
         raise FeaturesNotReady(
             "TIDEGATE__FEATURE_ONLINE_URL must be redis://host:port/db, or rediss:// with TLS"
         )
-    options = [f"{parts.hostname}:{parts.port or _REDIS_PORT}", f"db={parts.path.strip('/') or 0}"]
+    options = [f"{parts.hostname}:{parts.port or REDIS_PORT}", f"db={parts.path.strip('/') or 0}"]
     options += [f"username={unquote(parts.username)}"] if parts.username else []
     options += [f"password={unquote(parts.password)}"] if parts.password else []
     options += ["ssl=True"] if parts.scheme == "rediss" else []

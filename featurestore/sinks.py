@@ -4,21 +4,16 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Final
 
 import pandas as pd
 import redis
 from feast import FeatureStore
 from feast.data_source import PushMode
 
-from featurestore.definitions import CREATED, EVENT_TIME, STREAM
 from featurestore.history import ActivityRow, append_activity, frame
-from featurestore.repository import Place
+from featurestore.layout import ACTIVITY, CREATED, EVENT_TIME, STREAM, Place
 from moderation.activity_rows import RowKind
 from moderation.errors import FeatureStoreUnavailable
-
-ACTIVITY: Final = "activity"
-"""The one stream that there is, as a key of `stream_state`."""
 
 
 class FeastSink:

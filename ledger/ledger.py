@@ -113,8 +113,8 @@ class Ledger(Protocol):
         """
         ...
 
-    def last_sequence(self) -> int:
-        """Return the sequence of the newest event, 0 in an empty ledger."""
+    def last_sequence(self, kinds: Collection[EventKind] | None = None) -> int:
+        """Return the sequence of the newest event of some kinds, None of all; 0 where there is none."""
         ...
 
     def get_event(self, event_id: str) -> StoredEvent | None:
@@ -190,10 +190,13 @@ class SqliteLedger:
             sequence, occurred = rows[-1][0], rows[-1][5]
             last = (occurred, sequence) if in_time_order else (sequence,)
 
-    def last_sequence(self) -> int:
-        """Return the sequence of the newest event, 0 in an empty ledger."""
+    def last_sequence(self, kinds: Collection[EventKind] | None = None) -> int:
+        """Return the sequence of the newest event; see the protocol."""
+        query, values = "SELECT max(sequence) FROM events", tuple(kinds or ())
+        if kinds is not None:
+            query += f" WHERE kind IN ({','.join('?' * len(values))})"
         with _translated(self._path):
-            row = self._connection().execute("SELECT max(sequence) FROM events").fetchone()
+            row = self._connection().execute(query, values).fetchone()
         return int(row[0] or 0)
 
     def get_event(self, event_id: str) -> StoredEvent | None:

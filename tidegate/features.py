@@ -1,24 +1,23 @@
 """Commands around the feature store: set it up, stream events into it, look at a seller, at what was refused."""
 
-import fcntl
 import signal
 import threading
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
-from typing import IO, Final
 
 from rich.table import Table
 
 from components.home import Home
-from featurestore.letters import DeadLetters, Reason
+from featurestore.layout import Place, without_secrets
+from featurestore.letters import Reason
 from featurestore.online import OnlineReader, open_rows
-from featurestore.repository import FeaturesNotReady, Place, apply, open_store, without_secrets
-from featurestore.sinks import FeastSink
+from featurestore.repository import apply
 from featurestore.stream import FeatureStream, Step
+from featurestore.writer import letters_of, open_stream, writing
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
-from moderation.errors import PermanentError, TemporaryError
+from moderation.errors import TemporaryError
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
 from moderation.settings import settings
@@ -26,7 +25,6 @@ from tidegate.console import console, say
 
 _LETTERS_SHOWN = 20
 _BUDGET_S = 1.0
-_HELD: Final[list[IO[str]]] = []
 
 
 def set_up() -> None:
@@ -35,7 +33,7 @@ def set_up() -> None:
     Raises:
         FeaturesNotReady: if the online store cannot be reached.
     """
-    place = Place.of(settings())
+    place = _place()
     store = apply(place)
     online = without_secrets(place.redis_url) if place.redis_url else place.online_file
     views = sorted(view.name for view in store.list_feature_views())
@@ -52,11 +50,15 @@ def stream(*, once: bool, every_s: float) -> None:
         FeaturesNotReady: if nothing was set up.
         FeatureStoreUnavailable: with `once`, if the online store cannot be written; otherwise it is tried again.
     """
+    with _stream() as found:
+        if once:
+            _say_step(found.step())
+        else:
+            _follow(found, every_s)
+
+
+def _follow(found: FeatureStream, every_s: float) -> None:
     stop = threading.Event()
-    found = _stream()
-    if once:
-        _say_step(found.step())
-        return
 
     def stopped(number: int, frame: FrameType | None) -> None:
         stop.set()
@@ -89,7 +91,7 @@ def show(seller: str, device: str | None, address: str | None) -> None:
         device_fingerprint=device,
         address_fingerprint=address,
     )
-    reader = OnlineReader(open_rows(Place.of(settings()), _BUDGET_S))
+    reader = OnlineReader(open_rows(_place(), _BUDGET_S))
     try:
         asked = Submission(submission_id="question", listing=listing, submitted_at=now)
         read = reader.read(asked)
@@ -106,7 +108,7 @@ def show(seller: str, device: str | None, address: str | None) -> None:
 
 def refused() -> None:
     """Show the events that the stream refused and that were not counted since."""
-    letters = _letters()
+    letters = letters_of(_place())
     waiting, counts = letters.waiting(), letters.counts()
     if not waiting:
         say("no event was refused")
@@ -128,41 +130,23 @@ def replay(waived: Sequence[Reason]) -> None:
         FeaturesNotReady: if nothing was set up.
         FeatureStoreUnavailable: if the online store cannot be written.
     """
-    _say_step(_stream().replay(waived))
-    left = _letters().counts()
+    with _stream() as found:
+        _say_step(found.replay(waived))
+    left = letters_of(_place()).counts()
     say("left     " + (", ".join(f"{reason} {n}" for reason, n in sorted(left.items())) or "none"))
 
 
-def _letters() -> DeadLetters:
-    return DeadLetters(Place.of(settings()).folder / "stream.sqlite")
+def _place() -> Place:
+    return Place.of(settings())
 
 
-def _stream() -> FeatureStream:
-    config = settings()
-    place = Place.of(config)
-    _hold(place.folder)
-    sink = FeastSink(open_store(place), place)
-    return FeatureStream(SqliteLedger(Home(config.home).ledger), sink, _letters(), SystemClock())
-
-
-def _hold(folder: Path) -> None:
-    """Be the one writer of a feature store until this process ends.
-
-    Raises:
-        FeaturesNotReady: if nothing was set up.
-        PermanentError: if another process writes it.
-    """
-    if not folder.is_dir():
-        raise FeaturesNotReady(f"{folder} holds no feature store: tidegate features apply")
-    held = (folder / "stream.lock").open("w")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        held.close()
-        raise PermanentError(
-            f"another process writes {folder}: stop `tidegate features stream` first"
-        ) from error
-    _HELD.append(held)
+@contextmanager
+def _stream() -> Iterator[FeatureStream]:
+    """Be the one writer, and give the stream."""
+    place = _place()
+    with writing(place):
+        ledger = SqliteLedger(Home(settings().home).ledger)
+        yield open_stream(place, ledger, SystemClock())
 
 
 def _say_step(done: Step) -> None:

@@ -20,9 +20,10 @@ from benchmarks.features.events import arriving, drawn_upload
 from benchmarks.harness import Bench, Target
 from benchmarks.redis_process import redis_server, running_redis
 from featurestore.history import behaviour_at
+from featurestore.layout import Place
 from featurestore.letters import DeadLetters
 from featurestore.online import OnlineReader, OnlineRows, open_rows
-from featurestore.repository import Place, apply
+from featurestore.repository import apply
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
 from ledger.ledger import SqliteLedger

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from feast import FeatureStore
 
+from featurestore.layout import Place
 from featurestore.letters import DeadLetters
 from featurestore.online import OnlineReader, open_rows
-from featurestore.repository import Place, apply
+from featurestore.repository import apply
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
 from ledger.ledger import SqliteLedger

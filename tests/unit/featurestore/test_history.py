@@ -11,8 +11,9 @@ from feast import FeatureStore
 
 from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow, append_activity, behaviour_at
+from featurestore.layout import FeaturesNotReady, Place
 from featurestore.quiet import quiet_feast
-from featurestore.repository import FeaturesNotReady, Place, apply, open_store
+from featurestore.repository import apply, open_store
 from featurestore.stream import FeatureStream
 from ledger.activity import FOLDED, observe
 from ledger.events import EventKind, from_submission, to_submission

@@ -20,8 +20,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow
+from featurestore.layout import FeaturesNotReady, Place, without_secrets
 from featurestore.online import _COLUMNS, OnlineReader, RedisRows, open_rows
-from featurestore.repository import FeaturesNotReady, Place, apply, without_secrets
+from featurestore.repository import apply, feast_config
 from featurestore.sinks import FeastSink
 from moderation.activity import ActivityState
 from moderation.activity_rows import RowKind
@@ -246,13 +247,13 @@ def test_threads_that_end_leave_no_connection_behind(online: Online) -> None:
     ],
 )
 def test_a_redis_url_is_said_in_feasts_way(tmp_path: Path, url: str, expected: str) -> None:
-    assert Place(tmp_path, url).feast_config()["online_store"]["connection_string"] == expected
+    assert feast_config(Place(tmp_path, url))["online_store"]["connection_string"] == expected
     assert "p@ss" not in without_secrets(url)
 
 
 def test_an_url_of_another_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FeaturesNotReady, match="redis://host:port/db"):
-        Place(tmp_path, "postgres://h/db").feast_config()
+        feast_config(Place(tmp_path, "postgres://h/db"))
 
 
 def test_keys_are_laid_out_as_feast_lays_them_out() -> None:

@@ -13,9 +13,10 @@ import pytest
 from feast import FeatureStore
 
 from featurestore.history import ActivityRow, behaviour_at
+from featurestore.layout import Place
 from featurestore.letters import DeadLetters, Reason
 from featurestore.online import OnlineReader, open_rows
-from featurestore.repository import Place, apply
+from featurestore.repository import apply
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
 from ledger.activity import FOLDED

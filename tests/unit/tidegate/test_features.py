@@ -13,7 +13,6 @@ from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
 from moderation.settings import settings
 from tests.feature_events import upload
-from tidegate import features
 from tidegate.app import app
 from tidegate.console import console
 
@@ -27,14 +26,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
     yield tmp_path
     settings.cache_clear()
-    while features._HELD:
-        features._HELD.pop().close()
 
 
 def _run(*arguments: str) -> str:
     done = RUNNER.invoke(app, ["features", *arguments])
-    while features._HELD:
-        features._HELD.pop().close()
     return done.output + (str(done.exception) if done.exception else "")
 
 
