@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from components.behaviour import known_behaviour
 from components.home import Home
 from components.ingest.rows import open_rows, read_rows, write_rows
 from components.snapshot.step import hashed_rows
@@ -52,10 +53,10 @@ def _drawn(
     def hashed(rows: Iterator[SnapshotRow]) -> Iterator[SnapshotRow]:
         return hashed_rows(rows, read_blob)
 
-    # The rows are read several times: the ledger once, which folds every seller's history.
+    # The rows are read several times: the ledger once.
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         kept = Path(folder) / "rows.parquet"
-        write_rows(read_rows(ledger, as_of, policy_ids), kept)
+        write_rows(read_rows(ledger, as_of, policy_ids, known_behaviour(home, ledger)), kept)
         return draw(
             home.golden,
             lambda: open_rows(kept),

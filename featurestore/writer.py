@@ -74,8 +74,9 @@ def catch_up(
     place.folder.mkdir(parents=True, exist_ok=True)
     while not _has_come_to(place, head):
         try:
+            set_up(place)
             with writing(place):
-                _step(place, ledger, clock)
+                open_stream(place, ledger, clock).step()
             return
         except StoreBusy as error:
             if clock.monotonic() > deadline:
@@ -91,12 +92,18 @@ def _has_come_to(place: Place, head: int) -> bool:
     return progress is not None and progress.sequence >= head
 
 
-def _step(place: Place, ledger: Ledger, clock: Clock) -> None:
-    from featurestore.repository import apply  # Feast takes seconds
+def set_up(place: Place) -> None:
+    """Put this release's definitions into force, unless they were set up for this place before.
 
-    try:
-        stream = open_stream(place, ledger, clock)
-    except FeaturesNotReady:
-        apply(place)
-        stream = open_stream(place, ledger, clock)
-    stream.step()
+    Raises:
+        FeaturesNotReady: if the online store cannot be reached.
+        StoreBusy: if another process writes the store.
+    """
+    from featurestore.repository import apply, open_store  # Feast takes seconds
+
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with writing(place):
+        try:
+            open_store(place)
+        except FeaturesNotReady:
+            apply(place)

@@ -236,7 +236,8 @@ class _Importer:
     def _events(self, row: ImportedRow) -> list[Event]:
         now, seller_id = self.clock.now(), row.submission.listing.seller_id
         truths = [from_ground_truth(t, recorded_at=now, seller_id=seller_id) for t in row.truths]
-        return [from_submission(row.submission, recorded_at=now), *truths]
+        # A table stands for what the marketplace would have recorded then.
+        return [from_submission(row.submission, recorded_at=row.submission.submitted_at), *truths]
 
     def _accept(self, number: int, row: ImportedRow, *, is_new: bool) -> None:
         report = self.report

@@ -119,6 +119,9 @@ class Decision(_Record):
     """SHA-256 of each stored input: `listing` and `image.<index>`."""
 
     features: tuple[FeatureValue, ...]
+    features_through: AwareDatetime | None = None
+    """Everything that was known by then is in the features; None where none could be read."""
+
     versions: Versions
     degraded: tuple[str, ...] = ()
     """What was missing or fell back on the way; empty when nothing was."""

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     feature_online_url: SecretStr | None = None
     """Online feature store, `redis://:password@host:port/db`; unset means SQLite below `home`."""
 
+    feature_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
+    """How long a decision waits for behaviour features before it goes on without them and says so."""
+
     predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
     """How long the gateway waits for the predictor before it answers by policy."""
 

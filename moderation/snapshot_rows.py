@@ -31,6 +31,7 @@ ROW_FIELDS: Final = [
     ("image_digests", pa.list_(pa.string())),
     ("image_hashes", pa.list_(pa.string())),
     ("behaviour", pa.list_(pa.float32())),
+    ("served", pa.list_(pa.float32())),
     ("truth", pa.list_(pa.int8())),
     ("adjudicated", pa.list_(pa.int8())),
     ("weight", pa.float64()),
@@ -57,6 +58,9 @@ class SnapshotRow:
 
     adjudicated: frozenset[str] = frozenset()
     """Policies whose truth a second person or a finished appeal confirmed."""
+
+    served_F: npt.NDArray[np.float32] | None = None
+    """Behaviour exactly as the decision about it used it, NaN where it had none; None where nothing was decided."""
 
     is_suspected: bool = False
     """Whether it was reviewed because something pointed at it; an audit is drawn at random."""
@@ -86,6 +90,7 @@ def to_record(row: SnapshotRow, policy_ids: Sequence[str]) -> dict[str, Any]:
         "image_digests": list(submission.image_digests),
         "image_hashes": [words.astype(">u8").tobytes().hex() for words in row.image_hashes],
         "behaviour": None if behaviour is None or np.isnan(behaviour).all() else behaviour.tolist(),
+        "served": None if row.served_F is None else row.served_F.tolist(),
         "truth": [int(row.truth[p]) if p in row.truth else -1 for p in policy_ids],
         "adjudicated": [int(p in row.adjudicated) for p in policy_ids],
         "weight": 1.0 / (submission.inclusion_probability * row.propensity),

@@ -1,4 +1,4 @@
-"""Predictor and gateway as plain processes on loopback: started, waited for, and stopped with all they started."""
+"""Predictor, gateway and feature stream as processes on loopback: started, waited for, ended with all they started."""
 
 import atexit
 import contextlib
@@ -88,6 +88,21 @@ def start_gateway(
         return ["serving.gateway", "--port", str(http_port), "--routing", str(routing)]
 
     with _run("gateway", command, "/readyz", log_folder, environment) as process:
+        yield process
+
+
+@contextlib.contextmanager
+def start_features(*, log_folder: Path, environment: Mapping[str, str]) -> Iterator[ServingProcess]:
+    """Run the feature stream of a home for the length of the `with` block.
+
+    Raises:
+        StartFailed: if it ends early (another stream writes the store) or is not ready in time.
+    """
+
+    def command(http_port: int, _: int) -> list[str]:
+        return ["featurestore", "--port", str(http_port)]
+
+    with _run("features", command, "/metrics", log_folder, environment) as process:
         yield process
 
 

@@ -9,6 +9,7 @@ from types import FrameType
 from rich.table import Table
 
 from components.home import Home
+from featurestore.following import follow
 from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
 from featurestore.online import OnlineReader, open_rows
@@ -66,15 +67,15 @@ def _follow(found: FeatureStream, every_s: float) -> None:
     signal.signal(signal.SIGTERM, stopped)
     signal.signal(signal.SIGINT, stopped)
     say(f"following the ledger every {every_s:g} s; stop it with Ctrl-C")
-    while not stop.is_set():
-        try:
-            done = found.step()
-        except TemporaryError as error:
-            say(f"[yellow]behind[/]  {error}; trying again")
-        else:
-            if done.events or done.refused:
-                _say_step(done)
-        stop.wait(every_s)
+
+    def told(done: Step) -> None:
+        if done.events or done.refused:
+            _say_step(done)
+
+    def behind(error: TemporaryError) -> None:
+        say(f"[yellow]behind[/]  {error}; trying again")
+
+    follow(found, stop, every_s=every_s, on_step=told, on_failure=behind)
 
 
 def show(seller: str, device: str | None, address: str | None) -> None:

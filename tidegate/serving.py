@@ -1,4 +1,4 @@
-"""Serving on this machine: a predictor and a gateway as processes on the loopback, for one bundle.
+"""Serving on this machine: predictor, gateway and feature stream as processes on the loopback, for one bundle.
 
 Here a bundle gets its traffic, so here it is refused without a passing attestation, wherever its folder came from. A
 predictor alone answers nobody: it proves the bytes that it loads, and judges nothing.
@@ -18,7 +18,7 @@ from moderation.attestation import Attestation
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
-from serving.process import ServingProcess, start_gateway, start_predictor
+from serving.process import ServingProcess, start_features, start_gateway, start_predictor
 from serving.routing import Route, RoutingTable, load_table, write_table
 from tidegate.console import console, say
 from tidegate.releasing import CHAMPION, check_release, contract_of, named_bundle
@@ -33,6 +33,9 @@ class Served:
 
     gateway: ServingProcess
     predictor: ServingProcess
+    features: ServingProcess
+    """The stream that keeps behaviour features up to date."""
+
     token: str
     """Of the laptop's own admin, who may see evidence."""
 
@@ -56,19 +59,25 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
         "TIDEGATE__POLICY_FILE": str(config.policy_file.resolve()),
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
-    with start_predictor(
-        bundle.folder,
-        log_folder=home.logs,
-        num_threads=config.num_threads,
-        environment=environment,
-    ) as predictor:
+    if config.feature_online_url:
+        url = config.feature_online_url.get_secret_value()
+        environment["TIDEGATE__FEATURE_ONLINE_URL"] = url
+    with (
+        start_features(log_folder=home.logs, environment=environment) as features,
+        start_predictor(
+            bundle.folder,
+            log_folder=home.logs,
+            num_threads=config.num_threads,
+            environment=environment,
+        ) as predictor,
+    ):
         route(home.routing, attestation, predictor.url)
         with start_gateway(
             routing=home.routing, log_folder=home.logs, environment=environment
         ) as gateway:
             home.gateway.write_text(json.dumps({"url": gateway.url}), encoding="utf-8")
             try:
-                yield Served(gateway, predictor, admin_token(tokens), attestation)
+                yield Served(gateway, predictor, features, admin_token(tokens), attestation)
             finally:
                 home.gateway.unlink(missing_ok=True)
 
@@ -109,14 +118,14 @@ def admin_token(tokens: str) -> str:
 def serve(*, bundle: Path | None, policies: Path | None) -> None:
     """Serve until Ctrl-C or a termination signal."""
     config = with_policies(policies)
-    with console.status("verifying the bundle, starting predictor and gateway ..."):
+    with console.status("verifying the bundle, starting the processes ..."):
         found = named_bundle(CHAMPION if bundle is None else str(bundle), config)
         context = serving(found, config)
         served = context.__enter__()
     try:
         show_release(served.attestation, config)
         show_addresses(served, Home(settings().home))
-        say("Ctrl-C stops both.")
+        say("Ctrl-C stops all of them.")
         with suppress(KeyboardInterrupt):
             signal.pause()
     finally:
@@ -140,5 +149,6 @@ def show_addresses(served: Served, home: Home) -> None:
     """Say where the processes listen and how to call them."""
     say(f"gateway    {served.gateway.http_url}/docs  (log {served.gateway.log})")
     say(f"predictor  {served.predictor.http_url}/v2  (log {served.predictor.log})")
+    say(f"features   {served.features.http_url}/metrics  (log {served.features.log})")
     say(f"token      in {home.tokens}, sent as `Authorization: Bearer <token>`")
     say('try        tidegate decide --title "airsoft rifle, never fired"', markup=False)

@@ -5,6 +5,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Final
 
+from components.behaviour import known_behaviour
 from components.home import Home
 from components.ingest.rows import read_rows
 from ledger.events import EventKind, to_decision
@@ -34,9 +35,10 @@ def record_traffic(
     elif _decided_by(home) not in (None, bundle.digest):
         copy_ledger(undecided, home.ledger)
     ledger, store, scorer = SqliteLedger(home.ledger), ContentStore(home.content), Scorer(bundle)
-    newest: deque[SnapshotRow] = deque(read_rows(ledger, at, policies.ids), maxlen=most)
-    rows = iter(newest)
-    while chunk := list(islice(rows, _CHUNK)):
+    rows = read_rows(ledger, at, policies.ids, known_behaviour(home, ledger))
+    newest: deque[SnapshotRow] = deque(rows, maxlen=most)
+    left = iter(newest)
+    while chunk := list(islice(left, _CHUNK)):
         ledger.append(decisions_about(chunk, scorer, policies, store, decided_at=at))
     return len(newest)
 

@@ -1,38 +1,47 @@
 """Events of the ledger become rows: behaviour as it was at each submission, truth as it was known at the cut-off.
 
 Two passes keep memory at the size of the truth: the first collects what was established, the second streams the
-submissions and folds what was known before each.
+submissions and asks, many at once, what was known before each.
 """
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ledger.activity import FOLDED, observe
+from ledger.activity import FOLDED
 from ledger.events import (
     EventKind,
     to_ground_truth,
     to_submission,
 )
 from ledger.ledger import Ledger
-from moderation.activity import ActivityState
+from moderation.features import FEATURE_NAMES
 from moderation.listing import GroundTruth, Submission, TruthSource, is_mature
 from moderation.snapshot import SnapshotRow
 
+Floats = npt.NDArray[np.float32]
+BehaviourAt = Callable[[Sequence[Submission]], Floats]
+"""N uploads -> what was known just before each, behaviour_NF."""
+
 _BATCH_ROWS: Final = 1_024
+_ASKED_ROWS: Final = 20_000
+"""Uploads of one question: each reads the whole history once."""
 _SCHEMA: Final = pa.schema(
     [
         ("submission", pa.string()),
         ("behaviour", pa.list_(pa.float32())),
+        ("served", pa.list_(pa.float32())),
         ("truth", pa.string()),
         ("propensity", pa.float64()),
         ("adjudicated", pa.list_(pa.string())),
@@ -85,27 +94,42 @@ def _strength(truth: GroundTruth) -> tuple[bool, bool, datetime]:
 
 
 def read_rows(
-    ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str]
+    ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str], behaviour_at: BehaviourAt
 ) -> Iterator[SnapshotRow]:
-    """Yield one row per submission until `cut_off`, in time order; images are not hashed yet."""
+    """Yield one row per submission until `cut_off`, in time order; images are not hashed yet.
+
+    Args:
+        ledger: events.
+        cut_off: nothing that became known later is in a row.
+        policy_ids: whose truth is wanted.
+        behaviour_at: gives what was known just before each of N uploads, behaviour_NF; see `components.behaviour`.
+    """
     established = _established(ledger, cut_off, policy_ids)
-    activity = ActivityState()
-    for stored in ledger.read(FOLDED, until=cut_off, in_time_order=True):
-        if stored.event.kind is not EventKind.SUBMISSION:
-            observe(activity, stored.event)
-            continue
-        submission = to_submission(stored.event)
-        behaviour_F, _ = activity.features(submission)
-        activity.observe_submission(submission)
-        known = established.get(submission.submission_id, _Established())
-        yield SnapshotRow(
-            submission=submission,
-            behaviour_F=None if np.isnan(behaviour_F).all() else behaviour_F,
-            truth=known.violates,
-            propensity=known.propensity if known.reviews else 1.0,
-            adjudicated=known.adjudicated,
-            is_suspected=known.is_suspected,
-        )
+    has_decisions = ledger.last_sequence((EventKind.DECISION,)) > 0
+    events = ledger.read((EventKind.SUBMISSION,), until=cut_off, in_time_order=True)
+    while chunk := [to_submission(stored.event) for stored in islice(events, _ASKED_ROWS)]:
+        behaviour_NF = behaviour_at(chunk)
+        for submission, behaviour_F in zip(chunk, behaviour_NF, strict=True):
+            known = established.get(submission.submission_id, _Established())
+            yield SnapshotRow(
+                submission=submission,
+                behaviour_F=None if np.isnan(behaviour_F).all() else behaviour_F,
+                truth=known.violates,
+                propensity=known.propensity if known.reviews else 1.0,
+                adjudicated=known.adjudicated,
+                is_suspected=known.is_suspected,
+                served_F=served(ledger, submission, cut_off) if has_decisions else None,
+            )
+
+
+def served(ledger: Ledger, submission: Submission, until: datetime) -> Floats | None:
+    """Return the behaviour that a decision by `until` used, NaN where it had none; None without a decision."""
+    stored = ledger.get_event(f"decision:{submission.submission_id}")
+    if stored is None or stored.event.occurred_at > until:
+        return None
+    used = {one["name"]: one["value"] for one in stored.event.payload["features"]}
+    values = [used.get(name) for name in FEATURE_NAMES]
+    return np.array([np.nan if value is None else value for value in values], np.float32)
 
 
 def data_version(ledger: Ledger, cut_off: datetime) -> str:
@@ -152,10 +176,10 @@ def open_rows(path: Path) -> Iterator[SnapshotRow]:
     """Yield the rows that `write_rows` wrote."""
     for batch in pq.ParquetFile(path).iter_batches(_BATCH_ROWS):
         for record in batch.to_pylist():
-            behaviour = record["behaviour"]
             yield SnapshotRow(
                 submission=Submission.model_validate_json(record["submission"]),
-                behaviour_F=None if behaviour is None else np.array(behaviour, np.float32),
+                behaviour_F=_floats(record["behaviour"]),
+                served_F=_floats(record["served"]),
                 truth=json.loads(record["truth"]),
                 propensity=record["propensity"],
                 adjudicated=frozenset(record["adjudicated"]),
@@ -167,8 +191,13 @@ def _to_record(row: SnapshotRow) -> dict[str, Any]:
     return {
         "submission": row.submission.model_dump_json(),
         "behaviour": None if row.behaviour_F is None else row.behaviour_F.tolist(),
+        "served": None if row.served_F is None else row.served_F.tolist(),
         "truth": json.dumps(dict(row.truth), sort_keys=True),
         "propensity": row.propensity,
         "adjudicated": sorted(row.adjudicated),
         "suspected": row.is_suspected,
     }
+
+
+def _floats(values: list[float] | None) -> Floats | None:
+    return None if values is None else np.array(values, np.float32)

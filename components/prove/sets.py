@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
+from components.behaviour import known_behaviour
 from components.home import Home
 from components.ingest.rows import newest_truth, read_rows
 from components.prove.frozen import FrozenRows, ReadBlob, Record, freeze, records_of
@@ -61,7 +62,7 @@ def fresh_rows(
     seen = known | _reviewed_until(ledger, after)
     rows = [
         row
-        for row in read_rows(ledger, until, policies)
+        for row in read_rows(ledger, until, policies, known_behaviour(home, ledger))
         if row.truth
         and row.submission.submission_id not in seen
         and not is_immature(row.submission, until)

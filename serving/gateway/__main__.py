@@ -7,7 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
-from ledger.activity import LedgerBehaviour
+from featurestore.layout import Place
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation import telemetry
@@ -17,6 +17,7 @@ from moderation.policy import load_policies
 from moderation.settings import Settings, settings
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
+from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.gate import UploadGate
 from serving.routing import Router
 
@@ -26,11 +27,12 @@ _LOG = logging.getLogger("serving.gateway")
 def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
+    budget_s = config.feature_timeout_ms / 1e3
     ledger = SqliteLedger(config.home / "ledger.sqlite")
     return UploadGate(
         ledger=ledger,
         store=ContentStore(config.home / "content", durable=True),
-        behaviour=LedgerBehaviour(ledger),
+        behaviour=BudgetedBehaviour(FeastReader(Place.of(config), budget_s), budget_s),
         router=Router(routing, clock),
         policies=load_policies(config.policy_file),
         clock=clock,

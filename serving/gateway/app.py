@@ -13,7 +13,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.exceptions import HTTPException
 
-from ledger.activity import LedgerBehaviour
 from moderation.errors import TidegateError
 from moderation.listing import Listing
 from serving.errors import BadRequest, NotFound
@@ -57,8 +56,6 @@ def create_app(gate: UploadGate, callers: Callers) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if isinstance(gate.behaviour, LedgerBehaviour):
-            await gate.run(gate.behaviour.catch_up, gate.clock.now())
         poller = asyncio.create_task(_poll(gate))
         yield
         poller.cancel()
@@ -139,8 +136,12 @@ def _add_operations(app: FastAPI, gate: UploadGate) -> None:
 
     @app.get("/readyz", tags=["operations"], responses={503: {"description": "cannot record"}})
     async def readyz() -> JSONResponse:
-        """Say whether uploads can be recorded; a missing predictor is told but does not make it unready."""
-        checks = {"ledger": "ok", "predictor": await _predictor_state(gate)}
+        """Say whether uploads can be recorded; a missing predictor or feature store is told, no more."""
+        checks = {
+            "ledger": "ok",
+            "predictor": await _predictor_state(gate),
+            "features": gate.behaviour.last,
+        }
         try:
             await gate.run(gate.ledger.last_sequence)
         except TidegateError as error:

@@ -11,7 +11,6 @@ from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import Counter
 
-from ledger.activity import BehaviourReader
 from ledger.events import Event, from_decision, from_review_task, from_submission
 from ledger.ledger import Ledger, LedgerConflict, TraceTaken
 from ledger.store import ContentStore
@@ -23,7 +22,8 @@ from moderation.policy import PolicyFile
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
 from serving.errors import PredictorTimeout, SubmissionConflict
-from serving.gateway.record import Behaviour, answered, degradations, failed, review_task
+from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
+from serving.gateway.record import answered, degradations, failed, review_task
 from serving.gateway.requests import Upload
 from serving.routing import Choice, Router
 
@@ -61,7 +61,7 @@ class UploadGate:
 
     ledger: Ledger
     store: ContentStore
-    behaviour: BehaviourReader
+    behaviour: BudgetedBehaviour
     router: Router
     policies: PolicyFile
     clock: Clock
@@ -87,7 +87,7 @@ class UploadGate:
             if recorded and (before := await self._recorded_decision(submission)):
                 return before, True
         with span("gateway.behaviour", self.clock):
-            behaviour = await self.run(self._read_behaviour, submission)
+            behaviour = await self.behaviour.read(submission)
         if not recorded:
             submission = await self._record(submission)
         with span("gateway.predictor", self.clock):
@@ -103,6 +103,7 @@ class UploadGate:
 
     async def close(self) -> None:
         """Close connections and threads."""
+        self.behaviour.close()
         await self.predictors.close()
         self.executor.shutdown(wait=False)
 
@@ -135,13 +136,6 @@ class UploadGate:
 
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
         return await self.run(self.ledger.get_decision_of, submission.submission_id)
-
-    def _read_behaviour(self, submission: Submission) -> Behaviour:
-        try:
-            return Behaviour.measured(*self.behaviour.features(submission))
-        except TidegateError as error:
-            _LOG.error("behaviour could not be read", extra={"reason": str(error)})
-            return Behaviour.failed()
 
     async def _ask(self, upload: Upload, submission: Submission, behaviour: Behaviour) -> _Outcome:
         """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
@@ -203,6 +197,7 @@ class UploadGate:
             routing_revision=choice.revision if choice else 0,
             input_digests=digests,
             features=behaviour.feature_values(),
+            features_through=behaviour.through,
             versions=Versions(
                 bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
             ),

@@ -2,12 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
-
-import numpy as np
-import numpy.typing as npt
 
 from ledger.events import ReviewTask
 from moderation.decision import (
@@ -15,59 +11,18 @@ from moderation.decision import (
     STATUS_CODES,
     Attempt,
     Decision,
-    FeatureValue,
     PolicyScore,
     Signal,
     SignalStatus,
     effective_thresholds,
     judge,
 )
-from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.policy import PolicyFile, Tier
 from serving.client import Answer
+from serving.gateway.behaviour import Behaviour
 from serving.release import Release
 
 _STATUSES: Final = {code: status for status, code in STATUS_CODES.items()}
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """The behaviour features of one upload, as they go to the predictor and into the Decision."""
-
-    values_F: npt.NDArray[np.float32]
-    status_F: npt.NDArray[np.int8]
-    event_time: datetime | None
-
-    @classmethod
-    def measured(
-        cls, behaviour_F: npt.NDArray[np.float32], event_time: datetime | None
-    ) -> "Behaviour":
-        """Return read features; NaN is missing."""
-        known_F = np.isfinite(behaviour_F)
-        codes = (STATUS_CODES[SignalStatus.OK], STATUS_CODES[SignalStatus.MISSING])
-        status_F = np.where(known_F, *codes).astype(np.int8)
-        values_F = np.where(known_F, behaviour_F, np.float32(0)).astype(np.float32)
-        return cls(values_F, status_F, event_time)
-
-    @classmethod
-    def failed(cls) -> "Behaviour":
-        """Return features that could not be read."""
-        shape, code = len(FEATURES), STATUS_CODES[SignalStatus.ERROR]
-        return cls(np.zeros(shape, np.float32), np.full(shape, code, np.int8), None)
-
-    def feature_values(self) -> tuple[FeatureValue, ...]:
-        """Return the features for the record; a value only where the status is ok."""
-        return tuple(
-            FeatureValue(
-                name=name,
-                value=float(value) if _STATUSES[code] is SignalStatus.OK else None,
-                status=_STATUSES[code],
-                event_time=self.event_time if _STATUSES[code] is SignalStatus.OK else None,
-            )
-            for name, value, code in zip(
-                FEATURE_NAMES, self.values_F.tolist(), self.status_F.tolist(), strict=True
-            )
-        )
 
 
 def answered(
@@ -155,8 +110,7 @@ def degradations(
         found.append(f"routing: {routing}")
     if attempt.status != "ok":
         found.append(f"model: {attempt.status}; answered by on_failure={policies.on_failure}")
-    if (behaviour.status_F == STATUS_CODES[SignalStatus.ERROR]).all():
-        found.append("behaviour: could not be read")
+    found.extend(behaviour.degraded)
     scored = {score.policy for score in attempt.scores}
     if attempt.status == "ok":
         missing = [policy for policy in policies.ids if policy not in scored]

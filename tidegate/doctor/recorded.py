@@ -7,8 +7,10 @@ from typing import Final
 
 import numpy as np
 
+from components.behaviour import known_behaviour
 from components.home import Home
 from components.ingest.rows import read_rows
+from featurestore.online import BehaviourRead
 from ledger.events import Event, from_decision
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
@@ -19,8 +21,9 @@ from moderation.policy import PolicyFile
 from moderation.scoring import Scorer, ScoringItem
 from moderation.snapshot import SnapshotRow
 from serving.client import Answer
+from serving.gateway.behaviour import Behaviour
 from serving.gateway.gate import listing_bytes
-from serving.gateway.record import Behaviour, answered
+from serving.gateway.record import answered
 from serving.release import Release
 from tidegate.doctor.world import END, REPLAYED_FROM
 
@@ -46,7 +49,7 @@ def record_traffic(
     scorer, ledger = Scorer(bundle), SqliteLedger(home.ledger)
     rows = [
         row
-        for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids)
+        for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids, known_behaviour(home, ledger))
         if row.submission.submitted_at >= REPLAYED_FROM and row.truth
     ]
     store = ContentStore(home.content)
@@ -117,7 +120,8 @@ def _decision(
     behaviour_F = row.behaviour_F
     if behaviour_F is None:
         behaviour_F = np.full(len(FEATURE_NAMES), np.nan, np.float32)
-    behaviour = Behaviour.measured(behaviour_F, submission.submitted_at)
+    at = submission.submitted_at
+    behaviour = Behaviour.of(BehaviourRead(behaviour_F, at, at, 0.0))
     attempt, codes = said
     return Decision(
         decision_id=f"d-{submission.submission_id}",
@@ -133,6 +137,7 @@ def _decision(
         input_digests={"listing": listing}
         | {f"image.{place}": digest for place, digest in enumerate(submission.image_digests)},
         features=behaviour.feature_values(),
+        features_through=behaviour.through,
         versions=Versions(
             bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
         ),

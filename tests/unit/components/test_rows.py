@@ -1,3 +1,4 @@
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -5,11 +6,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.ingest.rows import data_version, newest_truth, open_rows, read_rows, write_rows
-from ledger.events import Event, from_appeal, from_ground_truth, from_report, from_submission
+from components.behaviour import known_behaviour, place_of
+from components.home import Home
+from components.ingest.rows import (
+    Floats,
+    data_version,
+    newest_truth,
+    open_rows,
+    read_rows,
+    write_rows,
+)
+from featurestore.history import ActivityRow, append_activity, behaviour_at
+from ledger.events import (
+    Event,
+    from_appeal,
+    from_decision,
+    from_ground_truth,
+    from_report,
+    from_submission,
+)
 from ledger.ledger import SqliteLedger
+from moderation.activity_rows import RowKind, SellerActivity
+from moderation.decision import Decision, FeatureValue, SignalStatus, Versions
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+from moderation.snapshot_rows import SnapshotRow
 
 DAY = timedelta(days=1)
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -44,6 +65,26 @@ def _truth(
     return from_ground_truth(truth, recorded_at=known)
 
 
+def _rows(ledger: SqliteLedger, policies: tuple[str, ...] = POLICIES) -> list[SnapshotRow]:
+    """Return rows for tests of truth: nothing is known of any seller."""
+
+    def unknown(uploads: Sequence[Submission]) -> Floats:
+        return np.full((len(uploads), len(FEATURE_NAMES)), np.nan, np.float32)
+
+    return list(read_rows(ledger, CUT_OFF, policies, unknown))
+
+
+@pytest.fixture
+def known_rows(ledger: SqliteLedger, tmp_path: Path) -> Callable[[], list[SnapshotRow]]:
+    """Return rows with behaviour out of a feature store."""
+
+    def read() -> list[SnapshotRow]:
+        behaviour_at = known_behaviour(Home(tmp_path), ledger)
+        return list(read_rows(ledger, CUT_OFF, POLICIES, behaviour_at))
+
+    return read
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> SqliteLedger:
     return SqliteLedger(tmp_path / "ledger.sqlite")
@@ -64,18 +105,20 @@ def test_rows_hold_truth_known_by_the_cut_off(ledger: SqliteLedger) -> None:
             _submission(3, CUT_OFF + DAY),
         ]
     )
-    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    rows = _rows(ledger)
     assert [row.submission.submission_id for row in rows] == ["u1", "u2"]
     assert [dict(row.truth) for row in rows] == [{"weapons": True}, {}]
 
 
 def test_rows_come_in_time_order_when_recorded_late(ledger: SqliteLedger) -> None:
     ledger.append([_submission(1, START + DAY), _submission(2, START)])
-    rows = read_rows(ledger, CUT_OFF, POLICIES)
+    rows = _rows(ledger)
     assert [row.submission.submission_id for row in rows] == ["u2", "u1"]
 
 
-def test_rows_see_only_what_was_known_at_submission(ledger: SqliteLedger) -> None:
+def test_rows_see_only_what_was_known_at_submission(
+    ledger: SqliteLedger, known_rows: Callable[[], list[SnapshotRow]]
+) -> None:
     events = [
         _submission(1, START),
         _submission(2, START + DAY),
@@ -84,12 +127,14 @@ def test_rows_see_only_what_was_known_at_submission(ledger: SqliteLedger) -> Non
     ]
     # The order of recording does not matter: a truth that arrived later never reaches an earlier row.
     ledger.append([events[2], events[0], events[3], events[1]])
-    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    rows = known_rows()
     counts = [_feature(row.behaviour_F, "violations_90d") for row in rows]
     assert counts == [0, 0, 1]
 
 
-def test_rows_fold_reports_and_appeals(ledger: SqliteLedger) -> None:
+def test_rows_fold_reports_and_appeals(
+    ledger: SqliteLedger, known_rows: Callable[[], list[SnapshotRow]]
+) -> None:
     report = Report(report_id="r1", submission_id="u1", reported_at=START + DAY)
     appeal = Appeal(
         appeal_id="a1",
@@ -106,7 +151,7 @@ def test_rows_fold_reports_and_appeals(ledger: SqliteLedger) -> None:
             _submission(2, START + 3 * DAY),
         ]
     )
-    behaviour = list(read_rows(ledger, CUT_OFF, POLICIES))[1].behaviour_F
+    behaviour = known_rows()[1].behaviour_F
     assert _feature(behaviour, "reports_30d") == 1
     assert _feature(behaviour, "appeals_won_90d") == 1
 
@@ -119,7 +164,7 @@ def test_rows_prefer_an_appeal_to_a_review(ledger: SqliteLedger) -> None:
             _truth(1, known=START + 2 * DAY, violates=True),
         ]
     )
-    row = next(read_rows(ledger, CUT_OFF, POLICIES))
+    row = _rows(ledger)[0]
     assert dict(row.truth) == {"weapons": False}
 
 
@@ -132,21 +177,23 @@ def test_rows_weigh_by_the_chance_of_any_review(ledger: SqliteLedger) -> None:
             _truth(1, known=START + 2 * DAY, source=TruthSource.REPORT, propensity=0.2),
         ]
     )
-    row = next(read_rows(ledger, CUT_OFF, POLICIES))
+    row = _rows(ledger)[0]
     assert row.propensity == pytest.approx(1 - 0.5 * 0.8)
 
 
 def test_rows_ignore_truth_of_unknown_policies(ledger: SqliteLedger) -> None:
     ledger.append([_submission(1, START), _truth(1, known=START + DAY, policy="dairy")])
-    assert dict(next(read_rows(ledger, CUT_OFF, POLICIES)).truth) == {}
+    assert dict(_rows(ledger)[0].truth) == {}
 
 
 def test_rows_have_no_behaviour_when_there_is_no_seller(ledger: SqliteLedger) -> None:
     ledger.append([_submission(1, START, seller=None)])
-    assert next(read_rows(ledger, CUT_OFF, POLICIES)).behaviour_F is None
+    assert _rows(ledger)[0].behaviour_F is None
 
 
-def test_rows_survive_the_file(ledger: SqliteLedger, tmp_path: Path) -> None:
+def test_rows_survive_the_file(
+    ledger: SqliteLedger, tmp_path: Path, known_rows: Callable[[], list[SnapshotRow]]
+) -> None:
     ledger.append(
         [
             _submission(1, START),
@@ -154,7 +201,7 @@ def test_rows_survive_the_file(ledger: SqliteLedger, tmp_path: Path) -> None:
             _truth(1, known=START + DAY, propensity=0.25),
         ]
     )
-    rows = list(read_rows(ledger, CUT_OFF, POLICIES))
+    rows = known_rows()
     assert write_rows(iter(rows), tmp_path / "rows") == 2
     again = list(open_rows(tmp_path / "rows"))
     assert [row.submission for row in again] == [row.submission for row in rows]
@@ -180,7 +227,7 @@ def test_rows_tell_confirmed_truth_and_suspicion(ledger: SqliteLedger, tmp_path:
             _truth(3, known=START + 2 * DAY, violates=False, source=TruthSource.APPEAL),
         ]
     )
-    write_rows(read_rows(ledger, CUT_OFF, ("weapons", "spam")), tmp_path / "rows")
+    write_rows(_rows(ledger), tmp_path / "rows")
     rows = list(open_rows(tmp_path / "rows"))
     assert [sorted(row.adjudicated) for row in rows] == [["weapons"], [], []]
     assert [row.is_suspected for row in rows] == [True, False, True]
@@ -201,3 +248,80 @@ def test_newest_truth_is_none_when_nothing_is_known(ledger: SqliteLedger) -> Non
     assert newest_truth(ledger) is None
     ledger.append([_truth(1, known=START + DAY)])
     assert newest_truth(ledger) == START + DAY
+
+
+def _decision(number: int, at: datetime, values: dict[str, float | None]) -> Event:
+    features = tuple(
+        FeatureValue(
+            name=name,
+            value=value,
+            status=SignalStatus.MISSING if value is None else SignalStatus.OK,
+            event_time=None,
+        )
+        for name, value in values.items()
+    )
+    decision = Decision(
+        decision_id=f"d{number}",
+        trace_id=f"{number:032x}",
+        submission_id=f"u{number}",
+        tier="allow",
+        reason_codes=(),
+        attempts=(),
+        arm="champion",
+        weight=1.0,
+        sticky_key="s1",
+        routing_revision=1,
+        input_digests={},
+        features=features,
+        versions=Versions(bundle=None, policy="1"),
+        submitted_at=at,
+        decided_at=at,
+    )
+    return from_decision(decision, recorded_at=at, seller_id="s1")
+
+
+def test_what_serving_used_stands_beside_what_is_known_now(
+    ledger: SqliteLedger, tmp_path: Path, known_rows: Callable[[], list[SnapshotRow]]
+) -> None:
+    used = {"submissions_1h": 0.0, "seller_age_days": 7.5, "reports_30d": None}
+    ledger.append(
+        [
+            _submission(1, START),
+            _submission(2, START + timedelta(minutes=1)),
+            _decision(2, START + timedelta(minutes=1), used),
+        ]
+    )
+    write_rows(iter(known_rows()), tmp_path / "rows")
+    first, second = open_rows(tmp_path / "rows")
+    assert first.served_F is None
+    assert _feature(second.served_F, "submissions_1h") == 0.0
+    assert _feature(second.behaviour_F, "submissions_1h") == 1.0
+    assert _feature(second.served_F, "seller_age_days") == 7.5
+    assert np.isnan(_feature(second.served_F, "reports_30d"))
+
+
+def test_a_decision_after_the_cut_off_is_not_seen(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START), _decision(1, CUT_OFF + DAY, {"submissions_1h": 3.0})])
+    assert _rows(ledger)[0].served_F is None
+
+
+def test_a_leak_planted_in_the_history_reaches_no_row(
+    ledger: SqliteLedger, tmp_path: Path, known_rows: Callable[[], list[SnapshotRow]]
+) -> None:
+    ledger.append([_submission(1, START), _submission(2, START + DAY)])
+    before = known_rows()[1].behaviour_F
+    place = place_of(Home(tmp_path))
+    guilty = SellerActivity(0, 0)
+    guilty.violations[int((START - datetime(1970, 1, 1, tzinfo=UTC)) / DAY)] = 9
+    planted = ActivityRow(
+        RowKind.SELLER, "s1", guilty.encode(), START + timedelta(hours=1), START + 2 * DAY
+    )
+    append_activity(place.folder, "planted", [planted])
+    after = known_rows()[1].behaviour_F
+    assert before is not None
+    assert after is not None
+    np.testing.assert_array_equal(after, before)
+    [_, leaked] = behaviour_at(
+        place.folder, [row.submission for row in known_rows()], is_known_only=False
+    )
+    assert _feature(leaked, "violations_90d") == 9

@@ -4,15 +4,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ledger.activity import LedgerBehaviour
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.clock import SystemClock
 from moderation.policy import load_policies
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
+from serving.gateway.behaviour import BudgetedBehaviour
 from serving.gateway.gate import UploadGate
 from serving.routing import Route, Router, RoutingTable, write_table
+from tests.folded_behaviour import FoldedBehaviour
 from tests.unit.serving.fakes import BUNDLE, TOKENS, FakePredictor
 
 
@@ -39,7 +40,7 @@ async def gate(
     gate = UploadGate(
         ledger=ledger,
         store=ContentStore(tmp_path / "content"),
-        behaviour=LedgerBehaviour(ledger),
+        behaviour=BudgetedBehaviour(FoldedBehaviour(ledger), budget_s=5.0),
         router=Router(routing, clock),
         policies=load_policies(Path("policies/marketplace.yaml")),
         clock=clock,

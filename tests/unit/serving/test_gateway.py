@@ -241,7 +241,10 @@ async def test_metrics_and_docs_are_served(client: httpx.AsyncClient) -> None:
     assert 'tidegate_decisions_total{arm="champion",status="ok",tier="allow"}' in metrics
     assert (await client.get("/healthz")).json() == {"status": "alive"}
     ready = await client.get("/readyz")
-    assert ready.json() == {"ready": True, "checks": {"ledger": "ok", "predictor": "ok"}}
+    assert ready.json() == {
+        "ready": True,
+        "checks": {"ledger": "ok", "predictor": "ok", "features": "ok"},
+    }
     page = (await client.get("/docs")).text
     assert "POST /v1/decisions" in page
     assert "http://" not in page

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+from components.behaviour import known_behaviour
 from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import read_rows
@@ -22,7 +23,9 @@ _SMALL = Size(violators=12, lookalike=8, ordinary=10, unsure=6, newcomers=9)
 def _rows(folder: Path, seed: int = 3) -> list[SnapshotRow]:
     home = Home(folder)
     DoctorWorld(_IDS, seed, _SMALL).fill(home)
-    return list(read_rows(SqliteLedger(home.ledger), END + timedelta(days=3), _IDS))
+    ledger = SqliteLedger(home.ledger)
+    known = known_behaviour(home, ledger)
+    return list(read_rows(ledger, END + timedelta(days=3), _IDS, known))
 
 
 def test_the_same_seed_gives_the_same_world(tmp_path: Path) -> None:
