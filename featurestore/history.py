@@ -87,7 +87,11 @@ def append_activity(folder: Path, name: str, rows: Iterable[ActivityRow]) -> Non
 
 
 def behaviour_at(
-    folder: Path, submissions: Sequence[Submission], *, is_known_only: bool = True
+    folder: Path,
+    submissions: Sequence[Submission],
+    *,
+    known_by: Sequence[datetime | None] | None = None,
+    is_known_only: bool = True,
 ) -> Floats:
     """Return the behaviour behind uploads as it was known just before each: behaviour_NF, NaN where unknown.
 
@@ -97,6 +101,7 @@ def behaviour_at(
     Args:
         folder: of the feature store.
         submissions: N uploads, in any order; they need not be in the history.
+        known_by: for each upload, leave out what became known later than this, too.
         is_known_only: leave out what became known after an upload, whatever event time it carries. Only the test of
             leaks turns it off.
 
@@ -110,7 +115,7 @@ def behaviour_at(
     asked = pa.table(
         {
             "row": np.arange(len(submissions), dtype=np.int64),
-            "instant": pa.array([one.submitted_at - _JUST_BEFORE for one in submissions], _INSTANT),
+            "instant": pa.array(_instants(submissions, known_by), _INSTANT),
             **{
                 kind.join_key: pa.array([one[kind] for one in keys], pa.string())
                 for kind in RowKind
@@ -131,6 +136,15 @@ def behaviour_at(
             f"{len(submissions)} uploads were asked about, {is_there.sum()} came back"
         )
     return found
+
+
+def _instants(
+    submissions: Sequence[Submission], known_by: Sequence[datetime | None] | None
+) -> list[datetime]:
+    instants = [one.submitted_at - _JUST_BEFORE for one in submissions]
+    if known_by is None:
+        return instants
+    return [min(at, by) if by else at for at, by in zip(instants, known_by, strict=True)]
 
 
 def _join_sql(folder: Path, *, is_known_only: bool) -> str:

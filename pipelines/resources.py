@@ -22,6 +22,7 @@ class Resources:
 # step takes on 100,000 listings: they end a hung pod, they do not police a slow day.
 RESOURCES: Final = {
     "ingest": Resources("1", "2Gi", 3_600, num_retries=3),
+    "skew": Resources("1", "2Gi", 1_800, num_retries=3),
     "validate": Resources("1", "2Gi", 1_800),
     "snapshot": Resources("2", "6Gi", 3_600),
     "embed": Resources("8", "8Gi", 14_400, num_retries=2, on_gpu=True),

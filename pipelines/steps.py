@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 STEP_NAMES: Final = (
     "ingest",
+    "skew",
     "validate",
     "snapshot",
     "embed",

@@ -13,6 +13,7 @@ from components.judge.component import judge
 from components.prove.component import prove
 from components.register.component import register
 from components.resolve.component import resolve
+from components.skew.component import skew
 from components.snapshot.component import snapshot
 from components.train.component import train
 from components.tune.component import tune
@@ -58,6 +59,7 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     here = {"home": home, "version": version}
 
     rows = ingest(logical_date=logical_date, policies=policies, **here)
+    compared = skew(logical_date=logical_date, **here).after(rows)
     valid = validate(rows=rows.outputs["rows"], policies=policies, **here)
     frozen = snapshot(
         rows=rows.outputs["rows"],
@@ -136,11 +138,11 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
         git_commit=git_commit,
         version=version,
     )
-    fitted = (rows, valid, frozen, embedded, tuned, trained, calibrated, bundled)
+    fitted = (rows, compared, valid, frozen, embedded, tuned, trained, calibrated, bundled)
     steps = (*fitted, evaluated, opponent, proved, judged, kept)
     # Since the last run the champion may be another one, and more is decided and known of the same listings: `version`
     # says nothing of that. Embeddings are kept beside the steps, so a proof of known rows costs no tower.
-    for task in (opponent, proved, judged, kept):
+    for task in (compared, opponent, proved, judged, kept):
         task.set_caching_options(False)
     for task, step in zip(steps, STEP_NAMES, strict=True):
         on_cluster(task, step, num_gpus)

@@ -341,6 +341,22 @@ def show_features(
     show(seller, device, address)
 
 
+@features_app.command("skew")
+def skew_features(
+    date: Annotated[
+        str | None,
+        typer.Option(help="The day after the one that is looked at; without one, today is."),
+    ] = None,
+) -> None:
+    """Compare what decisions used with what was known, feature by feature.
+
+    Example: [cyan]tidegate features skew --date 2026-11-20[/]
+    """
+    from tidegate.features import skew
+
+    skew(date)
+
+
 @features_app.command("refused")
 def refused_events() -> None:
     """Show the events that were not counted, and why.

@@ -4,8 +4,10 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 
+from rich.markdown import Markdown
 from rich.table import Table
 
 from components.home import Home
@@ -105,6 +107,20 @@ def show(seller: str, device: str | None, address: str | None) -> None:
     console.print(table)
     say(f"newest   {read.newest.isoformat() if read.newest else 'nothing of this seller is known'}")
     say(f"lag      {read.lag_s:.1f} s behind the stream")
+
+
+def skew(day: str | None) -> None:
+    """Compare what the decisions of one day used with what the history says was known; without a day, of today.
+
+    Raises:
+        FeatureStoreUnavailable: if the feature store cannot be brought up to date now.
+        PermanentError: if the day is no date.
+    """
+    from components.skew import step
+
+    logical_date = day or f"{SystemClock().now() + timedelta(days=1):%Y-%m-%d}"
+    done = step.run(str(settings().home), logical_date)
+    console.print(Markdown(done.markdown))
 
 
 def refused() -> None:

@@ -59,7 +59,7 @@ def test_training_steps_are_limited_retried_and_cached(documents: list[dict[str,
     for name, task in spec["root"]["dag"]["tasks"].items():
         # What a bundle is made of depends on its inputs alone; what it is judged by goes on.
         is_cached = task["cachingOptions"].get("enableCache", False)
-        assert is_cached is (name not in {"resolve", "prove", "judge", "register"})
+        assert is_cached is (name not in {"skew", "resolve", "prove", "judge", "register"})
         assert task["retryPolicy"]["maxRetryCount"] == RESOURCES[name].num_retries
     for executor in spec["deploymentSpec"]["executors"].values():
         limits = executor["container"]["resources"]

@@ -1,0 +1,73 @@
+"""Decisions of one day -> what they used, compared with what the history says was known."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from components.behaviour import known_behaviour, place_of
+from components.home import Home
+from components.policies import cut_off_of
+from featurestore.history import behaviour_at
+from featurestore.skew import FeatureSkew, Used, as_markdown, as_record, compare
+from ledger.events import EventKind
+from ledger.ledger import Ledger, SqliteLedger
+
+_DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What came of one day."""
+
+    rows: list[FeatureSkew]
+    num_decisions: int
+    markdown: str
+
+    @property
+    def counts(self) -> dict[str, float]:
+        """Numbers for the pipeline's page."""
+        named = {f"{one.feature}_differing": float(one.differing) for one in self.rows}
+        return {
+            "decisions": float(self.num_decisions),
+            "differing": float(sum(one.differing for one in self.rows)),
+            "lagging": float(sum(one.lagging for one in self.rows)),
+            "unread": float(sum(one.unread for one in self.rows)),
+        } | named
+
+
+def run(home: str, logical_date: str, *, report: str | None = None) -> Compared:
+    """Compare the decisions of the day before the start of the logical date, feature by feature.
+
+    Args:
+        home: folder.
+        logical_date: the day after the one that is looked at.
+        report: file of the record as JSON.
+
+    Raises:
+        FeatureStoreUnavailable: if the feature store cannot be brought up to date now.
+        LedgerUnavailable: if the ledger cannot be read.
+    """
+    place, end = Home(Path(home)), cut_off_of(logical_date)
+    ledger = SqliteLedger(place.ledger)
+    used = list(_used(ledger, end - _DAY, end))
+    submissions = [one.submission for one in used]
+    known_NF = known_behaviour(place, ledger)(submissions)
+    lagging_NF = behaviour_at(
+        place_of(place).folder, submissions, known_by=[one.through for one in used]
+    )
+    rows = compare(used, known_NF, lagging_NF)
+    if report:
+        Path(report).write_text(json.dumps(as_record(rows, len(used)), indent=1), encoding="utf-8")
+    return Compared(rows, len(used), as_markdown(rows, len(used), logical_date))
+
+
+def _used(ledger: Ledger, begin: datetime, end: datetime) -> Iterator[Used]:
+    for stored in ledger.read((EventKind.DECISION,), until=end):
+        if stored.event.occurred_at <= begin:
+            continue
+        submission = ledger.get_submission(stored.event.submission_id)
+        if submission is not None:
+            yield Used.of(submission, stored.event.payload)

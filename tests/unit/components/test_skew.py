@@ -1,0 +1,170 @@
+"""The skew check on real decisions: nothing where serving is right, and each fault by its name where it is not."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.behaviour import place_of
+from components.home import Home
+from components.skew import step
+from featurestore.online import OnlineReader, open_rows
+from featurestore.skew import FeatureSkew, Used, compare
+from featurestore.writer import catch_up
+from ledger.events import Event, from_decision, from_submission
+from ledger.ledger import SqliteLedger
+from moderation.clock import SimulatedClock
+from moderation.decision import Decision, Versions
+from moderation.features import FEATURE_NAMES
+from moderation.listing import Submission
+from serving.gateway.behaviour import Behaviour
+from tests.feature_events import START, upload
+
+MINUTE = timedelta(minutes=1)
+TOMORROW = f"{START + timedelta(days=1):%Y-%m-%d}"
+
+
+class Shop:
+    """A marketplace whose gateway reads the online store, upload by upload."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(folder)
+        self.ledger = SqliteLedger(self.home.ledger)
+        self.clock = SimulatedClock(START)
+        self.stream()
+        self._reader = OnlineReader(open_rows(place_of(self.home), budget_s=1.0))
+
+    def stream(self) -> None:
+        """Bring the store up to date."""
+        catch_up(place_of(self.home), self.ledger, self.clock)
+
+    def decide(
+        self, name: str, change: Callable[[dict[str, Any]], None] = lambda features: None
+    ) -> str:
+        """Decide about an upload as a gateway does; return the trace id."""
+        self.clock.move_to(self.clock.now() + MINUTE)
+        submission = upload(name, self.clock.now())
+        behaviour = Behaviour.of(self._reader.read(submission))
+        self.ledger.append([from_submission(submission, recorded_at=self.clock.now())])
+        event = _decision(submission, behaviour)
+        used = {one["name"]: one for one in event.payload["features"]}
+        change(used)
+        self.ledger.append([event])
+        return str(event.payload["trace_id"])
+
+    def skew(self) -> dict[str, FeatureSkew]:
+        """Return the report of the day by feature."""
+        return {one.feature: one for one in step.run(str(self.home.folder), TOMORROW).rows}
+
+
+def _decision(submission: Submission, behaviour: Behaviour) -> Event:
+    number = int(submission.submission_id.removeprefix("u"))
+    decision = Decision(
+        decision_id=f"d{number}",
+        trace_id=f"{number:032x}",
+        submission_id=submission.submission_id,
+        tier="allow",
+        reason_codes=(),
+        attempts=(),
+        arm="champion",
+        weight=1.0,
+        sticky_key="s1",
+        routing_revision=1,
+        input_digests={},
+        features=behaviour.feature_values(),
+        features_through=behaviour.through,
+        versions=Versions(bundle=None, policy="1"),
+        degraded=behaviour.degraded,
+        submitted_at=submission.submitted_at,
+        decided_at=submission.submitted_at,
+    )
+    return from_decision(decision, recorded_at=submission.submitted_at, seller_id="s1")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def test_nothing_differs_where_the_stream_keeps_up(shop: Shop) -> None:
+    for number in range(4):
+        shop.decide(f"u{number}")
+        shop.stream()
+    rows = shop.skew()
+    assert list(rows) == list(FEATURE_NAMES)
+    assert {one.equal for one in rows.values()} == {4}
+    assert not any(one.differing or one.lagging or one.unread for one in rows.values())
+
+
+def test_a_stream_that_lags_is_told_from_skew(shop: Shop) -> None:
+    shop.decide("u0")
+    shop.stream()
+    shop.decide("u1")
+    shop.decide("u2")  # the stream has not seen u1
+    row = shop.skew()["submissions_1h"]
+    assert (row.equal, row.lagging, row.differing) == (2, 1, 0)
+
+
+def test_a_value_that_was_never_true_is_found_with_its_trace(shop: Shop) -> None:
+    shop.decide("u0")
+    shop.stream()
+
+    def wrong(features: dict[str, Any]) -> None:
+        features["submissions_1h"]["value"] = 7.0
+        features["reports_30d"] |= {"value": None, "status": "missing"}
+        features["price_log_ratio"] |= {"value": 0.5, "status": "ok"}
+
+    trace = shop.decide("u1", wrong)
+    rows = shop.skew()
+    one = rows["submissions_1h"]
+    assert (one.skewed, one.largest, one.examples) == (1, 6.0, (trace,))
+    assert rows["reports_30d"].missing_in_serving == 1
+    assert rows["price_log_ratio"].missing_in_history == 1
+    assert rows["submissions_24h"].differing == 0
+
+
+def test_what_could_not_be_read_is_no_skew(shop: Shop) -> None:
+    def failed(features: dict[str, Any]) -> None:
+        for one in features.values():
+            one |= {"value": None, "status": "error"}
+
+    shop.decide("u0", failed)
+    assert {one.unread for one in shop.skew().values()} == {1}
+
+
+def test_only_the_decisions_of_the_day_are_compared(shop: Shop, tmp_path: Path) -> None:
+    shop.decide("u0")
+    after = f"{START + timedelta(days=2):%Y-%m-%d}"
+    done = step.run(str(shop.home.folder), after, report=str(tmp_path / "record.json"))
+    assert done.num_decisions == 0
+    assert "Nothing was decided" in done.markdown
+    assert json.loads((tmp_path / "record.json").read_text())["decisions"] == 0
+
+
+def test_the_page_says_what_differs_first(shop: Shop) -> None:
+    def wrong(features: dict[str, Any]) -> None:
+        features["submissions_24h"]["value"] = 7.0
+
+    trace = shop.decide("u0", wrong)
+    page = step.run(str(shop.home.folder), TOMORROW).markdown
+    assert "**1 values differ**" in page
+    first = page.splitlines()[6]
+    assert first.startswith("| submissions_24h |")
+    assert trace in first
+
+
+def test_every_decision_is_counted_once() -> None:
+    rng = np.random.default_rng(3)
+    values = np.array([np.nan, 0.0, 1.0], np.float32)
+    used_NF, known_NF, lagging_NF = rng.choice(values, (3, 400, len(FEATURE_NAMES)))
+    faulty_NF = rng.random(used_NF.shape) < 0.1
+    used = [
+        Used(f"t{n}", upload(f"u{n}", START), used_NF[n], faulty_NF[n], None) for n in range(400)
+    ]
+    for one in compare(used, known_NF, lagging_NF):
+        assert one.equal + one.lagging + one.unread + one.differing == 400
+        assert one.largest == 1.0
