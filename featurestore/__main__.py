@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=EVERY_S, help="seconds between two steps")
     arguments = parser.parse_args()
     telemetry.configure("features")
+    logging.getLogger("feast").setLevel(logging.WARNING)  # it tells of every row that it writes
     # Feast loads torch wherever it is installed: hundreds of megabytes that no stream has a use for.
     sys.modules["torch"] = None  # type: ignore[assignment]
     stop = threading.Event()

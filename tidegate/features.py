@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
 
-from rich.markdown import Markdown
 from rich.table import Table
 
 from components.home import Home
@@ -120,7 +119,20 @@ def skew(day: str | None) -> None:
 
     logical_date = day or f"{SystemClock().now() + timedelta(days=1):%Y-%m-%d}"
     done = step.run(str(settings().home), logical_date)
-    console.print(Markdown(done.markdown))
+    say(f"decisions of the day before {logical_date}: {done.num_decisions}")
+    table = Table()
+    table.add_column("feature", no_wrap=True)
+    for title in ("equal", "lag", "unread", "other", "lost", "extra", "largest gap"):
+        table.add_column(title, justify="right")
+    for one in sorted(done.rows, key=lambda row: -row.differing):
+        counts = (one.equal, one.lagging, one.unread, one.skewed, one.missing_in_serving)
+        cells = [f"{count}" for count in (*counts, one.missing_in_history)]
+        table.add_row(one.feature, *cells, f"{one.largest:g}")
+    console.print(table)
+    say("lag      what the stream had come to; unread: stale or unreadable, the decision says so")
+    say("other, lost, extra: another value than was known, none, one where nothing was known")
+    for trace in dict.fromkeys(trace for one in done.rows for trace in one.examples):
+        say(f"differs  {trace}: tidegate replay shows it", style="yellow")
 
 
 def refused() -> None:

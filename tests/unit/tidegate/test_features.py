@@ -78,3 +78,15 @@ def test_a_store_has_one_writer(home: Path) -> None:
 @pytest.mark.parametrize("command", [["stream", "--once"], ["show", "s1"], ["replay"]])
 def test_without_a_store_each_command_says_what_to_do(home: Path, command: list[str]) -> None:
     assert "tidegate features apply" in _run(*command)
+
+
+def test_skew_is_printed_feature_by_feature(home: Path) -> None:
+    _upload(home, "u1", timedelta(minutes=5))
+    said = _run("skew")
+    assert "decisions of the day before" in said
+    assert "price_log_ratio" in said
+    assert "differs" not in said
+
+
+def test_skew_of_a_day_that_is_none_says_so(home: Path) -> None:
+    assert "2026-13-01" in _run("skew", "--date", "2026-13-01")
