@@ -122,7 +122,7 @@ def skew(day: str | None) -> None:
     say(f"decisions of the day before {logical_date}: {done.num_decisions}")
     table = Table()
     table.add_column("feature", no_wrap=True)
-    for title in ("equal", "lag", "unread", "other", "lost", "extra", "largest gap"):
+    for title in ("equal", "lag", "unread", "other", "lost", "extra", "gap"):
         table.add_column(title, justify="right")
     for one in sorted(done.rows, key=lambda row: -row.differing):
         counts = (one.equal, one.lagging, one.unread, one.skewed, one.missing_in_serving)
@@ -130,7 +130,9 @@ def skew(day: str | None) -> None:
         table.add_row(one.feature, *cells, f"{one.largest:g}")
     console.print(table)
     say("lag      what the stream had come to; unread: stale or unreadable, the decision says so")
-    say("other, lost, extra: another value than was known, none, one where nothing was known")
+    say(
+        "other, lost, extra: another value than was known (gap: by how much at most), none, one where none was"
+    )
     for trace in dict.fromkeys(trace for one in done.rows for trace in one.examples):
         say(f"differs  {trace}: tidegate replay shows it", style="yellow")
 
