@@ -9,6 +9,7 @@ from ledger.events import (
     to_appeal,
     to_ground_truth,
     to_report,
+    to_reversal,
     to_submission,
 )
 from moderation.activity import ActivityState, Record
@@ -18,6 +19,7 @@ _PARSERS: Final[dict[EventKind, Callable[[Event], Record]]] = {
     EventKind.GROUND_TRUTH: to_ground_truth,
     EventKind.REPORT: to_report,
     EventKind.APPEAL: to_appeal,
+    EventKind.REVERSAL: to_reversal,
 }
 FOLDED: Final = tuple(_PARSERS)
 """Kinds that say something about a seller's behaviour."""

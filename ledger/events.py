@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from moderation.decision import Decision
 from moderation.errors import PermanentError
-from moderation.listing import Appeal, GroundTruth, Identifier, Report, Submission
+from moderation.listing import Appeal, GroundTruth, Identifier, Report, Reversal, Submission
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -197,6 +197,21 @@ def from_appeal(appeal: Appeal, *, recorded_at: datetime, seller_id: str | None 
     )
 
 
+def from_reversal(
+    reversal: Reversal, *, recorded_at: datetime, seller_id: str | None = None
+) -> Event:
+    """Return the event of an undone enforcement; it counts from when it became known."""
+    return Event(
+        f"reversal:{reversal.reversal_id}",
+        EventKind.REVERSAL,
+        reversal.submission_id,
+        seller_id,
+        reversal.known_at,
+        recorded_at,
+        reversal.model_dump(mode="json"),
+    )
+
+
 def from_review_task(
     task: ReviewTask, *, recorded_at: datetime, seller_id: str | None = None
 ) -> Event:
@@ -229,4 +244,5 @@ to_decision = _parser(Decision, EventKind.DECISION)
 to_ground_truth = _parser(GroundTruth, EventKind.GROUND_TRUTH)
 to_report = _parser(Report, EventKind.REPORT)
 to_appeal = _parser(Appeal, EventKind.APPEAL)
+to_reversal = _parser(Reversal, EventKind.REVERSAL)
 to_review_task = _parser(ReviewTask, EventKind.REVIEW_TASK)

@@ -30,7 +30,7 @@ from moderation.activity_rows import (
     to_us,
 )
 from moderation.behaviour import Keys, Rows, behaviour, is_undated, price_key
-from moderation.listing import Appeal, GroundTruth, Report, Submission, TruthSource
+from moderation.listing import Appeal, GroundTruth, Report, Reversal, Submission, TruthSource
 
 # Prices kept per category and currency for the running median: enough for a stable one, few enough to follow a season.
 _MAX_PRICES: Final = 301
@@ -39,7 +39,7 @@ _MONTH_HOURS: Final = 30 * 24
 _QUARTER_DAYS: Final = 90
 
 
-Record = Submission | GroundTruth | Report | Appeal
+Record = Submission | GroundTruth | Report | Appeal | Reversal
 """What says something about a seller."""
 
 
@@ -53,13 +53,44 @@ class _Verdict:
     is_cleared: bool
 
 
+@dataclass(order=True, frozen=True)
+class _Undone:
+    """A reversal: the latest holds."""
+
+    reversed_us: int
+    known_us: int
+
+
 @dataclass
 class _Judged:
     """The verdicts on one submission, and the bucket of the seller in which they count."""
 
-    held: dict[str, _Verdict] = field(default_factory=dict)
+    verdicts: defaultdict[str, set[_Verdict]] = field(default_factory=lambda: defaultdict(set))
+    """By policy; all are kept, as a reversal that comes late may leave any of them standing."""
+
+    undone: dict[str | None, _Undone] = field(default_factory=dict)
+    """By policy, None where it is every policy."""
+
     counted: tuple[bool, int] | None = None
     """Whether it violates, and the day."""
+
+    def undo(self, policy: str | None, undone: _Undone) -> None:
+        self.undone[policy] = max(undone, self.undone.get(policy, undone))
+
+    def outcome(self) -> tuple[bool, int]:
+        """Return whether it violates any policy, and the day from which that holds."""
+        held = [self._held(policy) for policy in {*self.verdicts, *self.undone}]
+        violates = not all(verdict.is_cleared for verdict in held)
+        return violates, max(verdict.known_us for verdict in held) // DAY_US
+
+    def _held(self, policy: str | None) -> _Verdict:
+        verdicts = self.verdicts.get(policy, set()) if policy is not None else set()
+        reversals = [self.undone[key] for key in (policy, None) if key in self.undone]
+        if not reversals:
+            return max(verdicts)
+        last = max(reversals)
+        later = {one for one in verdicts if one.reviewed_us > last.reversed_us}
+        return max(later) if later else _Verdict(True, last.known_us, last.reversed_us, True)
 
 
 class _Prices:
@@ -152,6 +183,8 @@ class ActivityState:
                 self.observe_report(record)
             case Appeal():
                 self.observe_appeal(record)
+            case Reversal():
+                self.observe_reversal(record)
 
     def observe_submission(self, submission: Submission) -> None:
         """Count an upload, once; call after `features`. Undated ones have no order, and are not counted."""
@@ -184,9 +217,9 @@ class ActivityState:
     def observe_truth(self, truth: GroundTruth) -> None:
         """Count what was established, at the time it became known; truths of one submission count once.
 
-        Under one policy a finished appeal holds against any review, and otherwise the newest truth holds. A
-        submission that violates any policy is a violation. Imported truth is not counted: nothing says when a
-        marketplace would have known it.
+        Under one policy a finished appeal holds against any review, and otherwise the newest truth holds; a reversal
+        holds against all that was established until then. A submission that violates any policy is a violation.
+        Imported truth is not counted: nothing says when a marketplace would have known it.
         """
         if truth.source is TruthSource.IMPORT:
             return
@@ -202,15 +235,22 @@ class ActivityState:
             to_us(truth.reviewed_at),
             not truth.violates,
         )
-        judged.held[truth.policy] = max(found, judged.held.get(truth.policy, found))
-        violates = not all(verdict.is_cleared for verdict in judged.held.values())
-        counts = violates, max(verdict.known_us for verdict in judged.held.values()) // DAY_US
-        if counts == judged.counted:
+        judged.verdicts[truth.policy].add(found)
+        _count_outcome(seller, judged)
+
+    def observe_reversal(self, reversal: Reversal) -> None:
+        """Count an undone enforcement from when it became known: until it is judged again, nothing was violated.
+
+        It clears a submission that nobody had judged too: somebody looked and found nothing.
+        """
+        seller = self._of_submission(
+            reversal.submission_id, reversal.known_at, lambda: self.observe_reversal(reversal)
+        )
+        if seller is None:
             return
-        if judged.counted:
-            _count_verdict(seller, *judged.counted, by=-1)
-        judged.counted = counts
-        _count_verdict(seller, *counts, by=1)
+        judged = self._judged[reversal.submission_id]
+        judged.undo(reversal.policy, _Undone(to_us(reversal.reversed_at), to_us(reversal.known_at)))
+        _count_outcome(seller, judged)
 
     def observe_report(self, report: Report) -> None:
         """Count a user's report at its time, once."""
@@ -259,6 +299,17 @@ def _count(counts: Counts, bucket: int, begin: int, by: int = 1) -> None:
     """Count in a bucket that a window can still hold."""
     if bucket >= begin:
         add(counts, bucket, by)
+
+
+def _count_outcome(seller: SellerActivity, judged: _Judged) -> None:
+    """Count one submission in the bucket where it belongs now, and no more where it was."""
+    outcome = judged.outcome()
+    if outcome == judged.counted:
+        return
+    if judged.counted:
+        _count_verdict(seller, *judged.counted, by=-1)
+    judged.counted = outcome
+    _count_verdict(seller, *outcome, by=1)
 
 
 def _count_verdict(seller: SellerActivity, violates: bool, day: int, *, by: int) -> None:

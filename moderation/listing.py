@@ -1,4 +1,4 @@
-"""Listing, Submission and GroundTruth: their shape and hard limits, checked once where they enter."""
+"""Listing, Submission, GroundTruth, Reversal: their shape and hard limits, checked once where they enter."""
 
 import math
 from datetime import datetime
@@ -150,6 +150,39 @@ class Appeal(_Record):
     opened_at: AwareDatetime
     resolved_at: AwareDatetime | None = None
     overturned: bool | None = None
+
+
+class ReversalReason(StrEnum):
+    """Why an enforcement was undone."""
+
+    APPEAL = "appeal"
+    POLICY_ERROR = "policy_error"
+    FALSE_POSITIVE = "false_positive"
+
+
+class Reversal(_Record):
+    """An enforcement on one submission was undone whole: as if it had never been.
+
+    It says that the submission did not violate, as surely as a finished appeal. It outranks every truth that was
+    established until then, an adjudicated one too; what is established later holds again.
+    """
+
+    reversal_id: Identifier
+    submission_id: Identifier
+    policy: Identifier | None = None
+    """None: under every policy."""
+
+    reason: ReversalReason
+    reversed_at: AwareDatetime
+    known_at: AwareDatetime
+    """When it could first be used; later than `reversed_at` where it travels."""
+
+    reversed_by: Word | None = None
+    """Role of who undid it."""
+
+    def outranks(self, truth: GroundTruth) -> bool:
+        """Return whether `truth`, about the same submission and policy, holds no more."""
+        return truth.reviewed_at <= self.reversed_at
 
 
 def check_listing(fields: dict[str, Any]) -> Listing:

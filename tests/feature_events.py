@@ -1,4 +1,4 @@
-"""Events of a few busy sellers, drawn: uploads, truths that change, reports and appeals, some late, some twice."""
+"""Events of a few busy sellers, drawn: uploads, truths that change, reversals, reports, appeals; some late."""
 
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -9,9 +9,19 @@ from ledger.events import (
     from_appeal,
     from_ground_truth,
     from_report,
+    from_reversal,
     from_submission,
 )
-from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+from moderation.listing import (
+    Appeal,
+    GroundTruth,
+    Listing,
+    Report,
+    Reversal,
+    ReversalReason,
+    Submission,
+    TruthSource,
+)
 
 START: Final = datetime(2026, 3, 1, tzinfo=UTC)
 _SELLERS: Final = ("s1", "s2", "s3", "s4")
@@ -51,15 +61,7 @@ def drawn_events(rng: Random, num: int, *, days: float = 120) -> list[Event]:
         of = submission.submission_id
         match rng.randrange(4):
             case 0 | 1:
-                truth = GroundTruth(
-                    submission_id=of,
-                    policy=rng.choice(("p", "q")),
-                    violates=rng.random() < 0.5,
-                    source=rng.choice((TruthSource.REVIEW, TruthSource.APPEAL)),
-                    reviewed_at=later,
-                    known_at=later,
-                )
-                events.append(from_ground_truth(truth, recorded_at=later, seller_id=seller))
+                events += _judged(rng, of, later, seller)
             case 2:
                 report = Report(report_id=f"r{number}", submission_id=of, reported_at=later)
                 events.append(from_report(report, recorded_at=later, seller_id=seller))
@@ -73,3 +75,33 @@ def drawn_events(rng: Random, num: int, *, days: float = 120) -> list[Event]:
                 )
                 events.append(from_appeal(appeal, recorded_at=later, seller_id=seller))
     return sorted(events, key=lambda event: (event.occurred_at, event.event_id))
+
+
+def _judged(rng: Random, of: str, at: datetime, seller: str | None) -> list[Event]:
+    """Return one to three truths about an upload, and often a reversal among them that may travel long."""
+    events = []
+    for number in range(rng.choice((1, 1, 2, 3))):
+        reviewed = at + timedelta(days=rng.uniform(0, 30) * (number > 0))
+        known = reviewed + timedelta(days=rng.choice((0, 0, rng.uniform(0, 5))))
+        truth = GroundTruth(
+            submission_id=of,
+            policy=rng.choice(("p", "q")),
+            violates=rng.random() < 0.6,
+            source=rng.choice((TruthSource.REVIEW, TruthSource.APPEAL)),
+            reviewed_at=reviewed,
+            known_at=known,
+        )
+        events.append(from_ground_truth(truth, recorded_at=known, seller_id=seller))
+    for number in range(rng.choice((0, 0, 1, 2))):
+        reversed_at = at + timedelta(days=rng.uniform(-2, 40))
+        known = reversed_at + timedelta(days=rng.choice((0, rng.uniform(0, 5))))
+        reversal = Reversal(
+            reversal_id=f"v{of}-{number}",
+            submission_id=of,
+            policy=rng.choice((None, "p", "q")),
+            reason=rng.choice(tuple(ReversalReason)),
+            reversed_at=reversed_at,
+            known_at=known,
+        )
+        events.append(from_reversal(reversal, recorded_at=known, seller_id=seller))
+    return events

@@ -23,11 +23,12 @@ from ledger.activity import FOLDED
 from ledger.events import (
     EventKind,
     to_ground_truth,
+    to_reversal,
     to_submission,
 )
 from ledger.ledger import Ledger
 from moderation.features import FEATURE_NAMES
-from moderation.listing import GroundTruth, Submission, TruthSource, is_mature
+from moderation.listing import GroundTruth, Reversal, Submission, TruthSource, is_mature
 from moderation.snapshot import SnapshotRow
 
 Floats = npt.NDArray[np.float32]
@@ -51,33 +52,58 @@ _SCHEMA: Final = pa.schema(
 _AT_RANDOM: Final = (TruthSource.AUDIT, TruthSource.IMPORT)
 """Who looks without anything having pointed at the submission."""
 
+ESTABLISHING: Final = (EventKind.GROUND_TRUTH, EventKind.REVERSAL)
+"""Kinds of event after which more is known of a submission."""
+
 
 @dataclass
 class _Established:
-    """What was found out about one submission by the cut-off."""
+    """What was found out about one submission by the cut-off.
+
+    A reversal counts as no review. A review came before it, and gives the chance that the truth was looked for. Where
+    none did, only what was enforced wrongly is ever reversed: no chance is known, and the submission stands for itself
+    alone, with weight 1.
+    """
+
+    reversals: dict[str, Reversal] = field(default_factory=dict)
+    """The latest by policy."""
 
     by_policy: dict[str, GroundTruth] = field(default_factory=dict)
     reviews: dict[tuple[str, datetime], float] = field(default_factory=dict)
 
+    def undo(self, reversal: Reversal, policies: Iterable[str]) -> None:
+        """Take note of a reversal, before any truth."""
+        for policy in policies:
+            known = self.reversals.setdefault(policy, reversal)
+            if known.reversed_at < reversal.reversed_at:
+                self.reversals[policy] = reversal
+
     def add(self, truth: GroundTruth) -> None:
-        known = self.by_policy.get(truth.policy)
+        self.reviews[truth.source, truth.reviewed_at] = truth.propensity
+        reversal, known = self.reversals.get(truth.policy), self.by_policy.get(truth.policy)
+        if reversal is not None and reversal.outranks(truth):
+            return
         if known is None or _strength(truth) >= _strength(known):
             self.by_policy[truth.policy] = truth
-        self.reviews[truth.source, truth.reviewed_at] = truth.propensity
 
     @property
     def violates(self) -> dict[str, bool]:
-        return {policy: truth.violates for policy, truth in sorted(self.by_policy.items())}
+        found = dict.fromkeys(self.reversals, False)
+        found |= {policy: truth.violates for policy, truth in self.by_policy.items()}
+        return dict(sorted(found.items()))
 
     @property
     def adjudicated(self) -> frozenset[str]:
-        """Policies whose truth, the strongest that there is, was confirmed."""
-        return frozenset(p for p, truth in self.by_policy.items() if truth.adjudicated)
+        """Policies whose truth, the strongest that there is, was confirmed; a reversal is."""
+        reversed_only = self.reversals.keys() - self.by_policy.keys()
+        return frozenset(
+            reversed_only | {p for p, truth in self.by_policy.items() if truth.adjudicated}
+        )
 
     @property
     def is_suspected(self) -> bool:
-        """Whether a flag, a report or an appeal led to a review."""
-        return any(source not in _AT_RANDOM for source, _ in self.reviews)
+        """Whether a flag, a report or an appeal led to a review, or something had been enforced."""
+        return bool(self.reversals) or any(source not in _AT_RANDOM for source, _ in self.reviews)
 
     @property
     def propensity(self) -> float:
@@ -141,8 +167,8 @@ def data_version(ledger: Ledger, cut_off: datetime) -> str:
 
 
 def newest_truth(ledger: Ledger) -> datetime | None:
-    """Return when the newest truth became known; None when there is none."""
-    times = (stored.event.occurred_at for stored in ledger.read((EventKind.GROUND_TRUTH,)))
+    """Return when the newest truth or reversal became known; None when there is none."""
+    times = (stored.event.occurred_at for stored in ledger.read(ESTABLISHING))
     return max(times, default=None)
 
 
@@ -150,6 +176,10 @@ def _established(
     ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str]
 ) -> dict[str, _Established]:
     found: defaultdict[str, _Established] = defaultdict(_Established)
+    for stored in ledger.read((EventKind.REVERSAL,), until=cut_off):
+        reversal = to_reversal(stored.event)
+        policies = policy_ids if reversal.policy is None else {reversal.policy} & set(policy_ids)
+        found[reversal.submission_id].undo(reversal, policies)
     for stored in ledger.read((EventKind.GROUND_TRUTH,), until=cut_off):
         truth = to_ground_truth(stored.event)
         if truth.policy in policy_ids and is_mature(truth, cut_off):

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from components.behaviour import known_behaviour
 from components.home import Home
-from components.ingest.rows import newest_truth, read_rows
+from components.ingest.rows import ESTABLISHING, newest_truth, read_rows
 from components.prove.frozen import FrozenRows, ReadBlob, Record, freeze, records_of
-from ledger.events import EventKind, to_ground_truth
 from ledger.ledger import Ledger, SqliteLedger
 from moderation.errors import InvalidSnapshot
 from moderation.golden_set import GoldenSet
@@ -76,8 +75,8 @@ def fresh_rows(
 
 def _reviewed_until(ledger: Ledger, after: datetime) -> frozenset[str]:
     """Return the submissions of which something was known by then, that a snapshot may have held."""
-    truths = (to_ground_truth(stored.event) for stored in ledger.read((EventKind.GROUND_TRUTH,)))
-    return frozenset(truth.submission_id for truth in truths if truth.known_at <= after)
+    known = ledger.read(ESTABLISHING, until=after)
+    return frozenset(stored.event.submission_id for stored in known)
 
 
 def _records(rows: list[SnapshotRow], policies: tuple[str, ...]) -> Iterable[Record]:

@@ -43,6 +43,14 @@ class TruthAnswer(BaseModel):
     """False where it had been recorded before."""
 
 
+class ReversalAnswer(BaseModel):
+    """The receipt of a reversal."""
+
+    reversal_id: str
+    recorded: bool
+    """False where it had been recorded before."""
+
+
 class ErrorAnswer(BaseModel):
     """What was wrong and what to do."""
 

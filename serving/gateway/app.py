@@ -19,6 +19,7 @@ from serving.errors import BadRequest, NotFound
 from serving.gateway.answers import (
     DecisionAnswer,
     ErrorAnswer,
+    ReversalAnswer,
     TruthAnswer,
     decision_answer,
     error_answer,
@@ -30,12 +31,14 @@ from serving.gateway.requests import (
     MAX_TRUTH_BYTES,
     MAX_UPLOAD_BYTES,
     DecisionRequest,
+    ReversalRequest,
     TruthRequest,
+    parse_reversal,
     parse_truth,
     parse_upload,
     read_body,
 )
-from serving.gateway.truth import record_truth
+from serving.gateway.truth import record_reversal, record_truth
 
 _LOG = logging.getLogger(__name__)
 
@@ -126,6 +129,20 @@ def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
         truth = parse_truth(await read_body(request, MAX_TRUTH_BYTES))
         recorded = await gate.run(record_truth, gate, truth)
         return TruthAnswer(ground_truth_id=truth.ground_truth_id, recorded=recorded)
+
+    @app.post(
+        "/v1/reversals",
+        response_model=ReversalAnswer,
+        responses=_errors(400, 401, 403, 404, 409, 413, 415, 503),
+        openapi_extra=_body(ReversalRequest),
+    )
+    async def reversal(request: Request) -> ReversalAnswer:
+        """Undo an enforcement whole: from then on its submission did not violate; needs the role reviewer or admin."""
+        caller = callers.authenticate(request.headers.get("authorization"))
+        require(caller, SEES_EVIDENCE)
+        asked = parse_reversal(await read_body(request, MAX_TRUTH_BYTES))
+        recorded = await gate.run(record_reversal, gate, asked, caller.role)
+        return ReversalAnswer(reversal_id=asked.reversal_id, recorded=recorded)
 
 
 def _add_operations(app: FastAPI, gate: UploadGate) -> None:

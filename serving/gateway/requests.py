@@ -1,4 +1,4 @@
-"""From the bytes of a request to a checked upload or truth; what is wrong names its field and the remedy."""
+"""From the bytes of a request to a checked upload, truth or reversal; what is wrong names its field and the remedy."""
 
 import base64
 import binascii
@@ -16,6 +16,7 @@ from moderation.listing import (
     MAX_IMAGES,
     Identifier,
     Listing,
+    ReversalReason,
     TruthSource,
     check_listing,
 )
@@ -63,6 +64,23 @@ class TruthRequest(BaseModel):
     """Chance that this submission was chosen for review: an audit must send it; otherwise 1, if absent."""
 
     adjudicated: bool = False
+
+
+class ReversalRequest(BaseModel):
+    """An enforcement that was undone whole: the submission did not violate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reversal_id: Identifier
+    """Your id of this reversal: sent again with the same content, it changes nothing."""
+
+    submission_id: Identifier
+    policy: Identifier | None = None
+    """Every policy, if absent."""
+
+    reason: ReversalReason
+    reversed_at: AwareDatetime | None = None
+    """When it was undone; now, if absent. It becomes known when it arrives."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +134,15 @@ def parse_truth(body: bytes) -> TruthRequest:
         BadRequest: if the body is not of the described shape.
     """
     return _parse(body, TruthRequest)
+
+
+def parse_reversal(body: bytes) -> ReversalRequest:
+    """Return the reversal that a JSON body states.
+
+    Raises:
+        BadRequest: if the body is not of the described shape.
+    """
+    return _parse(body, ReversalRequest)
 
 
 def _parse(body: bytes, model: type[_ModelT]) -> _ModelT:

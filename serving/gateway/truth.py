@@ -1,13 +1,14 @@
-"""Ground truth that reviewers send: checked against the ledger, recorded once."""
+"""Ground truth and reversals that reviewers send: checked against the ledger, recorded once."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
-from ledger.events import from_ground_truth, to_ground_truth
-from moderation.listing import GroundTruth, TruthSource
+from ledger.events import from_ground_truth, from_reversal, to_ground_truth, to_reversal
+from moderation.listing import GroundTruth, Reversal, Submission, TruthSource
 from serving.errors import BadRequest, NotFound, SubmissionConflict
+from serving.gateway.auth import Role
 from serving.gateway.gate import UploadGate
-from serving.gateway.requests import TruthRequest
+from serving.gateway.requests import ReversalRequest, TruthRequest
 
 # A reviewer's clock may be ahead by this much; then the truth counts as of now.
 _SKEW: Final = timedelta(minutes=5)
@@ -23,26 +24,16 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
         SubmissionConflict: if the id was used for another statement.
     """
     now = gate.clock.now()
-    if request.policy not in gate.policies.ids:
-        known = ", ".join(gate.policies.ids)
-        raise BadRequest(f"policy: {request.policy!r} is not one of {known}")
-    if request.reviewed_at and request.reviewed_at > now + _SKEW:
-        raise BadRequest("reviewed_at: is in the future; send when the review was done")
+    _check_policy(gate, request.policy)
     _check_source(request)
-    submission = gate.ledger.get_submission(request.submission_id)
-    if submission is None:
-        raise NotFound(f"submission {request.submission_id} is unknown; there is nothing to judge")
-    if request.reviewed_at and request.reviewed_at < submission.submitted_at:
-        raise BadRequest(
-            f"reviewed_at: is before the submission ({submission.submitted_at.isoformat()}); "
-            "send when this submission was reviewed"
-        )
+    submission = _submission(gate, request.submission_id)
+    reviewed_at = _instant("reviewed_at", request.reviewed_at, submission, now)
     truth = GroundTruth(
         submission_id=request.submission_id,
         policy=request.policy,
         violates=request.violates,
         source=request.source,
-        reviewed_at=min(request.reviewed_at or now, now),
+        reviewed_at=reviewed_at,
         known_at=now,
         propensity=1.0 if request.propensity is None else request.propensity,
         adjudicated=request.adjudicated,
@@ -56,11 +47,79 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
     before = gate.ledger.get_event(event.event_id)
     if before is None:
         return gate.ledger.append([event]) == 1
-    if not _says_the_same(to_ground_truth(before.event), truth):
+    # A retry cannot keep its times.
+    times = {"reviewed_at", "known_at"}
+    if to_ground_truth(before.event).model_dump(exclude=times) != truth.model_dump(exclude=times):
         raise SubmissionConflict(
             f"ground_truth_id {request.ground_truth_id} was used for another statement; send a new id"
         )
     return False
+
+
+def record_reversal(gate: UploadGate, request: ReversalRequest, role: Role) -> bool:
+    """Record that an enforcement was undone, and return whether it was new.
+
+    Args:
+        gate: whose ledger is written.
+        request: what was undone.
+        role: of the caller.
+
+    Raises:
+        BadRequest: for a policy that is not in force, or a time in the future or before the submission.
+        NotFound: if no such submission was ever recorded.
+        SubmissionConflict: if the id was used for another reversal.
+    """
+    now = gate.clock.now()
+    if request.policy is not None:
+        _check_policy(gate, request.policy)
+    submission = _submission(gate, request.submission_id)
+    reversal = Reversal(
+        reversal_id=request.reversal_id,
+        submission_id=request.submission_id,
+        policy=request.policy,
+        reason=request.reason,
+        reversed_at=_instant("reversed_at", request.reversed_at, submission, now),
+        known_at=now,
+        reversed_by=role,
+    )
+    event = from_reversal(reversal, recorded_at=now, seller_id=submission.listing.seller_id)
+    before = gate.ledger.get_event(event.event_id)
+    if before is None:
+        return gate.ledger.append([event]) == 1
+    # A retry cannot keep its times, and may come from somebody else.
+    varies = {"reversed_at", "known_at", "reversed_by"}
+    if to_reversal(before.event).model_dump(exclude=varies) != reversal.model_dump(exclude=varies):
+        raise SubmissionConflict(
+            f"reversal_id {request.reversal_id} was used for another reversal; send a new id"
+        )
+    return False
+
+
+def _check_policy(gate: UploadGate, policy: str) -> None:
+    if policy not in gate.policies.ids:
+        known = ", ".join(gate.policies.ids)
+        raise BadRequest(f"policy: {policy!r} is not one of {known}")
+
+
+def _submission(gate: UploadGate, submission_id: str) -> Submission:
+    submission = gate.ledger.get_submission(submission_id)
+    if submission is None:
+        raise NotFound(f"submission {submission_id} is unknown; there is nothing to judge")
+    return submission
+
+
+def _instant(field: str, said: datetime | None, submission: Submission, now: datetime) -> datetime:
+    """Return when a statement was made: now where nothing is said."""
+    if said is None:
+        return now
+    if said > now + _SKEW:
+        raise BadRequest(f"{field}: is in the future; send when it was done")
+    if said < submission.submitted_at:
+        raise BadRequest(
+            f"{field}: is before the submission ({submission.submitted_at.isoformat()}); "
+            "send when this submission was judged"
+        )
+    return min(said, now)
 
 
 def _check_source(request: TruthRequest) -> None:
@@ -71,9 +130,3 @@ def _check_source(request: TruthRequest) -> None:
         raise BadRequest(
             "propensity: is missing; an audit sends the chance with which this submission was drawn, such as 0.01"
         )
-
-
-def _says_the_same(before: GroundTruth, truth: GroundTruth) -> bool:
-    """Return whether two statements differ in nothing but their times, which a retry cannot keep."""
-    times = {"reviewed_at", "known_at"}
-    return before.model_dump(exclude=times) == truth.model_dump(exclude=times)

@@ -6,9 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moderation.activity import ActivityState
+from moderation.activity import ActivityState, Record
 from moderation.features import FEATURE_NAMES
-from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+from moderation.listing import (
+    Appeal,
+    GroundTruth,
+    Listing,
+    Report,
+    Reversal,
+    ReversalReason,
+    Submission,
+    TruthSource,
+)
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -171,3 +180,74 @@ def test_resubmission_of_a_listing_is_counted() -> None:
     state.observe_submission(_submission(1, 0))
     assert _features(state, _submission(3, 1, listing_id="l1"))["resubmissions_24h"] == 1
     assert _features(state, _submission(2, 1))["resubmissions_24h"] == 0
+
+
+def _reversal(number: int, hours: float, policy: str | None = "p", name: str = "r") -> Reversal:
+    at = START + timedelta(hours=hours)
+    return Reversal(
+        reversal_id=name,
+        submission_id=f"u{number}",
+        policy=policy,
+        reason=ReversalReason.FALSE_POSITIVE,
+        reversed_at=at,
+        known_at=at,
+    )
+
+
+def _judged(state: ActivityState, hours: float) -> tuple[float, float]:
+    found = _features(state, _submission(9, hours))
+    return found["violations_90d"], found["cleared_90d"]
+
+
+def test_reversal_counts_from_then_on() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    state.observe_truth(_truth(1, 2, violates=True))
+    assert _judged(state, 3) == (1, 0)
+    state.observe_reversal(_reversal(1, 4))
+    assert _judged(state, 5) == (0, 1)
+    state.observe_reversal(_reversal(1, 4))
+    assert _judged(state, 5) == (0, 1), "sent twice, it counts once"
+    state.observe_truth(_truth(1, 6, violates=True))
+    assert _judged(state, 7) == (1, 0), "what is established later holds again"
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_reversal_outranks_an_appeal_in_any_order(order: tuple[int, int, int]) -> None:
+    lost = _truth(1, 2, violates=True).model_copy(update={"source": TruthSource.APPEAL})
+    state = ActivityState()
+    records: list[Record] = [_submission(1, 0), lost, _reversal(1, 4)]
+    for index in order:
+        state.observe(records[index])
+    assert _judged(state, 5) == (0, 1)
+
+
+def test_reversal_under_one_policy_leaves_the_others() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    for policy in ("p", "q"):
+        state.observe_truth(_truth(1, 2, violates=True).model_copy(update={"policy": policy}))
+    state.observe_reversal(_reversal(1, 4, "p"))
+    assert _judged(state, 5) == (1, 0)
+    state.observe_reversal(_reversal(1, 6, None, "all"))
+    assert _judged(state, 7) == (0, 1)
+
+
+def test_reversal_of_what_nobody_reviewed_clears_it() -> None:
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    state.observe_reversal(_reversal(1, 4, None))
+    assert _judged(state, 5) == (0, 1)
+
+
+def test_review_that_a_reversal_hid_is_found_when_it_was_later() -> None:
+    """An appeal outranks a review; once a reversal undoes the appeal, the later review holds."""
+    state = ActivityState()
+    state.observe_submission(_submission(1, 0))
+    cleared = _truth(1, 2, violates=False).model_copy(update={"source": TruthSource.APPEAL})
+    state.observe_truth(cleared)
+    state.observe_truth(_truth(1, 6, violates=True))
+    assert _judged(state, 7) == (0, 1)
+    late = _reversal(1, 4).model_copy(update={"known_at": START + timedelta(hours=8)})
+    state.observe_reversal(late)
+    assert _judged(state, 9) == (1, 0)

@@ -16,13 +16,20 @@ from featurestore.quiet import quiet_feast
 from featurestore.repository import apply, open_store
 from featurestore.stream import FeatureStream
 from ledger.activity import FOLDED, observe
-from ledger.events import EventKind, from_submission, to_submission
+from ledger.events import (
+    EventKind,
+    from_ground_truth,
+    from_reversal,
+    from_submission,
+    to_submission,
+)
 from ledger.ledger import SqliteLedger
 from moderation.activity import ActivityState
 from moderation.activity_rows import DAY_US, RowKind, SellerActivity, to_us
 from moderation.behaviour import Keys
 from moderation.clock import SimulatedClock
 from moderation.features import FEATURE_NAMES
+from moderation.listing import GroundTruth, Reversal, ReversalReason, TruthSource
 from tests.feature_events import START, drawn_events, drawn_upload, upload
 
 DAY = timedelta(days=1)
@@ -69,6 +76,38 @@ def test_what_became_known_later_never_reaches_a_snapshot(
     assert _violations(behaviour_at(place.folder, asked)) == [1, 50]
     leaking = behaviour_at(place.folder, asked, is_known_only=False)
     assert _violations(leaking) == [50, 50], "the planted row leaks once the filter is gone"
+
+
+def test_a_reversal_counts_from_when_it_was_known(
+    place: Place, stream: FeatureStream, ledger: SqliteLedger, clock: SimulatedClock
+) -> None:
+    """A snapshot of the past keeps the violation that was believed in then."""
+    stream.step()
+    truth = GroundTruth(
+        submission_id="u1",
+        policy="p",
+        violates=True,
+        source=TruthSource.REVIEW,
+        reviewed_at=START + DAY,
+        known_at=START + DAY,
+    )
+    reversal = Reversal(
+        reversal_id="r1",
+        submission_id="u1",
+        reason=ReversalReason.POLICY_ERROR,
+        reversed_at=START + 2 * DAY,
+        known_at=START + 5 * DAY,
+    )
+    ledger.append([from_submission(upload("u1", START), recorded_at=START)])
+    for event in (
+        from_ground_truth(truth, recorded_at=truth.known_at),
+        from_reversal(reversal, recorded_at=reversal.known_at),
+    ):
+        ledger.append([event])
+        clock.move_to(event.recorded_at)
+        stream.step()
+    asked = [upload(f"q{days}", START + days * DAY / 2) for days in (1, 3, 9, 11)]
+    assert _violations(behaviour_at(place.folder, asked)) == [0, 1, 1, 0]
 
 
 def test_an_upload_does_not_see_itself_or_what_comes_at_its_instant(

@@ -9,6 +9,7 @@ from ledger.events import (
     from_ground_truth,
     from_microseconds,
     from_report,
+    from_reversal,
     from_review_task,
     from_submission,
     to_appeal,
@@ -16,11 +17,21 @@ from ledger.events import (
     to_ground_truth,
     to_microseconds,
     to_report,
+    to_reversal,
     to_review_task,
     to_submission,
 )
 from moderation.errors import PermanentError
-from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
+from moderation.listing import (
+    Appeal,
+    GroundTruth,
+    Listing,
+    Report,
+    Reversal,
+    ReversalReason,
+    Submission,
+    TruthSource,
+)
 
 NOON = datetime(2026, 11, 1, 12, 0, 0, 123_456, tzinfo=UTC)
 
@@ -69,6 +80,20 @@ def test_appeal_gives_two_events_when_resolved() -> None:
     assert first.event_id != second.event_id
     assert second.occurred_at == NOON + timedelta(1)
     assert to_appeal(second) == resolved
+
+
+def test_reversal_counts_from_when_it_was_known() -> None:
+    reversal = Reversal(
+        reversal_id="v",
+        submission_id="s",
+        reason=ReversalReason.APPEAL,
+        reversed_at=NOON,
+        known_at=NOON + timedelta(1),
+    )
+    event = from_reversal(reversal, recorded_at=NOON, seller_id="x")
+    assert (event.event_id, event.kind, event.seller_id) == ("reversal:v", EventKind.REVERSAL, "x")
+    assert event.occurred_at == reversal.known_at
+    assert to_reversal(event) == reversal
 
 
 def test_parsing_refuses_when_kind_differs() -> None:
