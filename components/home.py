@@ -71,7 +71,7 @@ class Home:
 
     @property
     def hard_examples(self) -> Path:
-        """What bundles get wrong only under attack, one file each: to be looked at, never trained on."""
+        """What bundles get wrong only under attack, one file each: never trained on, but their kinds train more."""
         return self.folder / "hard_examples"
 
     @property

@@ -25,7 +25,7 @@ from moderation.lightning_module import (
 )
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
-from moderation.sampling import EpochPlan
+from moderation.sampling import EpochPlan, Teaching
 
 _SCORE_ROWS: Final = 512
 # Means and deviations of embeddings settle long before this many rows.
@@ -65,8 +65,7 @@ def pinned_torch(seed: int) -> Iterator[None]:
 def fit_heads(
     rows: EmbeddedRows,
     index_R: Indices,
-    truth_NP: npt.NDArray[np.int8],
-    weight_N: Floats,
+    taught: Teaching,
     config: HeadsConfig,
     seed: int,
 ) -> ListingHeads:
@@ -75,38 +74,35 @@ def fit_heads(
     Args:
         rows: embeddings of N rows.
         index_R: rows to fit on.
-        truth_NP: 1 violates, 0 does not, -1 unknown; unknown truth counts nothing.
-        weight_N: inverse inclusion probabilities.
+        taught: truth, weight and emphasis of the N rows; unknown truth counts nothing.
         config: shape of the heads and how to fit them.
         seed: of initial weights, draws, views and dropout.
 
     Raises:
         InvalidSnapshot: if no row of `index_R` has a known truth.
     """
-    return fit_task(make_task(rows, index_R, truth_NP, weight_N, config, seed), weight_N)
+    return fit_task(make_task(rows, index_R, taught, config, seed))
 
 
 def make_task(
     rows: EmbeddedRows,
     index_R: Indices,
-    truth_NP: npt.NDArray[np.int8],
-    weight_N: Floats,
+    taught: Teaching,
     config: HeadsConfig,
     seed: int,
 ) -> Task:
     """Return what `fit_task` fits; the arguments are those of `fit_heads`."""
-    plan = EpochPlan.of(index_R, truth_NP, weight_N, config.negatives_per_positive)
+    plan = EpochPlan.of(index_R, taught, config.negatives_per_positive)
     if not len(plan.rows_R):
         raise InvalidSnapshot("no row to train on has a known truth; review or import some")
-    return Task(rows, truth_NP, plan, config, seed)
+    return Task(rows, taught, plan, config, seed)
 
 
-def fit_task(task: Task, weight_N: Floats, on_epoch: OnEpoch | None = None) -> ListingHeads:
+def fit_task(task: Task, on_epoch: OnEpoch | None = None) -> ListingHeads:
     """Return fitted heads, standardised before and corrected for the drawn base rate after.
 
     Args:
         task: what to fit them to.
-        weight_N: inverse inclusion probabilities.
         on_epoch: told of each finished epoch; what it raises ends the fit.
     """
     with pinned_torch(task.seed):
@@ -118,7 +114,7 @@ def fit_task(task: Task, weight_N: Floats, on_epoch: OnEpoch | None = None) -> L
             task.rows.has_text_N,
             (task.rows.num_images_N > 0) | task.rows.has_text_N,
         )
-        shift_3P = [task.plan.shift_P(task.truth_NP, weight_N, seen_N) for seen_N in is_seen]
+        shift_3P = [task.plan.shift_P(task.taught, seen_N) for seen_N in is_seen]
         heads.shift_3P.copy_(torch.from_numpy(np.stack(shift_3P)))
     return heads
 
@@ -139,7 +135,7 @@ def run_heads(
 def build_heads(task: Task) -> ListingHeads:
     """Return heads before their first step, standardised to the rows of the task."""
     rows = task.rows
-    heads = ListingHeads(rows.image_dim, rows.text_dim, task.truth_NP.shape[1], task.config)
+    heads = ListingHeads(rows.image_dim, rows.text_dim, task.taught.truth_NP.shape[1], task.config)
     sample = np.sort(task.plan.rows_R)
     sample = sample[:: max(1, -(-len(sample) // _STANDARDISE_ROWS))]
     batch = rows.packed(sample)

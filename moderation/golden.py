@@ -307,7 +307,7 @@ class _Counted:
             self._count(row)
             record = to_record(row, self._policy_ids)
             record.pop("links")
-            yield record | {"group": group, "role": ROLE, "fold": -1}
+            yield record | {"group": group, "role": ROLE, "fold": -1, "emphasis": 1.0}
 
     def _count(self, row: SnapshotRow) -> None:
         self.counts["items"] += 1

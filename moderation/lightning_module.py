@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from moderation.embedded_rows import EmbeddedRows
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
-from moderation.sampling import EpochPlan
+from moderation.sampling import EpochPlan, Teaching
 
 _WARM_UP: Final = 0.1
 
@@ -65,7 +65,7 @@ class Task:
     """What heads are fitted to."""
 
     rows: EmbeddedRows
-    truth_NP: npt.NDArray[np.int8]
+    taught: Teaching
     plan: EpochPlan
     config: HeadsConfig
     seed: int
@@ -98,7 +98,7 @@ def to_tensors(
 ) -> Batch:
     """Return images_ID without empty slots, the masks, text_BD and truth_BP."""
     packed = task.rows.packed(index_B, views_B)
-    arrays: dict[str, Any] = {**vars(packed), "truth_BP": task.truth_NP[index_B]}
+    arrays: dict[str, Any] = {**vars(packed), "truth_BP": task.taught.truth_NP[index_B]}
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 

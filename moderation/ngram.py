@@ -130,6 +130,7 @@ def fit_ngram(
     weight_N: Floats,
     *,
     seed: int,
+    emphasis_N: Floats | None = None,
 ) -> NgramModel:
     """Return the model fitted on all positives and a bounded sample of negatives.
 
@@ -141,11 +142,15 @@ def fit_ngram(
         truth_NP: 1 violates, 0 does not, -1 unknown (left out).
         weight_N: inverse inclusion probabilities.
         seed: decides which rows are kept where there are too many.
+        emphasis_N: how many times as much a row counts within its class, as if it were drawn so often; None: no row
+            more than another. The base rate is that of the weights alone.
 
     Raises:
         InvalidSnapshot: if texts and truth disagree in length.
     """
     kept_N, scale_N = _sample(truth_NP, seed)
+    if emphasis_N is not None:
+        scale_N *= emphasis_N
     matrix = _stack(texts, kept_N)
     truth_KP, weight_K = truth_NP[kept_N], (weight_N * scale_N)[kept_N]
     active = np.flatnonzero(

@@ -58,8 +58,19 @@ _SEEN_KEYS: Final = ("seller", "template", "asset", "campaign")
 
 _STAGED: Final = pa.schema([*ROW_FIELDS, ("links", pa.string())])
 SCHEMA: Final = pa.schema(
-    [*ROW_FIELDS, ("group", pa.int64()), ("role", pa.string()), ("fold", pa.int8())]
+    [
+        *ROW_FIELDS,
+        ("group", pa.int64()),
+        ("role", pa.string()),
+        ("fold", pa.int8()),
+        ("emphasis", pa.float64()),
+    ]
 )
+
+
+_SAYS_NOTHING: Final[Mapping[str, Any]] = {"emphasis": 1.0, "served": None}
+"""Columns that older tables lack, with the value that is no part of the digest: a table keeps the digest that it had
+before there was such a column, and opens as it did."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,9 @@ class StagedRows:
 
 Bar = Callable[[StagedRows], npt.NDArray[np.str_]]
 """Gives, per row, why it must not enter the snapshot; the empty word where it may."""
+
+Emphasise = Callable[[Mapping[str, Any]], float]
+"""Gives, of a row's record, how many times as often training draws it; at least 1."""
 
 
 class SnapshotWriter:
@@ -107,11 +121,12 @@ class SnapshotWriter:
         if len(self._pending) == _BATCH_ROWS:
             self._flush()
 
-    def finish(self, bar: Bar | None = None) -> "Snapshot":
+    def finish(self, bar: Bar | None = None, emphasise: Emphasise | None = None) -> "Snapshot":
         """Return the snapshot with roles, folds and groups, copies across the split and barred rows dropped.
 
         Args:
             bar: says which rows must stay out; their weight goes to the rows of their role and truth that stay.
+            emphasise: asked about train rows alone; what calibrates and judges is never emphasised.
 
         Raises:
             InvalidSnapshot: if no row has a known truth, or every one is barred.
@@ -151,7 +166,10 @@ class SnapshotWriter:
         if barred_N.all():
             raise InvalidSnapshot(f"every row is barred from training: {counts}")
         facts = TableFacts(self._policy_ids, self._cut_off, planned.mode, counts)
-        frozen = write_table(self._folder, self._finished(split, group_N, extra), facts)
+        records = self._finished(split, group_N, extra)
+        if emphasise is not None:
+            records = _emphasised(records, emphasise)
+        frozen = write_table(self._folder, records, facts)
         self._staging.unlink()
         return frozen
 
@@ -186,10 +204,18 @@ class SnapshotWriter:
                         "group": int(group_N[row]),
                         "role": str(split.role_N[row]),
                         "fold": int(split.fold_N[row]),
+                        "emphasis": 1.0,
                     }
                     record.pop("links")
                     yield record
                 row += 1
+
+
+def _emphasised(
+    records: Iterable[dict[str, Any]], emphasise: Emphasise
+) -> Iterator[dict[str, Any]]:
+    for record in records:
+        yield record | {"emphasis": emphasise(record)} if record["role"] == "train" else record
 
 
 @dataclass(frozen=True)
@@ -226,7 +252,12 @@ def write_table(folder: Path, records: Iterable[dict[str, Any]], facts: TableFac
 
 
 def _update(digest: "hashlib._Hash", record: Mapping[str, Any]) -> None:
-    ordered = {name: record[name] for name in sorted(SCHEMA.names)}
+    said = {**_SAYS_NOTHING, **record}
+    ordered = {
+        name: said[name]
+        for name in sorted(SCHEMA.names)
+        if name not in _SAYS_NOTHING or said[name] != _SAYS_NOTHING[name]
+    }
     digest.update(json.dumps(ordered, default=str).encode())
 
 
@@ -297,6 +328,16 @@ class Snapshot:
     def weight(self) -> npt.NDArray[np.float64]:
         """weight_N: the inverse of the inclusion probability."""
         return self.column("weight").astype(np.float64)
+
+    @property
+    def emphasis(self) -> npt.NDArray[np.float64]:
+        """emphasis_N: how many times as often training draws a row; 1 for all that is no train row.
+
+        Tables that were frozen before there was an emphasis have none.
+        """
+        if "emphasis" not in pq.read_schema(self.folder / "rows.parquet").names:
+            return np.ones(self.num_rows)
+        return self.column("emphasis").astype(np.float64)
 
     @property
     def group(self) -> npt.NDArray[np.int64]:

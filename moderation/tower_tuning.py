@@ -26,7 +26,7 @@ from moderation.image import decode, to_tensor
 from moderation.lightning_module import Batch, StepModule, count_steps, heads_loss, run_epochs
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig, Profile
-from moderation.sampling import EpochPlan
+from moderation.sampling import EpochPlan, Teaching
 from moderation.snapshot import Snapshot
 from moderation.text import model_text
 from moderation.towers import ImageTower, TextTower, build_image_tower, build_text_tower
@@ -101,8 +101,8 @@ def _task(profile: Profile, snapshot: Snapshot, seed: int) -> TowerTask:
         begin += batch.num_rows
     truth_NP = snapshot.truth_NP()[is_chosen_N]
     config = profile.heads.model_copy(update={"epochs": _EPOCHS, "batch_size": _BATCH})
-    weight_N = snapshot.weight[is_chosen_N]
-    plan = EpochPlan.of(np.arange(len(rows)), truth_NP, weight_N, config.negatives_per_positive)
+    taught = Teaching(truth_NP, snapshot.weight[is_chosen_N], snapshot.emphasis[is_chosen_N])
+    plan = EpochPlan.of(np.arange(len(rows)), taught, config.negatives_per_positive)
     if not len(plan.rows_R):
         raise InvalidSnapshot("the first fold of the train rows has no known truth to tune towers")
     num_views_N = np.full(len(rows), profile.num_views, np.uint8)

@@ -22,6 +22,7 @@ from moderation.fitting import fit_heads, score_heads
 from moderation.network import ListingHeads, export_heads
 from moderation.ngram import NgramModel, fit_ngram
 from moderation.profiles import HeadsConfig
+from moderation.sampling import Teaching
 from moderation.signals import SignalTable, as_words
 from moderation.snapshot import Snapshot
 from moderation.text import NgramText, ngram_texts
@@ -60,8 +61,7 @@ class Training:
     rows: EmbeddedRows
     config: HeadsConfig
     seed: int
-    truth_NP: npt.NDArray[np.int8]
-    weight_N: Floats
+    taught: Teaching
     group_N: npt.NDArray[np.int64]
     behaviour_NF: npt.NDArray[np.float32]
 
@@ -83,23 +83,30 @@ class Training:
             rows,
             config,
             seed,
-            snapshot.truth_NP(),
-            snapshot.weight,
+            Teaching.of(snapshot),
             snapshot.group,
             snapshot.behaviour_NF(),
         )
 
     def fit(self, index_R: Indices) -> Members:
-        """Return the members fitted on the rows `index_R`."""
-        heads = fit_heads(self.rows, index_R, self.truth_NP, self.weight_N, self.config, self.seed)
+        """Return the members fitted on the rows `index_R`.
+
+        Emphasis is on words and photos, which attacks change; the trees read behaviour, which none does, and have none.
+        """
+        truth_NP, weight_N = self.taught.truth_NP, self.taught.weight_N
+        heads = fit_heads(self.rows, index_R, self.taught, self.config, self.seed)
         texts_R = index_R[self.rows.has_text_N[index_R]]
         ngram = fit_ngram(
-            self._texts(texts_R), self.truth_NP[texts_R], self.weight_N[texts_R], seed=self.seed
+            self._texts(texts_R),
+            truth_NP[texts_R],
+            weight_N[texts_R],
+            emphasis_N=None if self.taught.emphasis_N is None else self.taught.emphasis_N[texts_R],
+            seed=self.seed,
         )
         behaviour = fit_boosting(
             self.behaviour_NF[index_R],
-            self.truth_NP[index_R],
-            self.weight_N[index_R],
+            truth_NP[index_R],
+            weight_N[index_R],
             self.group_N[index_R],
             seed=self.seed,
             num_threads=1,
@@ -182,7 +189,7 @@ def out_of_fold_signals(
     Returns:
         logits by column of the table of signals, each of shape N x P and NaN where nothing was scored.
     """
-    shape = training.truth_NP.shape
+    shape = training.taught.truth_NP.shape
     logits = {name: np.full(shape, np.nan) for name in _LOGITS}
     fold_N = np.full(shape[0], -1, np.int64)
     for fold, fit_R, score_R in plan_folds(training.snapshot):
@@ -221,8 +228,8 @@ def _table(
         role=role_N,
         fold=fold_N,
         group=training.group_N,
-        weight=training.weight_N,
-        truth_NP=training.truth_NP,
+        weight=training.taught.weight_N,
+        truth_NP=training.taught.truth_NP,
         num_images=training.rows.num_images_N,
         slices=_slices(snapshot),
         **logits,

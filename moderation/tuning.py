@@ -26,6 +26,7 @@ from moderation.errors import PermanentError
 from moderation.fitting import fit_task, make_task, score_heads
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
+from moderation.sampling import Teaching
 from moderation.snapshot import Snapshot
 
 _LOG: Final = logging.getLogger(__name__)
@@ -72,13 +73,12 @@ class _Objective:
     rows: EmbeddedRows
     fit_R: npt.NDArray[np.int64]
     judge_R: npt.NDArray[np.int64]
-    truth_NP: npt.NDArray[np.int8]
-    weight_N: npt.NDArray[np.float64]
+    taught: Teaching
     seed: int
 
     def value(self, trial: Trial, config: HeadsConfig) -> float:
         """Return the trial's value; raises TrialPruned when it lags behind."""
-        task = make_task(self.rows, self.fit_R, self.truth_NP, self.weight_N, config, self.seed)
+        task = make_task(self.rows, self.fit_R, self.taught, config, self.seed)
         values: list[float] = []
 
         def judge(epoch: int, heads: ListingHeads) -> None:
@@ -90,13 +90,14 @@ class _Objective:
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        fit_task(task, self.weight_N, judge)
+        fit_task(task, judge)
         return values[-1]
 
     def judge(self, heads: ListingHeads) -> float:
         """Return the mean over heads and policies that can be judged; 0 where none can."""
         signals = score_heads(heads, self.rows, self.judge_R)
-        truth_RP, weight_R = self.truth_NP[self.judge_R], self.weight_N[self.judge_R]
+        truth_RP = self.taught.truth_NP[self.judge_R]
+        weight_R = self.taught.weight_N[self.judge_R]
         precisions = []
         for logits_RP in (signals.image_RP, signals.text_RP, signals.fusion_both_RP):
             for logits_R, truth_R in zip(logits_RP.T, truth_RP.T, strict=True):
@@ -129,7 +130,7 @@ def tune(rows: EmbeddedRows, snapshot: Snapshot, plan: StudyPlan, base: HeadsCon
         PermanentError: if the prior study does not exist.
     """
     objective = _objective(rows, snapshot, plan.seed)
-    if plan.num_trials < 1 or not (objective.truth_NP[objective.judge_R] == 1).any():
+    if plan.num_trials < 1 or not (objective.taught.truth_NP[objective.judge_R] == 1).any():
         _LOG.warning("nothing to tune on: no trial or no violation among the rows that judge")
         return base
     study = _open_study(plan, base)
@@ -152,10 +153,10 @@ def _objective(rows: EmbeddedRows, snapshot: Snapshot, seed: int) -> _Objective:
         is_judge_N = is_train_N & (fold_N == fold_N.max())
         is_train_N &= ~is_judge_N
     fit_R = np.flatnonzero(is_train_N)
-    truth_NP = snapshot.truth_NP()
+    taught = Teaching.of(snapshot)
     if len(fit_R) > _MAX_FIT_ROWS:
-        fit_R = _sample(fit_R, truth_NP, seed)
-    return _Objective(rows, fit_R, np.flatnonzero(is_judge_N), truth_NP, snapshot.weight, seed)
+        fit_R = _sample(fit_R, taught.truth_NP, seed)
+    return _Objective(rows, fit_R, np.flatnonzero(is_judge_N), taught, seed)
 
 
 def _sample(

@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import data_version, newest_truth
 from components.policies import cut_off_of, read_policies
+from components.snapshot.hard_kinds import emphasis_of
 from ledger.ledger import Ledger, SqliteLedger
 from moderation.errors import PermanentError, SettingsError
 from moderation.golden import latest_golden
@@ -83,13 +84,15 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     Raises:
         PermanentError: if a profile or the date is unknown, or the ledger is empty.
         PolicyError: if the policy file or the release contract does not load.
+        DamagedExport: if hard examples of an earlier bundle cannot be read.
     """
     profile_named(choices.profile)
     home = Home(settings.home.resolve())
     policies = policy_text(settings.policy_file)
     ledger = _open_ledger(home)
     logical_date = choices.logical_date or day_after_newest_truth(ledger)
-    known = data_version(ledger, cut_off_of(logical_date))
+    cut_off = cut_off_of(logical_date)
+    known = _with_emphasis(data_version(ledger, cut_off), home, cut_off)
     return Parameters(
         logical_date=logical_date,
         data_version=_with_golden(known + replayed_digest(home), home),
@@ -226,6 +229,14 @@ def _with_golden(data: str, home: Home) -> str:
     if golden is None:
         return data
     return hashlib.sha256(f"{data}\x1f{golden.digest}".encode()).hexdigest()
+
+
+def _with_emphasis(data: str, home: Home, cut_off: datetime) -> str:
+    """Return a data version that changes with the hard examples of earlier bundles, whose kinds train more."""
+    emphasis = emphasis_of(home, cut_off)
+    if not emphasis.digest:
+        return data
+    return hashlib.sha256(f"{data}\x1f{emphasis.digest}".encode()).hexdigest()
 
 
 def _open_ledger(home: Home) -> SqliteLedger:

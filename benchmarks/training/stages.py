@@ -83,23 +83,24 @@ def heads(profile: str, folder: str, repeats: int) -> dict[str, Any]:
     from moderation.fitting import fit_heads, make_task, pinned_torch
     from moderation.lightning_module import count_steps
     from moderation.profiles import profile_named
+    from moderation.sampling import Teaching
     from moderation.snapshot import Snapshot
 
     place = Path(folder)
     rows, snapshot = EmbeddedRows.open(place / "rows"), Snapshot.open(place / "snapshot")
     config = profile_named(profile).heads
     index = np.flatnonzero(snapshot.role == "train")
-    truth_NP, weight_N = snapshot.truth_NP(), snapshot.weight
+    taught = Teaching.of(snapshot)
     # Enough steps that the start counts as it does in a training, few enough to repeat.
-    per_epoch = make_task(rows, index, truth_NP, weight_N, config, 17).plan.num_draws
+    per_epoch = make_task(rows, index, taught, config, 17).plan.num_draws
     epochs = max(2, min(config.epochs, _HEAD_ITEMS // per_epoch))
     config = config.model_copy(update={"epochs": epochs})
-    task = make_task(rows, index, truth_NP, weight_N, config, 17)
+    task = make_task(rows, index, taught, config, 17)
     num_items = task.plan.num_draws * config.epochs
     clock, ours, plain = SystemClock(), [], []
     for _ in range(repeats):
         begin = clock.monotonic()
-        fit_heads(rows, index, truth_NP, weight_N, config, 17)
+        fit_heads(rows, index, taught, config, 17)
         ours.append(num_items / (clock.monotonic() - begin))
         with pinned_torch(17):
             seconds = _plain_loop(task, torch)
@@ -118,7 +119,7 @@ def _plain_loop(task: Any, torch: Any) -> float:
     packed = task.rows.packed(drawn)
     starts = np.concatenate([[0], np.cumsum(packed.image_mask_BK.sum(1))])
     images = torch.from_numpy(np.array(packed.images_ID))
-    truth = torch.from_numpy(task.truth_NP[drawn])
+    truth = torch.from_numpy(task.taught.truth_NP[drawn])
     mask, text = torch.from_numpy(packed.image_mask_BK), torch.from_numpy(packed.text_BD)
     has_text = torch.from_numpy(packed.has_text_B)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)

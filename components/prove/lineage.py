@@ -36,18 +36,27 @@ def cut_off_of(home: Home, bundle: Bundle) -> datetime:
     Raises:
         PermanentError: if it is unknown, or recorded for another snapshot.
     """
-    path = home.reports / bundle.digest / _FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        known = datetime.fromisoformat(content["cut_off"])
-        trained_on = content["snapshot"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PermanentError(
-            f"until when bundle {bundle.digest[:12]} saw truth is unknown here (no readable {path.name}); "
-            "prove it once in this home with its own snapshot"
-        ) from error
+    known, trained_on = recorded(home, bundle.digest)
     if trained_on != bundle.manifest.inputs.snapshot:
         raise PermanentError(
             f"the cut-off recorded for bundle {bundle.digest[:12]} is of another snapshot; prove it again"
         )
     return known
+
+
+def recorded(home: Home, bundle: str) -> tuple[datetime, str]:
+    """Return the cut-off and the digest of the snapshot that a bundle, named by its digest, was trained on.
+
+    Raises:
+        PermanentError: if they are unknown.
+    """
+    path = home.reports / bundle / _FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = datetime.fromisoformat(content["cut_off"])
+        return known, str(content["snapshot"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PermanentError(
+            f"until when bundle {bundle[:12]} saw truth is unknown here (no readable {path.name}); "
+            "prove it once in this home with its own snapshot"
+        ) from error

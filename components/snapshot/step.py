@@ -12,6 +12,7 @@ from components.home import Home
 from components.image_copies import image_copies
 from components.ingest.rows import open_rows
 from components.policies import cut_off_of, read_policies
+from components.snapshot.hard_kinds import emphasis_of
 from ledger.store import ContentStore
 from moderation import image
 from moderation.duplicates import MIN_QUALITY
@@ -37,14 +38,19 @@ def run(
 
     Raises:
         InvalidSnapshot: if a policy has fewer than `min_positives` to train or to test on, or a golden set is altered.
+        DamagedExport: if hard examples of an earlier bundle cannot be read.
     """
     policy_ids, place = read_policies(policies).ids, Home(Path(home))
     read_blob = ContentStore(place.content).get
-    quarantine = Quarantine.of(place.golden)
-    writer = SnapshotWriter(Path(out), policy_ids, cut_off_of(logical_date))
+    quarantine, cut_off = Quarantine.of(place.golden), cut_off_of(logical_date)
+    emphasis = emphasis_of(place, cut_off)
+    writer = SnapshotWriter(Path(out), policy_ids, cut_off)
     for row in hashed_rows(open_rows(Path(rows)), read_blob):
         writer.add(row)
-    frozen = writer.finish(quarantine.bar(lambda: image_copies(place)))
+    frozen = writer.finish(
+        quarantine.bar(lambda: image_copies(place)),
+        lambda record: emphasis.of_row(record, policy_ids),
+    )
     lacking = missing_evidence(
         frozen, min_train=min_positives, min_test=min_positives, min_negatives=min_positives
     )
@@ -79,6 +85,7 @@ def _hash(digest: str, read_blob: Callable[[str], bytes]) -> npt.NDArray[np.uint
 def _counts(frozen: Snapshot) -> dict[str, float]:
     truth_NP, role_N, weight_N = frozen.truth_NP(), frozen.role, frozen.weight
     counts = {"rows": float(frozen.num_rows)} | {k: float(v) for k, v in frozen.counts.items()}
+    counts["emphasised_rows"] = float((frozen.emphasis > 1).sum())
     for role in np.unique(role_N):
         counts[f"{role}_rows"] = float((role_N == role).sum())
     for column, policy in enumerate(frozen.policy_ids):

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -138,7 +138,7 @@ def hard_examples(evidence: Evidence) -> list[HardExample]:
     )
 
 
-def _failed(one: Withstood, failed_RP: Flags, *, truth: int) -> Iterable[HardExample]:
+def _failed(one: Withstood, failed_RP: Flags, *, truth: Literal[0, 1]) -> Iterable[HardExample]:
     golden, outcome = one.golden, one.outcome
     for place, column in zip(*np.nonzero(failed_RP), strict=True):
         row = int(outcome.row_R[place])

@@ -13,6 +13,7 @@ from moderation.fitting import build_heads, make_task, pinned_torch, run_heads
 from moderation.lightning_module import Task
 from moderation.network import ListingHeads
 from moderation.profiles import HeadsConfig
+from moderation.sampling import Teaching
 from moderation.snapshot import Snapshot
 
 # Without dropout a step depends on its batch alone, so both fits must come out alike.
@@ -38,7 +39,7 @@ def main(snapshot_folder: str, rows_folder: str, out: str) -> None:
     fabric.launch()
     snapshot, rows = Snapshot.open(Path(snapshot_folder)), EmbeddedRows.open(Path(rows_folder))
     index = np.flatnonzero(snapshot.role == "train")
-    task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, 5)
+    task = make_task(rows, index, Teaching.of(snapshot), CONFIG, 5)
     together = fitted(task, fabric)
     world_size = torch.distributed.get_world_size()
     if torch.distributed.get_rank() == 0:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moderation.attacks.hard_examples import INSPECT, MAX_EXAMPLES, HardExample, export
+from moderation.attacks.hard_examples import (
+    INSPECT,
+    MAX_EXAMPLES,
+    DamagedExport,
+    HardExample,
+    export,
+    read,
+)
 from moderation.attacks.registry import GATE, Subject, apply
 from tests.attacked import subject
 
@@ -90,3 +97,46 @@ def test_export_keeps_the_worst_and_replaces_itself(tmp_path: Path) -> None:
 def test_file_is_emptied_when_nothing_fails_any_more(tmp_path: Path) -> None:
     _export([_example()], tmp_path)
     assert _lines(_export([], tmp_path)) == []
+
+
+def test_export_is_read_back_as_it_was(tmp_path: Path) -> None:
+    examples = [_example(0), _example(1, truth=0, attack="pgd", severity=0.5, like={})]
+    assert read(_export(examples, tmp_path)) == examples
+    assert read(_export([], tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ('"format": 1', '"format": 9', "not of format 1"),
+        ('"truth": 1', '"truth": 2', "truth: "),
+        ('"policy": "weapons", ', "", "policy: "),
+        ('"like": {"language": "en"}', '"like": {"language": 4}', "like.language: "),
+        (BUNDLE, "b" * 64, "of another bundle"),
+        ("}", "", "Expecting"),
+        ("{", "[{", "Expecting"),
+        ("weapons", "\udcff", "can't decode"),
+    ],
+)
+def test_damaged_export_is_refused_with_the_remedy(
+    tmp_path: Path, old: str, new: str, why: str
+) -> None:
+    path = _export([_example()], tmp_path, lambda _id: None)
+    text = path.read_text().replace(old, new)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DamagedExport, match=why) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "delete it" in str(caught.value)
+
+
+def test_export_without_bounds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _export([_example()], tmp_path, lambda _id: None)
+    path.write_text(path.read_text() * (MAX_EXAMPLES + 1))
+    with pytest.raises(DamagedExport, match="more than 200 lines"):
+        read(path)
+    monkeypatch.setattr("moderation.attacks.hard_examples.MAX_BYTES", 100)
+    with pytest.raises(DamagedExport, match="larger than 100 bytes"):
+        read(path)
+    with pytest.raises(DamagedExport, match="No such file"):
+        read(tmp_path / "none.jsonl")

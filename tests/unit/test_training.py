@@ -37,6 +37,7 @@ from moderation.lightning_module import (
 from moderation.network import load_heads
 from moderation.ngram import NgramModel
 from moderation.profiles import HeadsConfig
+from moderation.sampling import Teaching
 from moderation.signals import SignalTable
 from moderation.snapshot import Snapshot
 from moderation.text import ngram_texts
@@ -152,7 +153,7 @@ def test_a_fit_takes_the_steps_of_lightnings_own_trainer(
     snapshot: Snapshot, rows: EmbeddedRows
 ) -> None:
     index = np.flatnonzero(snapshot.role == "train")
-    task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, SEED)
+    task = make_task(rows, index, Teaching.of(snapshot), CONFIG, SEED)
     with pinned_torch(SEED):
         by_trainer = build_heads(task)
         module = HeadsModule(by_trainer, CONFIG, count_steps(task))
@@ -165,7 +166,7 @@ def test_a_fit_takes_the_steps_of_lightnings_own_trainer(
             use_distributed_sampler=False,
         )
         trainer.fit(module, DataLoader(_Steps(task), batch_size=None, generator=Generator()))
-    ours = fit_task(task, snapshot.weight)
+    ours = fit_task(task)
     for (name, theirs), parameter in zip(
         by_trainer.named_parameters(), ours.parameters(), strict=True
     ):
@@ -195,8 +196,7 @@ def _every_step(configure: Callable[[], Any]) -> Callable[[], Any]:
 
 def test_unknown_truth_changes_nothing(snapshot: Snapshot, rows: EmbeddedRows) -> None:
     index = np.flatnonzero(snapshot.role == "train")
-    truth_NP = snapshot.truth_NP()
-    task = make_task(rows, index, truth_NP, snapshot.weight, CONFIG, SEED)
+    task = make_task(rows, index, Teaching.of(snapshot), CONFIG, SEED)
     batch = to_tensors(task, index[:32])
     heads = build_heads(task).eval()
     hidden = {**batch, "truth_BP": batch["truth_BP"].clone()}
@@ -209,7 +209,7 @@ def test_unknown_truth_changes_nothing(snapshot: Snapshot, rows: EmbeddedRows) -
 
 def test_processes_share_each_batch_between_them(snapshot: Snapshot, rows: EmbeddedRows) -> None:
     index = np.flatnonzero(snapshot.role == "train")
-    task = make_task(rows, index, snapshot.truth_NP(), snapshot.weight, CONFIG, SEED)
+    task = make_task(rows, index, Teaching.of(snapshot), CONFIG, SEED)
     shares = [(0, 1), (0, 2), (1, 2)]
     whole, first, second = (list(draw_steps(task, 0, *share)) for share in shares)
     assert len(whole) * CONFIG.epochs == count_steps(task)
@@ -225,7 +225,7 @@ def test_logits_are_at_the_base_rate_of_the_weights(tiny: TinyRun) -> None:
     truth_NP = (rng.random((rows.num_rows, 3)) < 0.2).astype(np.int8)
     weight_N = np.where(truth_NP.any(1), 1.0, 40.0)
     config = HeadsConfig(head="linear", epochs=1, learning_rate=1e-6)
-    heads = fit_heads(rows, np.arange(rows.num_rows), truth_NP, weight_N, config, SEED)
+    heads = fit_heads(rows, np.arange(rows.num_rows), Teaching(truth_NP, weight_N), config, SEED)
     with_text = np.flatnonzero(rows.has_text_N)
     logits_RP = score_heads(heads, rows, with_text).text_RP
     weight_R = weight_N[with_text]
@@ -239,9 +239,9 @@ def test_logits_are_at_the_base_rate_of_the_weights(tiny: TinyRun) -> None:
 
 def test_training_says_so_when_no_truth_is_known(rows: EmbeddedRows) -> None:
     unknown_NP = np.full((rows.num_rows, 3), -1, np.int8)
-    weight_N = np.ones(rows.num_rows)
+    taught = Teaching(unknown_NP, np.ones(rows.num_rows))
     with pytest.raises(InvalidSnapshot, match="no row to train on"):
-        fit_heads(rows, np.arange(rows.num_rows), unknown_NP, weight_N, CONFIG, SEED)
+        fit_heads(rows, np.arange(rows.num_rows), taught, CONFIG, SEED)
 
 
 def test_training_refuses_embeddings_of_another_snapshot(tiny: TinyRun, snapshot: Snapshot) -> None:

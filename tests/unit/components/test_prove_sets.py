@@ -13,9 +13,12 @@ from components.prove.frozen import freeze, records_of
 from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
 from components.prove.sets import fresh_rows, traffic_rows
+from ledger.events import from_reversal
+from ledger.ledger import SqliteLedger
 from ledger.store import ContentMissing, ContentStore
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import BundleRejected, InvalidSnapshot, PermanentError
+from moderation.listing import Reversal, ReversalReason
 from moderation.release import SliceRules, load_release
 from moderation.scoring import Scorer, ScoringItem
 from tests.gate_world import CONTRACT
@@ -153,6 +156,24 @@ def test_fresh_is_what_no_training_could_see(world: ProveWorld, tmp_path: Path) 
     assert rows.adjudicated_NP.all()
     groups = rows.column("group", np.int64)
     assert groups[1] == groups[2] != groups[3]  # two uploads of one seller belong together
+
+
+def test_fresh_leaves_out_what_a_reversal_had_told(tmp_path: Path) -> None:
+    home, world = Home(tmp_path), toy_world(40, seed=31)
+    first = world.rows[0].submission
+    after = first.submitted_at + timedelta(days=10)
+    record(home, world, known_after=timedelta(days=20))
+    reversal = Reversal(
+        reversal_id="v",
+        submission_id=first.submission_id,
+        reason=ReversalReason.FALSE_POSITIVE,
+        reversed_at=after,
+        known_at=after,
+    )
+    SqliteLedger(home.ledger).append([from_reversal(reversal, recorded_at=after)])
+    rows = fresh_rows(home, after, POLICIES, _read(home), known=frozenset())
+    ids = [record["submission_id"] for record in rows.records]
+    assert ids == [f"u{number}" for number in range(1, 40)]
 
 
 def test_fresh_is_refused_when_no_truth_came_later(tmp_path: Path) -> None:
