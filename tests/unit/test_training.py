@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,18 @@ def test_processes_share_each_batch_between_them(snapshot: Snapshot, rows: Embed
     assert len(whole) * CONFIG.epochs == count_steps(task)
     for (all_B, _), (left_B, _), (right_B, _) in zip(whole, first, second, strict=True):
         assert sorted(all_B.tolist()) == sorted([*left_B.tolist(), *right_B.tolist()])
+
+
+def test_a_fit_takes_emphasised_rows_more_often(snapshot: Snapshot, rows: EmbeddedRows) -> None:
+    index, taught = np.flatnonzero(snapshot.role == "train"), Teaching.of(snapshot)
+    violating = index[(taught.truth_NP[index] == 1).any(1)]
+    emphasis_N = np.ones(rows.num_rows)
+    emphasis_N[violating[:5]] = 3.0
+    task = make_task(rows, index, replace(taught, emphasis_N=emphasis_N), CONFIG, SEED)
+    taken = np.concatenate([index_B for index_B, _ in draw_steps(task, 0)])
+    counts = np.bincount(taken, minlength=rows.num_rows)
+    assert set(counts[violating[:5]]) == {3}
+    assert set(counts[violating[5:]]) == {1}
 
 
 def test_logits_are_at_the_base_rate_of_the_weights(tiny: TinyRun) -> None:
