@@ -2,10 +2,7 @@
 
 import json
 import multiprocessing
-import os
-import platform
 import resource
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moderation.clock import SystemClock
+from tidegate.host import commit, host_facts
 
 OUT = Path("build/bench")
 
@@ -50,7 +48,7 @@ class Bench:
             "name": self.name,
             "command": f"make bench NAME={self.name}",
             "arguments": sys.argv[1:],
-            "commit": _commit(),
+            "commit": commit(),
             "host": host_facts(),
             "rows": self.rows,
             "targets": [asdict(target) for target in self.targets],
@@ -109,31 +107,6 @@ def _run(sender: Connection, function: Callable[..., Any], arguments: tuple[Any,
     seconds, used = clock.monotonic() - begin, resource.getrusage(resource.RUSAGE_SELF)
     spent = (seconds, used.ru_utime + used.ru_stime)
     sender.send((ok, spent, used.ru_maxrss / 1024, result))
-
-
-def host_facts() -> dict[str, Any]:
-    """Return what a reader needs to compare figures: processor, cores, memory, versions."""
-    info = Path("/proc/cpuinfo")
-    models = [
-        line.split(":", 1)[1].strip()
-        for line in (info.read_text().splitlines() if info.exists() else [])
-        if line.startswith("model name")
-    ]
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(pages / 2**30, 1),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-    }
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip() or "unknown"
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
