@@ -57,7 +57,7 @@ def laptop(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Ite
         process = subprocess.Popen(command, stdout=sink, stderr=sink, env=laptop.environment)
     try:
         for _ in range(900):
-            if "Ctrl-C stops both" in log.read_text():
+            if "Ctrl-C stops all of them" in log.read_text():
                 break
             assert process.poll() is None, log.read_text()
             time.sleep(0.1)
