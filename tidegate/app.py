@@ -172,6 +172,42 @@ def decide(
 
 
 @app.command()
+def load(  # noqa: PLR0913  # every one is an option of the command
+    rate: Annotated[float, typer.Option(min=0.01, help="Uploads per second.")] = 20.0,
+    duration: Annotated[float, typer.Option(min=0.1, help="Seconds that count.")] = 30.0,
+    warmup: Annotated[float, typer.Option(min=0.0, help="Seconds before them.")] = 5.0,
+    poisson: Annotated[
+        int | None, typer.Option(help="Seed of random instants; evenly spaced ones if absent.")
+    ] = None,
+    max_in_flight: Annotated[int, typer.Option(min=1, help="What comes on top is dropped.")] = 2000,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that an upload may take.")
+    ] = 10,
+    listing: Annotated[
+        list[Path] | None,
+        typer.Option(help="File as for `tidegate decide`; repeat for more; unseen ones if absent."),
+    ] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="name=number, as in p99=500; repeat for more.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Gateway; the one that `tidegate serve` runs here if absent.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON report.")] = None,
+) -> None:
+    """Send uploads at a constant rate, whatever the answers do: exit code 0, 1 past a limit, 2 could not measure.
+
+    Latency is counted from the planned instant. The gateway records every upload.
+
+    Example: [cyan]tidegate load --rate 100 --duration 60 --limit p99=500 --limit errors=0.001[/]
+    """
+    from tidegate.loading import Run, run_load
+
+    run = Run(rate, duration, warmup, poisson, max_in_flight, timeout)
+    raise typer.Exit(run_load(run, listing or [], limits=limit or [], url=url, out=out))
+
+
+@app.command()
 def replay(
     trace_id: Annotated[str, typer.Argument(help="Trace id of a recorded decision.")],
     bundle: Annotated[

@@ -119,7 +119,7 @@ def decide_one(
     url: str | None,
 ) -> None:
     """Send one listing and show its decision with the evidence."""
-    listed = _read(file, title=title, description=description, images=images)
+    listed = read_listed(file, title=title, description=description, images=images)
     home = Home(settings().home)
     tokens = settings().gateway_tokens.get_secret_value() or own_tokens(home)
     with GatewayCaller(url or running_gateway(home), admin_token(tokens)) as caller:
@@ -145,7 +145,14 @@ def running_gateway(home: Home) -> str:
         ) from error
 
 
-def _read(file: Path | None, *, title: str, description: str, images: Sequence[Path]) -> Listed:
+def read_listed(
+    file: Path | None, *, title: str = "", description: str = "", images: Sequence[Path] = ()
+) -> Listed:
+    """Return a listing from a JSON file, from options, or from both, of which options win.
+
+    Raises:
+        PermanentError: naming the file that cannot be read, or if there is nothing to judge.
+    """
     content: dict[str, Any] = {}
     folder = Path()
     if file is not None:

@@ -19,6 +19,7 @@ COMMANDS = [
     ["evaluate"],
     ["serve"],
     ["decide"],
+    ["load"],
     ["replay"],
     ["bundle", "show"],
     ["bundle", "verify"],
