@@ -11,6 +11,7 @@ from prometheus_client import start_http_server
 
 from featurestore.following import EVERY_S, follow
 from featurestore.layout import Place
+from featurestore.records import RecordStep, open_records
 from featurestore.stream import Step
 from featurestore.writer import open_stream, set_up, writing
 from ledger.ledger import SqliteLedger
@@ -42,7 +43,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, stopped)
     is_ready = False
 
-    def on_step(done: Step) -> None:
+    def on_step(done: Step | RecordStep) -> None:
         nonlocal is_ready
         if not is_ready:
             start_http_server(arguments.port, arguments.host)
@@ -54,8 +55,9 @@ def main() -> int:
         set_up(place)
         with writing(place):
             ledger = SqliteLedger(config.home / "ledger.sqlite")
-            stream = open_stream(place, ledger, SystemClock())
-            follow(stream, stop, every_s=arguments.every, on_step=on_step)
+            clock = SystemClock()
+            stream, records = open_stream(place, ledger, clock), open_records(place, ledger, clock)
+            follow(stream, records, stop, every_s=arguments.every, on_step=on_step)
     except TidegateError as error:
         _LOG.error("cannot stream", extra={"reason": str(error)})
         return 1

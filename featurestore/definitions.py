@@ -1,7 +1,7 @@
 """What the feature store holds: entities, views and services, declared for one folder of history."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import FunctionType
@@ -30,6 +30,12 @@ from moderation.listing import Submission
 BEHAVIOUR: Final = "behaviour"
 """Name of the view, and of the service, that finish the windows at the instant of an upload."""
 
+DECISIONS: Final = "decisions"
+"""View of what was decided, one row per submission; its key `listing_id` is the submission's id."""
+
+GROUND_TRUTH: Final = "ground_truth"
+"""View of what was established, one row per submission and policy: both are its key."""
+
 _ROW_TYPES: Final[dict[RowKind, FeastType]] = {
     RowKind.SELLER: Bytes,
     RowKind.DEVICE: Bytes,
@@ -48,10 +54,10 @@ _DECISION: Final[dict[str, tuple[FeastType, str]]] = {
     "release": (String, "digest of the bundle that answered; empty where none did"),
     "arm": (String, "champion or candidate"),
     "policy_version": (String, "version of the policy file"),
-    "latency_ms": (Float64, "milliseconds until the model had answered"),
+    "latency_ms": (Float64, "milliseconds until the model had answered; null where none did"),
     "degraded": (Int64, "how many parts were missing or fell back"),
-    "top_policy": (String, "policy of the highest probability"),
-    "top_probability": (Float64, "highest probability over policies"),
+    "top_policy": (String, "policy of the highest probability; empty where no model answered"),
+    "top_probability": (Float64, "highest probability over policies; null where no model answered"),
 }
 _TRUTH: Final[dict[str, tuple[FeastType, str]]] = {
     "violates": (Int64, "1 where it does"),
@@ -112,14 +118,15 @@ def declare(folder: Path) -> list[Any]:
         folder: absolute, where the history lies; Feast resolves relative paths against the current directory.
     """
     entities = {kind: _entity(kind.join_key, _MEANINGS[kind]) for kind in RowKind}
-    listing = _entity("listing_id", "a submission of a listing")
+    listing = _entity("listing_id", "a submission of a listing: the submission's id")
+    policy = _entity("policy_id", "a policy, by its id in the policy file")
     model = _entity("model_id", "a model and its arm: `name|arm`")
     signal = _entity("signal_id", "model|arm|modality|target|segment|detector")
     stream = _entity("stream_id", "a stream of events")
     activity = {
         kind: _pushed(
             kind.view,
-            entities[kind],
+            [entities[kind]],
             {kind.column: (_ROW_TYPES[kind], _MEANINGS[kind])},
             folder,
             ttl=None,
@@ -131,13 +138,13 @@ def declare(folder: Path) -> list[Any]:
     views = [
         *activity.values(),
         profile,
-        _pushed("decisions", listing, _DECISION, folder, ttl=timedelta(days=180)),
-        _pushed("ground_truth", listing, _TRUTH, folder, ttl=None),
-        _pushed("drift_signal", signal, _DRIFT_SIGNAL, folder, ttl=timedelta(days=2)),
-        _pushed("drift_state", model, _DRIFT_STATE, folder, ttl=timedelta(days=2)),
+        _pushed(DECISIONS, [listing], _DECISION, folder, ttl=timedelta(days=180)),
+        _pushed(GROUND_TRUTH, [listing, policy], _TRUTH, folder, ttl=None),
+        _pushed("drift_signal", [signal], _DRIFT_SIGNAL, folder, ttl=timedelta(days=2)),
+        _pushed("drift_state", [model], _DRIFT_STATE, folder, ttl=timedelta(days=2)),
         _pushed(
             STREAM,
-            stream,
+            [stream],
             {
                 "through_us": (Int64, "everything that was known by then is in the rows"),
                 "sequence": (Int64, "newest event of the ledger that was read"),
@@ -163,7 +170,7 @@ def declare(folder: Path) -> list[Any]:
         FeatureService(name=BEHAVIOUR, features=[finished], description="what a predictor reads"),
         FeatureService(name="profile", features=[profile], description="what drift windows read"),
     ]
-    used = [*entities.values(), listing, model, signal, stream]
+    used = [*entities.values(), listing, policy, model, signal, stream]
     return [*used, *views, finished, *services]
 
 
@@ -215,7 +222,7 @@ def _batch(
     return FeatureView(
         name=name,
         entities=[entity],
-        schema=_schema(entity, columns),
+        schema=_schema([entity], columns),
         source=_source(name, folder),
         ttl=timedelta(days=2),
         online=True,
@@ -224,8 +231,8 @@ def _batch(
 
 def _pushed(
     name: str,
-    entity: Entity,
-    columns: dict[str, tuple[FeastType, str]],
+    entities: Sequence[Entity],
+    columns: Mapping[str, tuple[FeastType, str]],
     folder: Path,
     *,
     ttl: timedelta | None,
@@ -233,17 +240,19 @@ def _pushed(
     """Return a view that is written as things happen; its rows never expire without a `ttl`."""
     return FeatureView(
         name=name,
-        entities=[entity],
-        schema=_schema(entity, columns),
+        entities=list(entities),
+        schema=_schema(entities, columns),
         source=PushSource(name=f"{name}_push", batch_source=_source(name, folder)),
         ttl=ttl,
         online=True,
     )
 
 
-def _schema(entity: Entity, columns: Mapping[str, tuple[FeastType, str]]) -> list[Field]:
+def _schema(
+    entities: Sequence[Entity], columns: Mapping[str, tuple[FeastType, str]]
+) -> list[Field]:
     fields = [_field(name, dtype, meaning) for name, (dtype, meaning) in columns.items()]
-    return [Field(name=entity.join_key, dtype=String), *fields]
+    return [*(Field(name=one.join_key, dtype=String) for one in entities), *fields]
 
 
-__all__ = ["BEHAVIOUR", "declare", "finish"]
+__all__ = ["BEHAVIOUR", "DECISIONS", "GROUND_TRUTH", "declare", "finish"]

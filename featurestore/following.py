@@ -1,4 +1,4 @@
-"""Following the ledger: steps of the stream one after another until somebody says stop; a failed one is tried again."""
+"""Following the ledger: steps of both streams, one after another, until somebody says stop; what failed is tried again."""
 
 import logging
 from collections.abc import Callable
@@ -7,35 +7,45 @@ from typing import Final
 
 from prometheus_client import Counter
 
+from featurestore.records import RecordStep, RecordStream
 from featurestore.stream import FeatureStream, Step
-from moderation.errors import TemporaryError
+from moderation.errors import TemporaryError, TidegateError
 
 _LOG = logging.getLogger(__name__)
 
 FAILED: Final = Counter(
-    "tidegate_feature_steps_failed_total", "Steps of the feature stream that failed.", ["error"]
+    "tidegate_feature_steps_failed_total", "Steps of a feature stream that failed.", ["error"]
 )
 
 EVERY_S: Final = 0.5
 """Pause between two steps: what a seller just did counts for its next upload after about as long."""
 
+_Errors = tuple[type[Exception], ...]
+_ACTIVITY_MAY_PASS: Final[_Errors] = (TemporaryError,)
+_RECORDS_MAY_PASS: Final[_Errors] = (TidegateError, OSError)
+
 
 def follow(
     stream: FeatureStream,
+    records: RecordStream,
     stop: Event,
     *,
     every_s: float = EVERY_S,
-    on_step: Callable[[Step], None] = lambda done: None,
-    on_failure: Callable[[TemporaryError], None] = lambda error: None,
+    on_step: Callable[[Step | RecordStep], None] = lambda done: None,
+    on_failure: Callable[[Exception], None] = lambda error: None,
 ) -> None:
-    """Step until `stop` is set; what may pass is counted, told and tried again."""
+    """Step until `stop` is set; what may pass is counted, told and tried again.
+
+    Activity is what decisions wait for: whatever keeps records from being written, it goes on.
+    """
     while not stop.is_set():
-        try:
-            done = stream.step()
-        except TemporaryError as error:
-            FAILED.labels(type(error).__name__).inc()
-            _LOG.error("the stream is behind", extra={"reason": str(error)})
-            on_failure(error)
-        else:
-            on_step(done)
+        for one, may_pass in ((stream, _ACTIVITY_MAY_PASS), (records, _RECORDS_MAY_PASS)):
+            try:
+                done = one.step()
+            except may_pass as error:
+                FAILED.labels(type(error).__name__).inc()
+                _LOG.error("the stream is behind", extra={"reason": str(error)})
+                on_failure(error)
+            else:
+                on_step(done)
         stop.wait(every_s)

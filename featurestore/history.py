@@ -54,15 +54,20 @@ class ActivityRow:
 
 def ensure_history(folder: Path, view: "FeatureView") -> None:
     """Make the folder of a view, with a file that holds its columns and no rows: no store reads an empty folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist([], schema=history_schema(view))
+    write_whole(table, folder / "part-empty.parquet")
+
+
+def history_schema(view: "FeatureView") -> pa.Schema:
+    """Return the columns of a view's files: keys, features, and the two times in microseconds."""
     from feast.type_map import (
         feast_value_type_to_pa,  # Feast takes seconds; a join needs none of it
     )
 
-    folder.mkdir(parents=True, exist_ok=True)
     columns = [*view.entity_columns, *view.features]
     fields = [(one.name, feast_value_type_to_pa(one.dtype.to_value_type())) for one in columns]
-    schema = pa.schema([*fields, (EVENT_TIME, _INSTANT), (CREATED, _INSTANT)])
-    _write(pa.Table.from_pylist([], schema=schema), folder / "part-empty.parquet")
+    return pa.schema([*fields, (EVENT_TIME, _INSTANT), (CREATED, _INSTANT)])
 
 
 def append_activity(folder: Path, name: str, rows: Iterable[ActivityRow]) -> None:
@@ -83,7 +88,7 @@ def append_activity(folder: Path, name: str, rows: Iterable[ActivityRow]) -> Non
                 CREATED: pa.array([row.created for row in found], _INSTANT),
             }
         )
-        _write(table, history_folder(folder, kind.view) / f"part-{name}.parquet")
+        write_whole(table, history_folder(folder, kind.view) / f"part-{name}.parquet")
 
 
 def behaviour_at(
@@ -175,7 +180,7 @@ def _join_sql(folder: Path, *, is_known_only: bool) -> str:
     )
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_whole(table: pa.Table, path: Path) -> None:
     """Write a file that is whole or not there."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     pq.write_table(table, partial, compression="zstd")

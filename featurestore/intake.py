@@ -84,7 +84,7 @@ class Intake:
             try:
                 record = to_record(stored.event)
             except PermanentError as error:
-                refused.append((stored, Reason.SCHEMA, _what_is_wrong(error)))
+                refused.append((stored, Reason.SCHEMA, what_is_wrong(error)))
                 continue
             found = self._wrong(stored.event, record, now)
             if found and found[0] not in waived:
@@ -129,7 +129,7 @@ class Intake:
         return None
 
 
-def _what_is_wrong(error: PermanentError) -> str:
+def what_is_wrong(error: PermanentError) -> str:
     """Return which fields are wrong and how, without what they held: a dead letter keeps no one's data."""
     cause = error.__cause__
     if not isinstance(cause, ValidationError):

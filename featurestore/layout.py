@@ -11,10 +11,10 @@ from moderation.settings import Settings
 PROJECT: Final = "tidegate"
 
 STREAM: Final = "stream_state"
-"""View that says up to when the stream has come."""
+"""View that says up to when a stream has come."""
 
 ACTIVITY: Final = "activity"
-"""The one stream that there is, as a key of `stream_state`."""
+"""The stream of what sellers do, as a key of `stream_state`."""
 
 EVENT_TIME: Final = "event_timestamp"
 CREATED: Final = "created_timestamp"

@@ -18,7 +18,7 @@ from moderation.errors import TemporaryError
 
 _BUSY_S: Final = 10.0
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS dead_letters (
+CREATE TABLE IF NOT EXISTS {prefix}dead_letters (
     sequence INTEGER PRIMARY KEY,
     event_id TEXT NOT NULL,
     reason TEXT NOT NULL,
@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     refused_us INTEGER NOT NULL,
     replayed_us INTEGER
 );
-CREATE TABLE IF NOT EXISTS progress (
+CREATE TABLE IF NOT EXISTS {prefix}progress (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     past INTEGER NOT NULL,
     sequence INTEGER NOT NULL
@@ -78,13 +78,19 @@ class LettersUnavailable(TemporaryError):
 
 
 class DeadLetters:
-    """Refused events of one feature store, in SQLite; safe to share between threads."""
+    """Refused events of one reader of the ledger, in SQLite; safe to share between threads."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(self, path: Path, *, prefix: str = "") -> None:
+        """Open the tables, and make them where they are not there.
+
+        Args:
+            path: of the file; readers may share one.
+            prefix: of the tables' names; the stream of activity has none.
+        """
+        self._path, self._lock, self._prefix = path, threading.Lock(), prefix
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connected() as connection:
-            connection.executescript(_SCHEMA)
+            connection.executescript(_SCHEMA.format(prefix=prefix))
 
     def add(self, refused: Iterable[tuple[StoredEvent, Reason, str]], now: datetime) -> None:
         """Keep refused events; one that is there already stays as it is."""
@@ -94,7 +100,7 @@ class DeadLetters:
         ]
         with self._connected() as connection:
             connection.executemany(
-                "INSERT OR IGNORE INTO dead_letters (sequence, event_id, reason, detail, refused_us)"
+                f"INSERT OR IGNORE INTO {self._prefix}dead_letters (sequence, event_id, reason, detail, refused_us)"
                 " VALUES (?, ?, ?, ?, ?)",
                 rows,
             )
@@ -104,7 +110,7 @@ class DeadLetters:
         at = to_microseconds(now)
         with self._connected() as connection:
             connection.executemany(
-                "UPDATE dead_letters SET replayed_us = ? WHERE sequence = ?",
+                f"UPDATE {self._prefix}dead_letters SET replayed_us = ? WHERE sequence = ?",
                 [(at, sequence) for sequence in sequences],
             )
 
@@ -115,7 +121,8 @@ class DeadLetters:
     def _read(self, condition: str) -> list[DeadLetter]:
         with self._connected() as connection:
             found = connection.execute(
-                "SELECT sequence, event_id, reason, detail, refused_us, replayed_us FROM dead_letters"
+                "SELECT sequence, event_id, reason, detail, refused_us, replayed_us"
+                f" FROM {self._prefix}dead_letters"
                 f" WHERE {condition}"
             ).fetchall()
         return [
@@ -137,14 +144,16 @@ class DeadLetters:
     def progress(self) -> Progress | None:
         """Return how far the stream has come; None before its first start was finished."""
         with self._connected() as connection:
-            found = connection.execute("SELECT past, sequence FROM progress").fetchone()
+            found = connection.execute(
+                f"SELECT past, sequence FROM {self._prefix}progress"
+            ).fetchone()
         return Progress(*found) if found else None
 
     def save_progress(self, progress: Progress) -> None:
         """Take note of how far the stream has come."""
         with self._connected() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO progress (id, past, sequence) VALUES (1, ?, ?)",
+                f"INSERT OR REPLACE INTO {self._prefix}progress (id, past, sequence) VALUES (1, ?, ?)",
                 (progress.past, progress.sequence),
             )
 
@@ -152,7 +161,8 @@ class DeadLetters:
         """Return how many events wait, by reason."""
         with self._connected() as connection:
             found = connection.execute(
-                "SELECT reason, COUNT(*) FROM dead_letters WHERE replayed_us IS NULL GROUP BY reason"
+                f"SELECT reason, COUNT(*) FROM {self._prefix}dead_letters"
+                " WHERE replayed_us IS NULL GROUP BY reason"
             ).fetchall()
         return {Reason(reason): count for reason, count in found}
 

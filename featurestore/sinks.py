@@ -63,19 +63,19 @@ class FeastSink:
         Raises:
             FeatureStoreUnavailable: if the online store cannot be read.
         """
-        with _answering(STREAM):
+        with answering(STREAM):
             found = self._store.get_online_features(
                 features=[f"{STREAM}:sequence"], entity_rows=[{"stream_id": ACTIVITY}]
             ).to_dict()
         return int(found["sequence"][0] or 0)
 
     def _push(self, view: str, rows: pd.DataFrame) -> None:
-        with _answering(view):
+        with answering(view):
             self._store.push(f"{view}_push", rows, to=PushMode.ONLINE)
 
 
 @contextmanager
-def _answering(view: str) -> Iterator[None]:
+def answering(view: str) -> Iterator[None]:
     """Say of whatever an online store raises that it may pass."""
     try:
         yield

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,12 +15,12 @@ from featurestore.following import follow
 from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
 from featurestore.online import OnlineReader, open_rows
+from featurestore.records import RecordStep, RecordStream, letters_of_records, open_records
 from featurestore.repository import apply
 from featurestore.stream import FeatureStream, Step
 from featurestore.writer import letters_of, open_stream, writing
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
-from moderation.errors import TemporaryError
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
 from moderation.settings import settings
@@ -52,14 +53,15 @@ def stream(*, once: bool, every_s: float) -> None:
         FeaturesNotReady: if nothing was set up.
         FeatureStoreUnavailable: with `once`, if the online store cannot be written; otherwise it is tried again.
     """
-    with _stream() as found:
+    with _streams() as (activity, records):
         if once:
-            _say_step(found.step())
+            _say_step(activity.step())
+            _say_records(records.step())
         else:
-            _follow(found, every_s)
+            _follow(activity, records, every_s)
 
 
-def _follow(found: FeatureStream, every_s: float) -> None:
+def _follow(activity: FeatureStream, records: RecordStream, every_s: float) -> None:
     stop = threading.Event()
 
     def stopped(number: int, frame: FrameType | None) -> None:
@@ -69,14 +71,17 @@ def _follow(found: FeatureStream, every_s: float) -> None:
     signal.signal(signal.SIGINT, stopped)
     say(f"following the ledger every {every_s:g} s; stop it with Ctrl-C")
 
-    def told(done: Step) -> None:
-        if done.events or done.refused:
+    def told(done: Step | RecordStep) -> None:
+        if isinstance(done, RecordStep):
+            if done.decisions or done.truths or done.refused:
+                _say_records(done)
+        elif done.events or done.refused:
             _say_step(done)
 
-    def behind(error: TemporaryError) -> None:
+    def behind(error: Exception) -> None:
         say(f"[yellow]behind[/]  {error}; trying again")
 
-    follow(found, stop, every_s=every_s, on_step=told, on_failure=behind)
+    follow(activity, records, stop, every_s=every_s, on_step=told, on_failure=behind)
 
 
 def show(seller: str, device: str | None, address: str | None) -> None:
@@ -139,8 +144,9 @@ def skew(day: str | None) -> None:
 
 def refused() -> None:
     """Show the events that the stream refused and that were not counted since."""
-    letters = letters_of(_place())
-    waiting, counts = letters.waiting(), letters.counts()
+    kept = (letters_of(_place()), letters_of_records(_place()))
+    waiting = [letter for letters in kept for letter in letters.waiting()]
+    counts = _num_waiting()
     if not waiting:
         say("no event was refused")
         return
@@ -161,10 +167,15 @@ def replay(waived: Sequence[Reason]) -> None:
         FeaturesNotReady: if nothing was set up.
         FeatureStoreUnavailable: if the online store cannot be written.
     """
-    with _stream() as found:
-        _say_step(found.replay(waived))
-    left = letters_of(_place()).counts()
-    say("left     " + (", ".join(f"{reason} {n}" for reason, n in sorted(left.items())) or "none"))
+    with _streams() as (activity, records):
+        _say_step(activity.replay(waived))
+        _say_records(records.replay())
+    left = sorted(_num_waiting().items())
+    say("left     " + (", ".join(f"{reason} {n}" for reason, n in left) or "none"))
+
+
+def _num_waiting() -> Counter[Reason]:
+    return Counter(letters_of(_place()).counts()) + Counter(letters_of_records(_place()).counts())
 
 
 def _place() -> Place:
@@ -172,12 +183,16 @@ def _place() -> Place:
 
 
 @contextmanager
-def _stream() -> Iterator[FeatureStream]:
-    """Be the one writer, and give the stream."""
-    place = _place()
+def _streams() -> Iterator[tuple[FeatureStream, RecordStream]]:
+    """Be the one writer, and give the streams of activity and of records."""
+    place, clock = _place(), SystemClock()
     with writing(place):
         ledger = SqliteLedger(Home(settings().home).ledger)
-        yield open_stream(place, ledger, SystemClock())
+        yield open_stream(place, ledger, clock), open_records(place, ledger, clock)
+
+
+def _say_records(done: RecordStep) -> None:
+    say(f"records  {done.decisions} decisions, {done.truths} truths; refused {done.refused}")
 
 
 def _say_step(done: Step) -> None:
