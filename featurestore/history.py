@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.layout import CREATED, EVENT_TIME, history_folder
+from featurestore.locks import reading
 from moderation.activity_rows import RowKind
 from moderation.behaviour import Keys, Rows, behaviour
 from moderation.errors import PermanentError
@@ -128,7 +129,7 @@ def behaviour_at(
         }
     )
     is_there = np.zeros(len(submissions), bool)
-    with duckdb.connect() as connection:
+    with reading(folder), duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         connection.register("asked", asked)
         answer = connection.execute(_join_sql(folder, is_known_only=is_known_only))

@@ -16,6 +16,9 @@ from typing import Final
 from ledger.events import StoredEvent, from_microseconds, to_microseconds
 from moderation.errors import TemporaryError
 
+RECORDS_PREFIX: Final = "records_"
+"""Of the tables of the stream of decisions and truths."""
+
 _BUSY_S: Final = 10.0
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS {prefix}dead_letters (

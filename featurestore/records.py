@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from featurestore.definitions import DECISIONS, GROUND_TRUTH
 from featurestore.intake import Limits, what_is_wrong
 from featurestore.layout import CREATED, EVENT_TIME, Place
-from featurestore.letters import DeadLetters, Progress, Reason
+from featurestore.letters import RECORDS_PREFIX, DeadLetters, Progress, Reason
 from featurestore.repository import open_store
 from featurestore.view_rows import Row, ViewRows
 from ledger.events import Event, EventKind, StoredEvent, to_decision, to_ground_truth
@@ -54,7 +54,7 @@ class RecordStep:
 
 def letters_of_records(place: Place) -> DeadLetters:
     """Return what the stream of records keeps of itself, beside what the stream of activity keeps."""
-    return DeadLetters(place.stream_file, prefix="records_")
+    return DeadLetters(place.stream_file, prefix=RECORDS_PREFIX)
 
 
 def open_records(place: Place, ledger: Ledger, clock: Clock) -> "RecordStream":

@@ -419,6 +419,19 @@ def replay_refused(
     replay([known[one] for one in waive or ()])
 
 
+@features_app.command("prune")
+def prune_features(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Take rows that are past their days out of history and online store, and make few files of many.
+
+    Stop the stream first: a store has one writer.
+    """
+    from tidegate.features import prune_views
+
+    prune_views(is_dry_run=dry_run)
+
+
 @pipelines_app.command("compile")
 def compile_pipelines(
     out: Annotated[Path, typer.Option(help="Folder of the YAML files.")] = Path("build/pipelines"),

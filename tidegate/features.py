@@ -4,7 +4,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from types import FrameType
 
@@ -16,7 +16,8 @@ from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
 from featurestore.online import OnlineReader, open_rows
 from featurestore.records import RecordStep, RecordStream, letters_of_records, open_records
-from featurestore.repository import apply
+from featurestore.repository import apply, open_store
+from featurestore.retention import RETENTION, prune
 from featurestore.stream import FeatureStream, Step
 from featurestore.writer import letters_of, open_stream, writing
 from ledger.ledger import SqliteLedger
@@ -172,6 +173,26 @@ def replay(waived: Sequence[Reason]) -> None:
         _say_records(records.replay())
     left = sorted(_num_waiting().items())
     say("left     " + (", ".join(f"{reason} {n}" for reason, n in left) or "none"))
+
+
+def prune_views(*, is_dry_run: bool) -> None:
+    """Take rows that are past their days out of history and online store.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        FeatureStoreUnavailable: if the online store cannot be reached.
+        StoreBusy: if another process writes the store, unless `is_dry_run`.
+    """
+    place, now = _place(), SystemClock().now()
+    with nullcontext() if is_dry_run else writing(place):
+        open_store(place)
+        done = prune(place, now, is_dry_run=is_dry_run)
+    table = Table("view", "kept days", "rows", "past", "online past", "files", "then")
+    for one in done:
+        numbers = (one.rows, one.dropped, one.online, one.files, one.files_after)
+        table.add_row(one.view, f"{RETENTION[one.view].days}", *(f"{n:,}" for n in numbers))
+    console.print(table)
+    say("nothing was changed" if is_dry_run else "rows past their days are gone")
 
 
 def _num_waiting() -> Counter[Reason]:

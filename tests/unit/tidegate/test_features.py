@@ -73,9 +73,12 @@ def test_a_store_has_one_writer(home: Path) -> None:
     with (home / "features" / "stream.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "stop `tidegate features stream` first" in _run("replay")
+        assert "stop `tidegate features stream` first" in _run("prune")
+        assert "nothing was changed" in _run("prune", "--dry-run")
+    assert "rows past their days are gone" in _run("prune")
 
 
-@pytest.mark.parametrize("command", [["stream", "--once"], ["show", "s1"], ["replay"]])
+@pytest.mark.parametrize("command", [["stream", "--once"], ["show", "s1"], ["replay"], ["prune"]])
 def test_without_a_store_each_command_says_what_to_do(home: Path, command: list[str]) -> None:
     assert "tidegate features apply" in _run(*command)
 
