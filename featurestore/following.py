@@ -1,4 +1,4 @@
-"""Following the ledger: steps of both streams, one after another, until somebody says stop; what fails is tried again."""
+"""Following the ledger: steps of both streams, until somebody says stop; what fails is tried again."""
 
 import logging
 from collections.abc import Callable

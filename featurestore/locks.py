@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _READERS: Final = "history.lock"
+_ROWS: Final = "rows.lock"
 
 
 @contextmanager
@@ -44,4 +45,11 @@ def reading(folder: Path) -> Iterator[None]:
 def swapping(folder: Path) -> Iterator[None]:
     """Be alone with the files of the history; readers that came before are waited for."""
     with locked(folder / _READERS):
+        yield
+
+
+@contextmanager
+def writing_rows(folder: Path) -> Iterator[None]:
+    """Be the one that writes, or takes away, rows of the views that no stream follows the ledger into."""
+    with locked(folder / _ROWS):
         yield

@@ -16,7 +16,7 @@ import duckdb
 
 from featurestore.layout import CREATED, EVENT_TIME, STREAM, Place, history_folder
 from featurestore.letters import RECORDS_PREFIX, DeadLetters, Progress
-from featurestore.locks import reading, swapping
+from featurestore.locks import reading, swapping, writing_rows
 from featurestore.online_expiry import expire_online
 from moderation.activity_rows import RowKind
 
@@ -109,9 +109,10 @@ def prune(place: Place, now: datetime, *, is_dry_run: bool = False) -> list[Prun
         for view, kept in RETENTION.items()
         if kept.days is not None
     }
-    done = [_History(place, view, horizons[view]).prune(now, is_dry_run) for view in horizons]
     fading = {view: at for view, at in horizons.items() if not RETENTION[view].is_state}
-    online = expire_online(place, fading, is_dry_run=is_dry_run)
+    with writing_rows(place.folder):
+        done = [_History(place, view, at).prune(now, is_dry_run) for view, at in horizons.items()]
+        online = expire_online(place, fading, is_dry_run=is_dry_run)
     return [replace(one, online=online.get(one.view, 0)) for one in done]
 
 

@@ -419,6 +419,18 @@ def replay_refused(
     replay([known[one] for one in waive or ()])
 
 
+@features_app.command("profile")
+def profile_sellers(
+    as_of: Annotated[
+        str | None, typer.Option(help="Day at whose start sellers are looked at; now if absent.")
+    ] = None,
+) -> None:
+    """Write the profile of every active seller: what windows of drift and Feast's monitoring read."""
+    from tidegate.features import profile
+
+    profile(as_of)
+
+
 @features_app.command("prune")
 def prune_features(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,

@@ -11,10 +11,12 @@ from types import FrameType
 from rich.table import Table
 
 from components.home import Home
+from components.policies import cut_off_of
 from featurestore.following import follow
 from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
 from featurestore.online import OnlineReader, open_rows
+from featurestore.profile import write_profiles
 from featurestore.records import RecordStep, RecordStream, letters_of_records, open_records
 from featurestore.repository import apply, open_store
 from featurestore.retention import RETENTION, prune
@@ -22,6 +24,7 @@ from featurestore.stream import FeatureStream, Step
 from featurestore.writer import letters_of, open_stream, writing
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
+from moderation.errors import PermanentError
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
 from moderation.settings import settings
@@ -29,6 +32,7 @@ from tidegate.console import console, say
 
 _LETTERS_SHOWN = 20
 _BUDGET_S = 1.0
+_BEHIND = timedelta(minutes=5)
 
 
 def set_up() -> None:
@@ -173,6 +177,30 @@ def replay(waived: Sequence[Reason]) -> None:
         _say_records(records.replay())
     left = sorted(_num_waiting().items())
     say("left     " + (", ".join(f"{reason} {n}" for reason, n in left) or "none"))
+
+
+def profile(as_of: str | None) -> None:
+    """Write the profile of every active seller, into history and online.
+
+    Args:
+        as_of: day at whose start they are looked at; None means now.
+
+    Raises:
+        FeaturesNotReady: if nothing was set up.
+        FeatureStoreUnavailable: if the online store cannot be written.
+        PermanentError: if the day is none, or has not come yet.
+    """
+    place, now = _place(), SystemClock().now()
+    at = now if as_of is None else cut_off_of(as_of)
+    if at > now:
+        raise PermanentError(f"{as_of} has not come yet; --as-of takes a day of the past")
+    done = write_profiles(open_store(place), place, at, now)
+    say(f"profiles {done.sellers} sellers as of {at:%Y-%m-%d %H:%M} UTC")
+    if not done.is_online:
+        say("online   unchanged: it holds this instant, or a later one")
+    if done.through is None or at - done.through > _BEHIND:
+        come = f"{done.through:%Y-%m-%d %H:%M} UTC" if done.through else "nowhere yet"
+        say(f"[yellow]behind[/]   the stream has come to {come}: tidegate features stream --once")
 
 
 def prune_views(*, is_dry_run: bool) -> None:

@@ -236,7 +236,7 @@ def test_rows_past_their_days_leave_history_and_online(kept: Kept) -> None:
         with pytest.raises(FeatureStoreUnavailable, match="redis://127.0.0.1"):
             prune(kept.place, now)
     else:
-        kept.place.online_file.write_bytes(b"no database" * 100)
+        kept.place.online_file.rename(kept.place.folder / "aside")
         with pytest.raises(FeatureStoreUnavailable, match="online.sqlite"):
             prune(kept.place, now)
 

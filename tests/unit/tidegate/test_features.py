@@ -64,6 +64,20 @@ def test_refused_events_are_shown_and_counted_after_all(home: Path) -> None:
     assert "left     none" in _run("replay", "--waive", "late")
 
 
+def test_profiles_are_written_and_say_how_far_the_stream_is(home: Path) -> None:
+    _upload(home, "u1", timedelta(minutes=5))
+    _run("apply")
+    assert "the stream has come to nowhere yet" in _run("profile")
+    _run("stream", "--once")
+    said = _run("profile")
+    assert "profiles 1 sellers" in said
+    assert "behind" not in said
+    earlier = _run("profile", "--as-of", "2026-01-02")
+    assert "profiles 0 sellers as of 2026-01-02 00:00" in earlier
+    assert "online   unchanged" in earlier
+    assert "has not come yet" in _run("profile", "--as-of", "2999-01-01")
+
+
 def test_only_known_reasons_can_be_waived(home: Path) -> None:
     assert "reasons are late, null_flood" in _run("replay", "--waive", "future")
 
@@ -78,7 +92,9 @@ def test_a_store_has_one_writer(home: Path) -> None:
     assert "rows past their days are gone" in _run("prune")
 
 
-@pytest.mark.parametrize("command", [["stream", "--once"], ["show", "s1"], ["replay"], ["prune"]])
+@pytest.mark.parametrize(
+    "command", [["stream", "--once"], ["show", "s1"], ["replay"], ["prune"], ["profile"]]
+)
 def test_without_a_store_each_command_says_what_to_do(home: Path, command: list[str]) -> None:
     assert "tidegate features apply" in _run(*command)
 
