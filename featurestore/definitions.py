@@ -36,6 +36,12 @@ DECISIONS: Final = "decisions"
 GROUND_TRUTH: Final = "ground_truth"
 """View of what was established, one row per submission and policy: both are its key."""
 
+DRIFT_SIGNAL: Final = "drift_signal"
+"""View of what one detector says of one window; its event time is the window's end."""
+
+DRIFT_STATE: Final = "drift_state"
+"""View of the one row per model and arm that a rollout goes by."""
+
 _ROW_TYPES: Final[dict[RowKind, FeastType]] = {
     RowKind.SELLER: Bytes,
     RowKind.DEVICE: Bytes,
@@ -85,7 +91,7 @@ _DRIFT_SIGNAL: Final[dict[str, tuple[FeastType, str]]] = {
     "window_start_us": (Int64, "microseconds since 1970"),
     "window_end_us": (Int64, "microseconds since 1970"),
     "window_seq": (Int64, "rises strictly"),
-    "expires_us": (Int64, "a signal past it is no data"),
+    "expires_us": (Int64, "microseconds since 1970; a signal past it is no data"),
     "n_ref": (Int64, "rows of the reference"),
     "n_cur": (Int64, "rows of the window"),
     "statistic": (Float64, "what the detector measured"),
@@ -106,9 +112,16 @@ _DRIFT_STATE: Final[dict[str, tuple[FeastType, str]]] = {
     "signals_alarming": (Int64, "signals that alarm"),
     "signals_unknown": (Int64, "signals without data"),
     "window_seq": (Int64, "rises strictly"),
-    "expires_us": (Int64, "past it the state is no data"),
+    "expires_us": (Int64, "microseconds since 1970; past it the state is no data"),
     "report_id": (String, "report that shows it"),
 }
+
+OPTIONAL: Final = "optional"
+"""Tag of a field that a writer may leave out: null says that nobody knows."""
+
+_OPTIONAL: Final = frozenset(
+    {"statistic", "effect", "p_adjusted", "threshold", "top_signal_id", "report_id"}
+)
 
 
 def declare(folder: Path) -> list[Any]:
@@ -140,8 +153,8 @@ def declare(folder: Path) -> list[Any]:
         profile,
         _pushed(DECISIONS, [listing], _DECISION, folder, ttl=timedelta(days=180)),
         _pushed(GROUND_TRUTH, [listing, policy], _TRUTH, folder, ttl=None),
-        _pushed("drift_signal", [signal], _DRIFT_SIGNAL, folder, ttl=timedelta(days=2)),
-        _pushed("drift_state", [model], _DRIFT_STATE, folder, ttl=timedelta(days=2)),
+        _pushed(DRIFT_SIGNAL, [signal], _DRIFT_SIGNAL, folder, ttl=timedelta(days=2)),
+        _pushed(DRIFT_STATE, [model], _DRIFT_STATE, folder, ttl=timedelta(days=2)),
         _pushed(
             STREAM,
             [stream],
@@ -203,7 +216,8 @@ def _entity(name: str, meaning: str) -> Entity:
 
 
 def _field(name: str, dtype: FeastType, meaning: str) -> Field:
-    return Field(name=name, dtype=dtype, description=meaning)
+    tags = {OPTIONAL: "true"} if name in _OPTIONAL else {}
+    return Field(name=name, dtype=dtype, description=meaning, tags=tags)
 
 
 def _source(name: str, folder: Path) -> FileSource:
@@ -255,4 +269,13 @@ def _schema(
     return [*(Field(name=one.join_key, dtype=String) for one in entities), *fields]
 
 
-__all__ = ["BEHAVIOUR", "DECISIONS", "GROUND_TRUTH", "declare", "finish"]
+__all__ = [
+    "BEHAVIOUR",
+    "DECISIONS",
+    "DRIFT_SIGNAL",
+    "DRIFT_STATE",
+    "GROUND_TRUTH",
+    "OPTIONAL",
+    "declare",
+    "finish",
+]
