@@ -15,6 +15,7 @@ from components.policies import cut_off_of
 from featurestore.following import follow
 from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
+from featurestore.model_services import ModelFeatures, apply_services, check_features
 from featurestore.online import OnlineReader, open_rows
 from featurestore.profile import write_profiles
 from featurestore.records import RecordStep, RecordStream, letters_of_records, open_records
@@ -23,10 +24,12 @@ from featurestore.retention import RETENTION, prune
 from featurestore.stream import FeatureStream, Step
 from featurestore.writer import letters_of, open_stream, writing
 from ledger.ledger import SqliteLedger
+from moderation.bundle_files import read_manifest
 from moderation.clock import SystemClock
-from moderation.errors import PermanentError
+from moderation.errors import BundleRejected, PermanentError
 from moderation.features import FEATURES
 from moderation.listing import Listing, Submission
+from moderation.manifest import MANIFEST, parse_manifest
 from moderation.settings import settings
 from tidegate.console import console, say
 
@@ -47,8 +50,25 @@ def set_up() -> None:
     views = sorted(view.name for view in store.list_feature_views())
     say(f"store    {place.folder}, online in {online}")
     say(f"views    {', '.join(views)}")
+    services = apply_services(store, _models(Home(settings().home)))
+    say(f"services {', '.join(services) or 'none: there is no bundle yet'}")
     say("next     tidegate features stream --once")
     say(f"look     feast -f {place.config_file} ui --host 127.0.0.1")
+
+
+def _models(home: Home) -> list[ModelFeatures]:
+    """Return what each bundle of a home reads; say of one that this release cannot serve."""
+    found = []
+    for path in sorted(home.bundles.glob(f"*/{MANIFEST}")):
+        try:
+            manifest, _ = parse_manifest(read_manifest(path))
+            model = ModelFeatures(manifest.digest(), manifest.features)
+            check_features(model)
+        except BundleRejected as error:
+            say(f"[yellow]refused[/]  {path.parent.name[:12]}: {error}")
+        else:
+            found.append(model)
+    return found
 
 
 def stream(*, once: bool, every_s: float) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from ledger.events import from_submission
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
+from moderation.manifest import FORMAT, MANIFEST, Inputs, Manifest
 from moderation.settings import settings
 from tests.feature_events import upload
 from tidegate.app import app
@@ -76,6 +77,33 @@ def test_profiles_are_written_and_say_how_far_the_stream_is(home: Path) -> None:
     assert "profiles 0 sellers as of 2026-01-02 00:00" in earlier
     assert "online   unchanged" in earlier
     assert "has not come yet" in _run("profile", "--as-of", "2999-01-01")
+
+
+def test_each_bundle_gets_a_service_or_is_refused_with_its_reason(home: Path) -> None:
+    assert "services none: there is no bundle yet" in _run("apply")
+    digests = []
+    for features_read in (("submissions_1h", "reports_30d"), ("karma",)):
+        manifest = Manifest(
+            format=FORMAT,
+            policies=("p",),
+            profile="tiny",
+            inputs=Inputs(snapshot="0" * 64, code="c", config="c", seed=1),
+            features=features_read,
+            members=("fusion",),
+            components={},
+            files={},
+        )
+        digests.append(manifest.digest())
+        folder = home / "bundles" / digests[-1]
+        folder.mkdir(parents=True)
+        (folder / MANIFEST).write_text(manifest.model_dump_json())
+    (home / "bundles" / "torn").mkdir()
+    (home / "bundles" / "torn" / MANIFEST).write_text("{}")
+    said = _run("apply")
+    assert f"services behaviour_{digests[0][:12]}\n" in said
+    assert f"refused  {digests[1][:12]}: bundle {digests[1][:12]} gets no feature service" in said
+    assert "unknown karma" in said
+    assert "refused  torn: manifest.json" in said
 
 
 def test_only_known_reasons_can_be_waived(home: Path) -> None:
