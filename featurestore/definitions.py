@@ -1,8 +1,9 @@
 """What the feature store holds: entities, views and services, declared for one folder of history."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, cast
@@ -19,6 +20,7 @@ from feast import (
     ValueType,
 )
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.types import Bytes, FeastType, Float64, Int64, String
 
 from featurestore.layout import CREATED, EVENT_TIME, STREAM, history_folder
@@ -124,12 +126,14 @@ _OPTIONAL: Final = frozenset(
 )
 
 
-def declare(folder: Path) -> list[Any]:
+def declare(folder: Path, *, is_spark: bool = False) -> list[Any]:
     """Return every Feast object of this release.
 
     Args:
         folder: absolute, where the history lies; Feast resolves relative paths against the current directory.
+        is_spark: whether Spark reads the history: Feast's Spark store takes no source but its own.
     """
+    history = partial(_spark_source if is_spark else _file_source, folder)
     entities = {kind: _entity(kind.join_key, _MEANINGS[kind]) for kind in RowKind}
     listing = _entity("listing_id", "a submission of a listing: the submission's id")
     policy = _entity("policy_id", "a policy, by its id in the policy file")
@@ -141,20 +145,20 @@ def declare(folder: Path) -> list[Any]:
             kind.view,
             [entities[kind]],
             {kind.column: (_ROW_TYPES[kind], _MEANINGS[kind])},
-            folder,
+            history,
             ttl=None,
         )
         for kind in RowKind
     }
     columns = {one.name: (Float64, one.meaning) for one in FEATURES}
-    profile = _batch("seller_profile", entities[RowKind.SELLER], columns, folder)
+    profile = _batch("seller_profile", entities[RowKind.SELLER], columns, history)
     views = [
         *activity.values(),
         profile,
-        _pushed(DECISIONS, [listing], _DECISION, folder, ttl=timedelta(days=180)),
-        _pushed(GROUND_TRUTH, [listing, policy], _TRUTH, folder, ttl=None),
-        _pushed(DRIFT_SIGNAL, [signal], _DRIFT_SIGNAL, folder, ttl=timedelta(days=2)),
-        _pushed(DRIFT_STATE, [model], _DRIFT_STATE, folder, ttl=timedelta(days=2)),
+        _pushed(DECISIONS, [listing], _DECISION, history, ttl=timedelta(days=180)),
+        _pushed(GROUND_TRUTH, [listing, policy], _TRUTH, history, ttl=None),
+        _pushed(DRIFT_SIGNAL, [signal], _DRIFT_SIGNAL, history, ttl=timedelta(days=2)),
+        _pushed(DRIFT_STATE, [model], _DRIFT_STATE, history, ttl=timedelta(days=2)),
         _pushed(
             STREAM,
             [stream],
@@ -162,7 +166,7 @@ def declare(folder: Path) -> list[Any]:
                 "through_us": (Int64, "everything that was known by then is in the rows"),
                 "sequence": (Int64, "newest event of the ledger that was read"),
             },
-            folder,
+            history,
             ttl=None,
         ),
     ]
@@ -220,7 +224,11 @@ def _field(name: str, dtype: FeastType, meaning: str) -> Field:
     return Field(name=name, dtype=dtype, description=meaning, tags=tags)
 
 
-def _source(name: str, folder: Path) -> FileSource:
+_History = Callable[[str], DataSource]
+"""View -> where its history lies."""
+
+
+def _file_source(folder: Path, name: str) -> DataSource:
     return FileSource(
         name=f"{name}_history",
         path=str(history_folder(folder, name) / "*.parquet"),
@@ -230,14 +238,28 @@ def _source(name: str, folder: Path) -> FileSource:
     )
 
 
+def _spark_source(folder: Path, name: str) -> DataSource:
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
+        SparkSource,  # it loads pyspark
+    )
+
+    return SparkSource(
+        name=f"{name}_history",
+        path=str(history_folder(folder, name)),
+        file_format="parquet",
+        timestamp_field=EVENT_TIME,
+        created_timestamp_column=CREATED,
+    )
+
+
 def _batch(
-    name: str, entity: Entity, columns: Mapping[str, tuple[FeastType, str]], folder: Path
+    name: str, entity: Entity, columns: Mapping[str, tuple[FeastType, str]], history: _History
 ) -> FeatureView:
     return FeatureView(
         name=name,
         entities=[entity],
         schema=_schema([entity], columns),
-        source=_source(name, folder),
+        source=history(name),
         ttl=timedelta(days=2),
         online=True,
     )
@@ -247,7 +269,7 @@ def _pushed(
     name: str,
     entities: Sequence[Entity],
     columns: Mapping[str, tuple[FeastType, str]],
-    folder: Path,
+    history: _History,
     *,
     ttl: timedelta | None,
 ) -> FeatureView:
@@ -256,7 +278,7 @@ def _pushed(
         name=name,
         entities=list(entities),
         schema=_schema(entities, columns),
-        source=PushSource(name=f"{name}_push", batch_source=_source(name, folder)),
+        source=PushSource(name=f"{name}_push", batch_source=history(name)),
         ttl=ttl,
         online=True,
     )

@@ -17,7 +17,7 @@ from featurestore.layout import Place, without_secrets
 from featurestore.letters import Reason
 from featurestore.model_services import ModelFeatures, apply_services, check_features
 from featurestore.online import OnlineReader, open_rows
-from featurestore.profile import write_profiles
+from featurestore.profile import PROFILE, write_profiles
 from featurestore.records import RecordStep, RecordStream, letters_of_records, open_records
 from featurestore.repository import apply, open_store
 from featurestore.retention import RETENTION, prune
@@ -54,6 +54,7 @@ def set_up() -> None:
     say(f"services {', '.join(services) or 'none: there is no bundle yet'}")
     say("next     tidegate features stream --once")
     say(f"look     feast -f {place.config_file} ui --host 127.0.0.1")
+    say(f"monitor  cd {place.folder} && feast -f {place.config_file} monitor run -v {PROFILE}")
 
 
 def _models(home: Home) -> list[ModelFeatures]:
