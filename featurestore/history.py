@@ -107,7 +107,7 @@ def behaviour_at(
     Args:
         folder: of the feature store.
         submissions: N uploads, in any order; they need not be in the history.
-        known_by: for each upload, leave out what became known later than this, too.
+        known_by: for each upload, the instant to take what was known by; None and without it, just before the upload.
         is_known_only: leave out what became known after an upload, whatever event time it carries. Only the test of
             leaks turns it off.
 
@@ -150,7 +150,33 @@ def _instants(
     instants = [one.submitted_at - _JUST_BEFORE for one in submissions]
     if known_by is None:
         return instants
-    return [min(at, by) if by else at for at, by in zip(instants, known_by, strict=True)]
+    return [by or at for at, by in zip(instants, known_by, strict=True)]
+
+
+def known_between(
+    folder: Path, submission: Submission, begin: datetime, end: datetime
+) -> list[datetime]:
+    """Return the instants after `begin` and before `end` at which more became known of an upload's rows, in order."""
+    keys = Keys.of(submission)
+    parts, values = [], list[Any]()
+    for kind in RowKind:
+        if key := keys[kind]:
+            files = str(history_folder(folder, kind.view) / "*.parquet")
+            parts.append(
+                f"SELECT greatest({EVENT_TIME}, {CREATED}) AS since FROM read_parquet(?)"
+                f" WHERE {kind.join_key} = ?"
+            )
+            values += [files, key]
+    if not parts:
+        return []
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        found = connection.execute(
+            f"SELECT DISTINCT since FROM ({' UNION ALL '.join(parts)})"
+            " WHERE since > ? AND since < ? ORDER BY since",
+            [*values, begin, end],
+        ).fetchall()
+    return [since for (since,) in found]
 
 
 def _join_sql(folder: Path, *, is_known_only: bool) -> str:

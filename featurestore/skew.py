@@ -1,18 +1,22 @@
 """Training-serving skew: what decisions used, compared value by value with what the history says was known.
 
-N decisions, F features. A value that serving used may differ for one honest reason: the stream had not come as far as
-the upload. What it would have been with all that the stream had come to is computed as well; a value that agrees
-with neither is skew.
+N decisions, F features. A value that serving used may differ for one honest reason: it was read at another moment than
+the upload's. Mostly the stream had not come as far; now and then it came further while the decision was being made.
+What it would have been with what the stream had come to is computed as well; a value that agrees with neither is skew.
+A stream writes rows before it says how far it has come, and an event is dated before it is in the ledger, so what the
+stream had come to may be anything from a little before there to the decision: all of it is tried.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from featurestore.history import behaviour_at, known_between
 from moderation.decision import SignalStatus
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
@@ -20,6 +24,9 @@ from moderation.listing import Submission
 Floats = npt.NDArray[np.float32]
 
 _MAX_EXAMPLES: Final = 5
+_MAX_TRIED: Final = 1_000
+_ON_ITS_WAY: Final = timedelta(seconds=5)
+"""An event is that long between its date and the ledger, at most."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,9 @@ class Used:
     through: datetime | None
     """Everything that was known by then was in it; None where nothing could be read."""
 
+    decided_at: datetime
+    """Nothing that became known later was."""
+
     @classmethod
     def of(cls, submission: Submission, decision: dict[str, Any]) -> "Used":
         """Return what a recorded decision, as JSON, used."""
@@ -50,6 +60,7 @@ class Used:
             np.array(values, np.float32),
             np.array([one["status"] == SignalStatus.ERROR for one in used]),
             datetime.fromisoformat(through) if through else None,
+            datetime.fromisoformat(decision["decided_at"]),
         )
 
 
@@ -60,7 +71,7 @@ class FeatureSkew:
     feature: str
     equal: int
     lagging: int
-    """Differ, and are what was known to the stream."""
+    """Differ, and are what was known to the stream at another moment."""
 
     unread: int
     """Stale or unreadable when it was asked for; the decision says so."""
@@ -86,13 +97,41 @@ class FeatureSkew:
         return self.skewed + self.missing_in_serving + self.missing_in_history
 
 
+def lagging(folder: Path, used: Sequence[Used], known_NF: Floats) -> Floats:
+    """Return what each decision would have used with what the stream had come to, lagging_NF.
+
+    Args:
+        folder: of the feature store.
+        used: by N decisions.
+        known_NF: what was known just before each upload.
+    """
+    submissions, through = [one.submission for one in used], [one.through for one in used]
+    lagging_NF = behaviour_at(folder, submissions, known_by=through)
+    for n, one in enumerate(used):
+        if one.through is None or _explains(one, known_NF[n], lagging_NF[n]):
+            continue
+        times = known_between(folder, one.submission, one.through - _ON_ITS_WAY, one.decided_at)
+        times = times[:_MAX_TRIED]
+        tried = behaviour_at(folder, [one.submission] * len(times), known_by=times)
+        lagging_NF[n] = next(
+            (then_F for then_F in tried if _explains(one, known_NF[n], then_F)), lagging_NF[n]
+        )
+    return lagging_NF
+
+
+def _explains(one: Used, known_F: Floats, then_F: Floats) -> bool:
+    return bool(
+        (one.faulty_F | _same(one.behaviour_F, known_F) | _same(one.behaviour_F, then_F)).all()
+    )
+
+
 def compare(used: Sequence[Used], known_NF: Floats, lagging_NF: Floats) -> list[FeatureSkew]:
     """Return how each feature compares.
 
     Args:
         used: by N decisions.
         known_NF: what was known just before each upload.
-        lagging_NF: of that, what was known to the stream by the decision's `through`.
+        lagging_NF: of that, what was known to the stream when serving read it.
     """
     shape = (len(used), len(FEATURE_NAMES))
     used_NF = np.array([one.behaviour_F for one in used], np.float32).reshape(shape)
@@ -166,7 +205,7 @@ def as_markdown(rows: Sequence[FeatureSkew], num_decisions: int, day: str) -> st
         )
     lines += [
         "",
-        "*Lagging*: the stream had not come as far as the upload; the value is what it had come to. "
+        "*Lagging*: the stream had not come as far as the upload, or further; the value is what it had come to. "
         "Any other difference is skew: look at a trace with `tidegate replay <trace>`.",
     ]
     return "\n".join(lines) + "\n"

@@ -10,8 +10,7 @@ from typing import Final
 from components.behaviour import known_behaviour, place_of
 from components.home import Home
 from components.policies import cut_off_of
-from featurestore.history import behaviour_at
-from featurestore.skew import FeatureSkew, Used, as_markdown, as_record, compare
+from featurestore.skew import FeatureSkew, Used, as_markdown, as_record, compare, lagging
 from ledger.events import EventKind
 from ledger.ledger import Ledger, SqliteLedger
 
@@ -55,10 +54,7 @@ def run(home: str, logical_date: str, *, report: str | None = None) -> Compared:
     used = list(_used(ledger, end - _DAY, end))
     submissions = [one.submission for one in used]
     known_NF = known_behaviour(place, ledger)(submissions)
-    lagging_NF = behaviour_at(
-        place_of(place).folder, submissions, known_by=[one.through for one in used]
-    )
-    rows = compare(used, known_NF, lagging_NF)
+    rows = compare(used, known_NF, lagging(place_of(place).folder, used, known_NF))
     if report:
         Path(report).write_text(json.dumps(as_record(rows, len(used)), indent=1), encoding="utf-8")
     return Compared(rows, len(used), as_markdown(rows, len(used), logical_date))

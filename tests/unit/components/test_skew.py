@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,21 @@ class Shop:
         catch_up(place_of(self.home), self.ledger, self.clock)
 
     def decide(
-        self, name: str, change: Callable[[dict[str, Any]], None] = lambda features: None
+        self,
+        name: str,
+        change: Callable[[dict[str, Any]], None] = lambda features: None,
+        decision: Callable[[dict[str, Any]], None] = lambda decision: None,
+        submission: Submission | None = None,
     ) -> str:
         """Decide about an upload as a gateway does; return the trace id."""
         self.clock.move_to(self.clock.now() + MINUTE)
-        submission = upload(name, self.clock.now())
+        submission = submission or _priced(name, self.clock.now())
         behaviour = Behaviour.of(self._reader.read(submission))
         self.ledger.append([from_submission(submission, recorded_at=self.clock.now())])
-        event = _decision(submission, behaviour)
+        event = _decision(submission, behaviour, self.clock.now())
         used = {one["name"]: one for one in event.payload["features"]}
         change(used)
+        decision(event.payload)
         self.ledger.append([event])
         return str(event.payload["trace_id"])
 
@@ -61,7 +66,12 @@ class Shop:
         return {one.feature: one for one in step.run(str(self.home.folder), TOMORROW).rows}
 
 
-def _decision(submission: Submission, behaviour: Behaviour) -> Event:
+def _priced(name: str, at: datetime) -> Submission:
+    price = 10.0 + int(name.removeprefix("u"))
+    return upload(name, at, price=price, currency="EUR", category="toys")
+
+
+def _decision(submission: Submission, behaviour: Behaviour, decided_at: datetime) -> Event:
     number = int(submission.submission_id.removeprefix("u"))
     decision = Decision(
         decision_id=f"d{number}",
@@ -80,7 +90,7 @@ def _decision(submission: Submission, behaviour: Behaviour) -> Event:
         versions=Versions(bundle=None, policy="1"),
         degraded=behaviour.degraded,
         submitted_at=submission.submitted_at,
-        decided_at=submission.submitted_at,
+        decided_at=decided_at,
     )
     return from_decision(decision, recorded_at=submission.submitted_at, seller_id="s1")
 
@@ -109,6 +119,37 @@ def test_a_stream_that_lags_is_told_from_skew(shop: Shop) -> None:
     assert (row.equal, row.lagging, row.differing) == (2, 1, 0)
 
 
+def test_rows_newer_than_the_stream_says_are_told_from_skew(shop: Shop) -> None:
+    """A stream writes its rows first, and then how far it has come; a decision may read in between."""
+    shop.decide("u0")
+    shop.stream()
+    shop.decide("u1")
+    shop.stream()
+    before = shop.clock.now() - 2 * MINUTE
+
+    def behind(decision: dict[str, Any]) -> None:
+        decision["features_through"] = before.isoformat()
+
+    shop.decide("u2")
+    shop.decide("u3", decision=behind)  # it has read u1, and the stream said u0; u2 has not come
+    row = shop.skew()["submissions_1h"]
+    assert (row.equal, row.lagging, row.differing) == (3, 1, 0)
+
+
+def test_rows_that_came_while_a_decision_was_made_are_told_from_skew(shop: Shop) -> None:
+    for number in range(6):
+        shop.decide(f"u{number}")
+    shop.stream()
+
+    def began_earlier(decision: dict[str, Any]) -> None:
+        decision["features_through"] = (START + MINUTE).isoformat()
+
+    asked = _priced("u6", START + 2.5 * MINUTE)  # it has read the prices of all six
+    shop.decide("u6", decision=began_earlier, submission=asked)
+    row = shop.skew()["price_log_ratio"]
+    assert (row.lagging, row.differing) == (1, 0)
+
+
 def test_a_value_that_was_never_true_is_found_with_its_trace(shop: Shop) -> None:
     shop.decide("u0")
     shop.stream()
@@ -116,14 +157,14 @@ def test_a_value_that_was_never_true_is_found_with_its_trace(shop: Shop) -> None
     def wrong(features: dict[str, Any]) -> None:
         features["submissions_1h"]["value"] = 7.0
         features["reports_30d"] |= {"value": None, "status": "missing"}
-        features["price_log_ratio"] |= {"value": 0.5, "status": "ok"}
+        features["sellers_on_device_30d"] |= {"value": 0.5, "status": "ok"}
 
     trace = shop.decide("u1", wrong)
     rows = shop.skew()
     one = rows["submissions_1h"]
     assert (one.skewed, one.largest, one.examples) == (1, 6.0, (trace,))
     assert rows["reports_30d"].missing_in_serving == 1
-    assert rows["price_log_ratio"].missing_in_history == 1
+    assert rows["sellers_on_device_30d"].missing_in_history == 1
     assert rows["submissions_24h"].differing == 0
 
 
@@ -163,7 +204,8 @@ def test_every_decision_is_counted_once() -> None:
     used_NF, known_NF, lagging_NF = rng.choice(values, (3, 400, len(FEATURE_NAMES)))
     faulty_NF = rng.random(used_NF.shape) < 0.1
     used = [
-        Used(f"t{n}", upload(f"u{n}", START), used_NF[n], faulty_NF[n], None) for n in range(400)
+        Used(f"t{n}", upload(f"u{n}", START), used_NF[n], faulty_NF[n], None, START)
+        for n in range(400)
     ]
     for one in compare(used, known_NF, lagging_NF):
         assert one.equal + one.lagging + one.unread + one.differing == 400
