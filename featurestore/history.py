@@ -169,7 +169,7 @@ def known_between(
             values += [files, key]
     if not parts:
         return []
-    with duckdb.connect() as connection:
+    with reading(folder), duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
         found = connection.execute(
             f"SELECT DISTINCT since FROM ({' UNION ALL '.join(parts)})"
