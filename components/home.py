@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ledger.keys import FILE_NAME
+
 
 @dataclass(frozen=True)
 class Home:
@@ -14,6 +16,16 @@ class Home:
     def ledger(self) -> Path:
         """Events, SQLite."""
         return self.folder / "ledger.sqlite"
+
+    @property
+    def keys(self) -> Path:
+        """Keys of sellers and what was erased, SQLite; without it nothing of a seller can be read."""
+        return self.folder / FILE_NAME
+
+    @property
+    def receipts(self) -> Path:
+        """What was done about each erasure, by the id of the key that was destroyed."""
+        return self.folder / "receipts"
 
     @property
     def content(self) -> Path:

@@ -117,6 +117,17 @@ class DeadLetters:
                 [(at, sequence) for sequence in sequences],
             )
 
+    def forget(self, sequences: Collection[int]) -> int:
+        """Remove refused events, of a seller that was erased, and return how many there were."""
+        with self._connected() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            before = connection.total_changes
+            connection.executemany(
+                f"DELETE FROM {self._prefix}dead_letters WHERE sequence = ?",
+                [(one,) for one in sequences],
+            )
+            return connection.total_changes - before
+
     def waiting(self) -> list[DeadLetter]:
         """Return the refused events that were not counted since, oldest first."""
         return self._read("replayed_us IS NULL ORDER BY sequence")

@@ -10,8 +10,11 @@ import redis
 from feast import FeatureStore
 from feast.data_source import PushMode
 
+from featurestore.erasing import erase_history, erase_online
 from featurestore.history import ActivityRow, append_activity, frame
 from featurestore.layout import ACTIVITY, CREATED, EVENT_TIME, STREAM, Place
+from featurestore.letters import RECORDS_PREFIX, DeadLetters
+from ledger.erasures import Belongings
 from moderation.activity_rows import RowKind
 from moderation.errors import FeatureStoreUnavailable
 
@@ -44,6 +47,24 @@ class FeastSink:
             by_kind.setdefault(row.kind, []).append(row)
         for kind, found in by_kind.items():
             self._push(kind.view, frame(found))
+
+    def erase(self, seller_id: str, belongings: Belongings) -> dict[str, int]:
+        """Take a seller out of the history and the online rows; return what was removed, by name.
+
+        Rows of places that others used too have to be written online again.
+
+        Raises:
+            FeatureStoreUnavailable: if the online store cannot be written; then do it again.
+        """
+        # The history says under which policies something was established: it goes last.
+        num_online = erase_online(self._place, seller_id, belongings)
+        letters = DeadLetters(self._place.stream_file, prefix=RECORDS_PREFIX)
+        num_refused = letters.forget(belongings.sequences)
+        return {
+            "feature_online_rows": num_online,
+            "refused_records": num_refused,
+            "feature_history_rows": erase_history(self._place.folder, seller_id, belongings),
+        }
 
     def beat(self, through: datetime, sequence: int) -> None:
         """Say up to when the rows are complete; readers take the rows for stale when this is old."""

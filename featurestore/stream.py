@@ -17,6 +17,7 @@ from featurestore.history import ActivityRow
 from featurestore.intake import WAIVABLE, Accepted, Intake, Limits
 from featurestore.letters import DeadLetters, Progress, Reason
 from ledger.activity import FOLDED, to_record
+from ledger.erasures import Belongings, Erasure
 from ledger.events import Event, StoredEvent
 from ledger.ledger import Ledger
 from moderation.activity import ActivityState, Record
@@ -49,6 +50,10 @@ class Sink(Protocol):
         """Write rows to the online store alone."""
         ...
 
+    def erase(self, seller_id: str, belongings: Belongings) -> dict[str, int]:
+        """Take a seller out of everything; return what was removed, by name."""
+        ...
+
     def beat(self, through: datetime, sequence: int) -> None:
         """Say up to when the rows are complete."""
         ...
@@ -70,6 +75,8 @@ class Step:
 
     refused: int = 0
     versions: int = 0
+    erased: int = 0
+    """Sellers that were taken out."""
 
 
 @dataclass
@@ -100,10 +107,15 @@ class _Fold:
 
     def rows(self) -> Iterator[ActivityRow]:
         """Yield every row as it is."""
-        for row, at in self.written.items():
-            value = self.state.value_of(*row)
-            if value is not None:
-                yield ActivityRow(*row, value, at, at)
+        for kind, key in self.written:
+            yield from self.rows_of(kind, (key,))
+
+    def rows_of(self, kind: RowKind, keys: Iterable[str]) -> Iterator[ActivityRow]:
+        """Yield the rows of some keys as they are; there is none where nothing is known."""
+        for key in keys:
+            value, at = self.state.value_of(kind, key), self.written.get((kind, key))
+            if value is not None and at is not None:
+                yield ActivityRow(kind, key, value, at, at)
 
 
 class FeatureStream:
@@ -135,10 +147,17 @@ class FeatureStream:
         done = Step()
         fold, self._fold = self._fold, None
         now = self._clock.now()
-        if fold is None:
+        erasures = self._erase()
+        if fold is None or erasures:
             fold = self._started(done, now)
+        self._publish_without(fold, erasures, now)
+        done.erased = len(erasures)
+        head = self._ledger.last_sequence(FOLDED)
         for batch in _batches(self._ledger.read(FOLDED, after_sequence=fold.progress.sequence)):
             self._take(fold, batch, now, done)
+        if head > fold.progress.sequence:  # the newest events are of erased sellers
+            fold.progress = Progress(fold.progress.past, head)
+            self._letters.save_progress(fold.progress)
         self._sink.beat(now, fold.progress.sequence)
         self._fold = fold
         return done
@@ -172,6 +191,25 @@ class FeatureStream:
             done.versions += len(versions)
         self._fold = fold
         return done
+
+    def _erase(self) -> list[Erasure]:
+        """Take erased sellers out of the store and return whose turn it was; what was folded with them is void."""
+        erasures = self._ledger.erasures.in_features()
+        for one in erasures:
+            counts = self._sink.erase(one.seller_id or "", one.belongings)
+            counts["refused_events"] = self._letters.forget(one.belongings.sequences)
+            self._ledger.erasures.note(one.key_id, counts)
+        return erasures
+
+    def _publish_without(self, fold: _Fold, erasures: Iterable[Erasure], now: datetime) -> None:
+        """Write again what others share with erased sellers, and what a seller of that id did since."""
+        for one in erasures:
+            if again := list(fold.rows_of(RowKind.SELLER, [one.seller_id or ""])):
+                self._sink.write(f"since-{one.key_id}", again)
+            places = fold.rows_of(RowKind.DEVICE, one.belongings.devices)
+            others = fold.rows_of(RowKind.ADDRESS, one.belongings.addresses)
+            self._sink.write_online([*places, *others])
+            self._ledger.erasures.note_features(one.key_id, {}, now)
 
     def _take(self, fold: _Fold, batch: Sequence[StoredEvent], now: datetime, done: Step) -> None:
         accepted = self._sorted(fold, batch, now, done)

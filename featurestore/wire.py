@@ -5,6 +5,7 @@ Feast's own functions.
 """
 
 import struct
+from collections.abc import Mapping
 from typing import Any, Final
 
 import mmh3
@@ -50,6 +51,16 @@ def entity_key(prefix: bytes, text: str) -> bytes:
     """Return an entity key that begins with `key_prefix`."""
     data = text.encode("utf-8")
     return prefix + struct.pack("<I", len(data)) + data
+
+
+def entity_key_of(keys: Mapping[str, str]) -> bytes:
+    """Return the entity key of some texts by join key."""
+    parts = [struct.pack("<I", len(keys))]
+    names, texts = sorted(keys), [keys[name] for name in sorted(keys)]
+    for text in (*names, *texts):
+        data = text.encode("utf-8")
+        parts.append(struct.pack("<II", _STRING, len(data)) + data)
+    return b"".join(parts)
 
 
 def redis_field(view: str, column: str) -> bytes:

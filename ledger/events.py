@@ -1,6 +1,5 @@
 """Events of the ledger: one envelope for every kind, and the way from domain records to it and back."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,11 +86,11 @@ class Event:
             ) from error
         return text
 
-    def content_digest(self, payload_json: str) -> bytes:
-        """Return the SHA-256 of everything but `recorded_at`; equal digests mean the same event."""
+    def content(self, payload_json: str) -> bytes:
+        """Return everything but `recorded_at`; equal bytes mean the same event."""
         head = (self.event_id, self.kind, self.submission_id, self.seller_id or "")
         text = "\x1f".join((*head, str(to_microseconds(self.occurred_at)), payload_json))
-        return hashlib.sha256(text.encode("utf-8")).digest()
+        return text.encode("utf-8")
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,12 +203,25 @@ class _Importer:
             except InvalidListing as error:
                 self._refuse(number, error.field, error.reason)
             else:
-                good.append((number, row))
-        for _, row in good:
-            for image in row.images:
-                self.destination.store.put(image)
+                if self.destination.ledger.is_erased(_submission_event_id(row)):
+                    self._refuse(
+                        number,
+                        "seller_id",
+                        "was erased, and this row of it; it is not brought back",
+                    )
+                else:
+                    good.append((number, row))
+        self._keep_images(good)
         for number, row, is_new in self._append(good):
             self._accept(number, row, is_new=is_new)
+
+    def _keep_images(self, rows: list[tuple[int, ImportedRow]]) -> None:
+        store = self.destination.store
+        sellers = {row.submission.listing.seller_id for _, row in rows if row.images}
+        store.make_keys([seller_id for seller_id in sellers if seller_id is not None])
+        for _, row in rows:
+            for image in row.images:
+                store.put(image, row.submission.listing.seller_id)
 
     def _append(
         self, rows: list[tuple[int, ImportedRow]]

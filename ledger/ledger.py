@@ -1,25 +1,26 @@
 """The ledger: an append-only, ordered log of events behind one protocol; the laptop keeps it in SQLite."""
 
-import json
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from ledger.erasures import Belongings, Erasure, Erasures
 from ledger.events import (
     Event,
     EventKind,
     StoredEvent,
-    from_microseconds,
     to_decision,
     to_microseconds,
     to_submission,
 )
+from ledger.keys import FILE_NAME, KeyRing, SellerKey
+from ledger.sealing import COLUMNS, INSERT, digest_of, keys_for, readable, to_row
 from moderation.decision import Decision
 from moderation.errors import PermanentError, TemporaryError
 from moderation.listing import Submission
@@ -37,12 +38,12 @@ CREATE TABLE IF NOT EXISTS events (
     event_id TEXT NOT NULL UNIQUE,
     kind TEXT NOT NULL,
     submission_id TEXT NOT NULL,
-    seller_id TEXT,
+    key_id TEXT,
     occurred_us INTEGER NOT NULL,
     recorded_us INTEGER NOT NULL,
     trace_id TEXT,
     digest BLOB NOT NULL,
-    payload TEXT NOT NULL
+    payload BLOB NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS events_by_trace ON events (trace_id) WHERE trace_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS events_by_time ON events (occurred_us, sequence);
@@ -57,13 +58,6 @@ CREATE TRIGGER IF NOT EXISTS events_come_once BEFORE INSERT ON events
     WHEN EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)
     BEGIN SELECT RAISE(IGNORE); END;
 """
-_COLUMNS: Final = (
-    "sequence, event_id, kind, submission_id, seller_id, occurred_us, recorded_us, payload"
-)
-_INSERT: Final = (
-    "INSERT INTO events (event_id, kind, submission_id, seller_id, occurred_us, recorded_us, trace_id, digest, payload)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
 
 
 class LedgerConflict(PermanentError):
@@ -82,11 +76,27 @@ class LedgerUnavailable(TemporaryError):
     """The ledger cannot be written or read now (locked, disk full); retry, nothing was kept."""
 
 
+class UnknownSeller(PermanentError):
+    """Nothing was ever kept of this seller, or it is erased already; look at the id."""
+
+
 class Ledger(Protocol):
-    """What keeps events; safe to share between threads and between processes."""
+    """What keeps events; safe to share between threads and between processes.
+
+    What names a seller is sealed under the seller's key. Events of a seller that was erased are passed over by all that
+    reads, as if they were not there; their ids and their places stay taken.
+    """
+
+    @property
+    def erasures(self) -> Erasures:
+        """Which sellers were erased, and what is still to be done about each."""
+        ...
 
     def append(self, events: Iterable[Event]) -> int:
         """Keep all events or none, and return how many were new; one that is there already is left as it is.
+
+        That holds for an event that was erased, too: its id is taken for good, and its content can be compared with
+        nothing.
 
         Raises:
             LedgerConflict: if an event id is taken by another content.
@@ -117,6 +127,10 @@ class Ledger(Protocol):
         """Return the sequence of the newest event of some kinds, None of all; 0 where there is none."""
         ...
 
+    def is_erased(self, event_id: str) -> bool:
+        """Return whether there was an event of this id, of a seller that was erased."""
+        ...
+
     def get_event(self, event_id: str) -> StoredEvent | None:
         """Return one event, or None."""
         ...
@@ -135,28 +149,89 @@ class Ledger(Protocol):
 
 
 class SqliteLedger:
-    """The laptop's ledger: one SQLite file in WAL mode that any number of processes may write and read."""
+    """The laptop's ledger: one SQLite file in WAL mode that any number of processes may write and read.
+
+    The keys of sellers lie beside it, in a file of their own.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._keys = KeyRing(path.with_name(FILE_NAME))
+        self._erasures = Erasures(path.with_name(FILE_NAME))
         self._local = threading.local()
         path.parent.mkdir(parents=True, exist_ok=True)
         with _translated(path):
+            _refuse_older(self._connection(), path)
             self._connection().executescript(_SCHEMA)
+
+    @property
+    def erasures(self) -> Erasures:
+        """Which sellers were erased; see the protocol."""
+        return self._erasures
 
     def append(self, events: Iterable[Event]) -> int:
         """Keep all events or none in one durable transaction; see the protocol."""
-        connection = self._connection()
-        with _translated(self._path):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                added = sum(_insert(connection, chunk) for chunk in _chunks(events))
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._writing() as connection:
+            added = sum(_insert(connection, chunk, self._keys) for chunk in _chunks(events))
+            connection.execute("COMMIT")
         return added
+
+    def erase(
+        self,
+        seller_id: str,
+        belonging: Callable[[Iterable[StoredEvent]], Belongings],
+        now: datetime,
+    ) -> Erasure:
+        """Destroy the key of a seller; no event of the seller can be read from then on, by anybody.
+
+        Nothing is appended meanwhile, so that what belongs to the seller is all that ever will.
+
+        Args:
+            seller_id: whose key it is.
+            belonging: tells what else has to go, from the events of the seller.
+            now: when it is done.
+
+        Raises:
+            UnknownSeller: if there is no key of this seller.
+            LedgerUnavailable: if somebody else writes for too long; nothing was done.
+            KeysUnavailable: as `Erasures.destroy` does.
+        """
+        key, head = self._key_of(seller_id), self.last_sequence()
+        # An index by key would cost every append a third; a look at every event costs a rare erasure seconds.
+        query = f"SELECT {COLUMNS} FROM events WHERE key_id = ? AND sequence > ? ORDER BY sequence"
+        with _translated(self._path):
+            rows = self._connection().execute(query, (key.key_id, 0)).fetchall()
+        rows = [row for row in rows if row[0] <= head]
+        with self._writing() as connection:
+            key = self._key_of(seller_id, key)
+            rows += connection.execute(query, (key.key_id, head)).fetchall()
+            counts = {"events": len(rows)}
+            return self._erasures.destroy(key, belonging(readable(rows, self._keys)), counts, now)
+
+    def _key_of(self, seller_id: str, expected: SellerKey | None = None) -> SellerKey:
+        key = self._keys.find(seller_id)
+        if key is None or expected not in (None, key):
+            raise UnknownSeller(
+                f"nothing is kept of a seller {seller_id!r}: there is no key; see `tidegate privacy show`"
+            )
+        return key
+
+    def is_erased(self, event_id: str) -> bool:
+        """Return whether there was an event of this id, of a seller that was erased."""
+        query = "SELECT key_id FROM events WHERE event_id = ?"
+        with _translated(self._path):
+            row = self._connection().execute(query, (event_id,)).fetchone()
+        return row is not None and row[0] is not None and not self._keys.live([row[0]])
+
+    def num_about(self, key_id: str) -> int:
+        """Return how many events that name no seller are about submissions of an erased one."""
+        query = (
+            "SELECT COUNT(*) FROM events WHERE key_id IS NULL AND submission_id <> '' AND submission_id IN"
+            " (SELECT submission_id FROM events WHERE key_id = ?)"
+        )
+        with _translated(self._path):
+            row = self._connection().execute(query, (key_id,)).fetchone()
+        return int(row[0])
 
     def read(
         self,
@@ -177,14 +252,14 @@ class SqliteLedger:
         order = "occurred_us, sequence" if in_time_order else "sequence"
         behind = "(occurred_us, sequence) > (?, ?)" if in_time_order else "sequence > ?"
         query = (
-            f"SELECT {_COLUMNS} FROM events WHERE {' AND '.join(where)} AND {behind}"
+            f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(where)} AND {behind}"
             f" ORDER BY {order} LIMIT {_ROWS}"
         )
         last = (-(2**63), 0) if in_time_order else (after_sequence,)
         while True:
             with _translated(self._path):
                 rows = self._connection().execute(query, (*values, *last)).fetchall()
-            yield from map(_stored, rows)
+            yield from readable(rows, self._keys)
             if len(rows) < _ROWS:
                 return
             sequence, occurred = rows[-1][0], rows[-1][5]
@@ -219,10 +294,22 @@ class SqliteLedger:
         return to_decision(stored.event) if stored else None
 
     def _one(self, condition: str, value: str) -> StoredEvent | None:
-        query = f"SELECT {_COLUMNS} FROM events WHERE {condition}"
+        query = f"SELECT {COLUMNS} FROM events WHERE {condition}"
         with _translated(self._path):
             row = self._connection().execute(query, (value,)).fetchone()
-        return _stored(row) if row else None
+        return next(readable([row], self._keys), None) if row else None
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Keep other writers out; what was not committed within the block is undone."""
+        connection = self._connection()
+        with _translated(self._path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
 
     def _connection(self) -> sqlite3.Connection:
         """Return this thread's connection; a forked child opens its own, as SQLite demands."""
@@ -244,54 +331,52 @@ def _chunks(events: Iterable[Event]) -> Iterator[list[Event]]:
         yield chunk
 
 
-def _insert(connection: sqlite3.Connection, events: list[Event]) -> int:
-    """Insert what is new and return its count; compare contents only where something was there already."""
-    rows = [_row(event) for event in events]
+def _insert(connection: sqlite3.Connection, events: list[Event], ring: KeyRing) -> int:
+    """Insert what is new and return its count; what was there already, in the ledger or in the batch, must be the same.
+
+    Keys are made for new events alone: one that was erased must not bring its seller back.
+    """
+    marks = ",".join("?" * len(events))
+    query = f"SELECT event_id FROM events WHERE event_id IN ({marks})"
+    there = {row[0] for row in connection.execute(query, [event.event_id for event in events])}
+    fresh = [event for event in events if event.event_id not in there]
+    keys = keys_for(fresh, ring)
+    rows = [to_row(event, event.payload_json(), keys[event.seller_id]) for event in fresh]
     before = connection.total_changes
     try:
-        connection.executemany(_INSERT, rows)
+        connection.executemany(INSERT, rows)
     except sqlite3.IntegrityError as error:
         if "trace_id" in str(error):
             raise TraceTaken("a decision of this batch carries a trace id that is taken") from error
         raise
     added = connection.total_changes - before
-    if added < len(rows):
-        marks = ",".join("?" * len(rows))
-        query = f"SELECT event_id, digest FROM events WHERE event_id IN ({marks})"
-        kept = dict(connection.execute(query, [row[0] for row in rows]))
-        for row in rows:
-            if kept[row[0]] != row[7]:
-                raise LedgerConflict(row[0])
+    if added < len(events):
+        _check_same(connection, events, ring)
     return added
 
 
-def _row(event: Event) -> tuple[Any, ...]:
-    payload = event.payload_json()
-    return (
-        event.event_id,
-        event.kind.value,
-        event.submission_id,
-        event.seller_id,
-        to_microseconds(event.occurred_at),
-        to_microseconds(event.recorded_at),
-        event.payload.get("trace_id") if event.kind is EventKind.DECISION else None,
-        event.content_digest(payload),
-        payload,
-    )
+def _check_same(connection: sqlite3.Connection, events: list[Event], ring: KeyRing) -> None:
+    """Refuse events whose id holds another content; what was erased holds none that could be compared."""
+    marks = ",".join("?" * len(events))
+    query = f"SELECT event_id, key_id, digest FROM events WHERE event_id IN ({marks})"
+    kept = {row[0]: row[1:] for row in connection.execute(query, [e.event_id for e in events])}
+    live = ring.live({key_id for key_id, _ in kept.values() if key_id is not None})
+    for event in events:
+        key_id, digest = kept[event.event_id]
+        if key_id is not None and key_id not in live:
+            continue
+        key = None if key_id is None else live[key_id]
+        if digest_of(event, event.payload_json(), key) != digest:
+            raise LedgerConflict(event.event_id)
 
 
-def _stored(row: tuple[Any, ...]) -> StoredEvent:
-    sequence, event_id, kind, submission_id, seller_id, occurred, recorded, payload = row
-    event = Event(
-        event_id,
-        EventKind(kind),
-        submission_id,
-        seller_id,
-        from_microseconds(occurred),
-        from_microseconds(recorded),
-        json.loads(payload),
-    )
-    return StoredEvent(sequence, event)
+def _refuse_older(connection: sqlite3.Connection, path: Path) -> None:
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(events)")}
+    if columns and "key_id" not in columns:
+        raise PermanentError(
+            f"{path} is of an older release, which sealed nothing; fill a new home folder (TIDEGATE__HOME) by "
+            "`tidegate import` or `tidegate simulate`, and delete this one"
+        )
 
 
 @contextmanager

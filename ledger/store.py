@@ -1,12 +1,18 @@
-"""The content-addressed store: bytes named by their SHA-256, written once, verified when read."""
+"""The content-addressed store: bytes named by their SHA-256, written once, verified when read.
+
+What belongs to a seller lies sealed under the seller's key, in a file of its own: `<digest>.<id of the key>`. Once the
+key is destroyed the bytes cannot be read any more, wherever a copy of the file may be.
+"""
 
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
+from ledger.keys import FILE_NAME, SEALED_BYTES, KeyRing, SealBroken, SellerKey
 from moderation.errors import PermanentError
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -23,6 +29,8 @@ class ContentCorrupt(PermanentError):
 class ContentStore:
     """A folder of blobs in two levels of shards; threads and processes may share it.
 
+    The keys of sellers lie beside the folder.
+
     Args:
         folder: created when missing.
         durable: flush each blob to the disk before `put` returns (the upload gate does; a bulk import, which can
@@ -32,15 +40,91 @@ class ContentStore:
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._folder = folder
         self._durable = durable
+        self._keys = KeyRing(folder.parent / FILE_NAME)
         folder.mkdir(parents=True, exist_ok=True)
 
-    def put(self, data: bytes) -> str:
-        """Store `data` once and return its SHA-256 in hex."""
+    def put(self, data: bytes, seller_id: str | None = None) -> str:
+        """Store `data` once for each seller, None being one of them, and return its SHA-256 in hex.
+
+        Raises:
+            KeysUnavailable: if a seller's key cannot be read or made now.
+        """
         digest = hashlib.sha256(data).hexdigest()
-        path = self._path(digest)
-        # A size that differs is a file torn by a power cut: write it again.
-        if path.is_file() and path.stat().st_size == len(data):
+        if seller_id is None:
+            path = self._path(digest)
+            if not _is_there(path, len(data)):
+                self._write(path, data)
             return digest
+        while True:
+            key = self._keys.of([seller_id])[seller_id]
+            path = self._path(digest, key)
+            if _is_there(path, len(data) + SEALED_BYTES):
+                return digest
+            self._write(path, key.seal(data, digest.encode()))
+            if self._keys.live([key.key_id]):
+                return digest
+            path.unlink(missing_ok=True)  # the seller was erased in between: this is a new one
+
+    def make_keys(self, seller_ids: Collection[str]) -> None:
+        """Make the keys of sellers at once; a bulk import would wait for the disk at every new one.
+
+        Raises:
+            KeysUnavailable: if they cannot be made now.
+        """
+        self._keys.of(seller_ids)
+
+    def get(self, digest: str) -> bytes:
+        """Return the bytes of `digest`, from whichever copy can be read.
+
+        Raises:
+            ContentMissing: if there are none, or those that there were are erased.
+            ContentCorrupt: if the stored bytes have changed.
+            KeysLost: if the key of a copy is not there, and nobody destroyed it.
+        """
+        is_corrupt = False
+        for path, key in self._copies(digest):
+            try:
+                data = path.read_bytes()
+                data = data if key is None else key.open(data, digest.encode())
+            except FileNotFoundError:
+                continue
+            except SealBroken:
+                is_corrupt = True
+                continue
+            if hashlib.sha256(data).hexdigest() == digest:
+                return data
+            is_corrupt = True
+        if is_corrupt:
+            raise ContentCorrupt(f"{digest}: the stored bytes have another digest")
+        raise ContentMissing(f"{digest} is not in the content store")
+
+    def has(self, digest: str) -> bool:
+        """Return whether something that can be read is stored under `digest`."""
+        return any(path.is_file() for path, _ in self._copies(digest))
+
+    def sealed_under(self, key_id: str) -> list[str]:
+        """Return the digests of what lies sealed under a key, dead or alive; this looks through the whole store."""
+        return [path.name.partition(".")[0] for path in self._under(key_id)]
+
+    def remove(self, key_id: str) -> int:
+        """Remove what lies sealed under a key, and return how many files that were."""
+        number = 0
+        for path in list(self._under(key_id)):
+            path.unlink(missing_ok=True)
+            number += 1
+        return number
+
+    def _under(self, key_id: str) -> Iterator[Path]:
+        return self._folder.glob(f"*/*/*.{key_id}")
+
+    def _copies(self, digest: str) -> Iterator[tuple[Path, SellerKey | None]]:
+        plain = self._path(digest)
+        yield plain, None
+        sealed = {path.suffix[1:]: path for path in plain.parent.glob(f"{digest}.*")}
+        for key_id, key in self._keys.live(sealed).items():
+            yield sealed[key_id], key
+
+    def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".put-")
         try:
@@ -55,31 +139,17 @@ class ContentStore:
             raise
         if self._durable:
             _sync_folder(path.parent)
-        return digest
 
-    def get(self, digest: str) -> bytes:
-        """Return the bytes of `digest`.
-
-        Raises:
-            ContentMissing: if there are none.
-            ContentCorrupt: if the stored bytes have changed.
-        """
-        try:
-            data = self._path(digest).read_bytes()
-        except FileNotFoundError as error:
-            raise ContentMissing(f"{digest} is not in the content store") from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ContentCorrupt(f"{digest}: the stored bytes have another digest")
-        return data
-
-    def has(self, digest: str) -> bool:
-        """Return whether something is stored under `digest`."""
-        return self._path(digest).is_file()
-
-    def _path(self, digest: str) -> Path:
+    def _path(self, digest: str, key: SellerKey | None = None) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise PermanentError(f"{digest!r} is not a SHA-256 in lower-case hex")
-        return self._folder / digest[:2] / digest[2:4] / digest
+        name = digest if key is None else f"{digest}.{key.key_id}"
+        return self._folder / digest[:2] / digest[2:4] / name
+
+
+def _is_there(path: Path, size: int) -> bool:
+    """Return whether a file is whole; a size that differs is one torn by a power cut."""
+    return path.is_file() and path.stat().st_size == size
 
 
 def _sync_folder(folder: Path) -> None:

@@ -67,6 +67,28 @@ class EmbeddingCache:
                 [(tower, key, _view_key(view), v.tobytes()) for key, view, v in entries],
             )
 
+    def forget(self, contents: Iterable[bytes]) -> int:
+        """Remove every vector of some contents, and return how many there were; they are overwritten in the file."""
+        keys = list(dict.fromkeys(contents))
+        self._connection.execute("PRAGMA secure_delete=ON")
+        before = self._connection.total_changes
+        with self._connection:
+            for tower in self._towers():
+                self._connection.executemany(
+                    "DELETE FROM embeddings WHERE tower=? AND content=?",
+                    [(tower, key) for key in keys],
+                )
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return self._connection.total_changes - before
+
+    def _towers(self) -> list[str]:
+        """Return the towers by jumping from one to the next: looking at every row would take minutes."""
+        found: list[str] = []
+        query = "SELECT min(tower) FROM embeddings WHERE tower > ?"
+        while tower := self._connection.execute(query, (found[-1] if found else "",)).fetchone()[0]:
+            found.append(tower)
+        return found
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -101,7 +101,7 @@ def _follow(activity: FeatureStream, records: RecordStream, every_s: float) -> N
         if isinstance(done, RecordStep):
             if done.decisions or done.truths or done.refused:
                 _say_records(done)
-        elif done.events or done.refused:
+        elif done.events or done.refused or done.erased:
             _say_step(done)
 
     def behind(error: Exception) -> None:
@@ -269,3 +269,5 @@ def _say_step(done: Step) -> None:
     say(f"counted  {done.events} events, {done.versions} versions of rows; refused {done.refused}")
     if done.known:
         say(f"known    {done.known} events were counted before")
+    if done.erased:
+        say(f"erased   {done.erased} sellers were taken out")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -71,17 +71,17 @@ def build_world(
     world, keywords = World(config), Keywords(policies)
     ledger, store = SqliteLedger(home.ledger), ContentStore(home.content)
     num_past = len(world.dates) - num_unseen_days
-    num_submissions = 0
+    sellers: dict[str, str | None] = {}
     for number, today in enumerate(world.dates[:num_past]):
         submissions = _keep_day(world, today, store)
         decisions = [(s.submission_id, "review") for s in submissions if keywords.match(s)]
-        ledger.append(_in_order(submissions, list(world.react(today, decisions))))
-        num_submissions += len(submissions)
+        sellers |= {s.submission_id: s.listing.seller_id for s in submissions}
+        ledger.append(_in_order(submissions, list(world.react(today, decisions)), sellers))
         if on_day:
             on_day(number + 1, len(world.dates))
     num_unseen = _keep_unseen(world, world.dates[num_past:], home, store)
     built = Built(
-        (config.start + timedelta(days=num_past)).isoformat(), num_submissions, num_unseen, False
+        (config.start + timedelta(days=num_past)).isoformat(), len(sellers), num_unseen, False
     )
     _mark(config, home, num_unseen_days, built)
     return built
@@ -120,27 +120,34 @@ def unseen_listings(home: Home) -> list[Listed]:
 
 
 def _keep_day(world: World, today: date, store: ContentStore) -> list[Submission]:
-    submissions = []
-    for submission, images in world.day(today):
+    uploads = list(world.day(today))
+    sellers = {submission.listing.seller_id for submission, _ in uploads}
+    store.make_keys([seller_id for seller_id in sellers if seller_id is not None])
+    for submission, images in uploads:
         for image in images:
-            store.put(image)
-        submissions.append(submission)
-    return submissions
+            store.put(image, submission.listing.seller_id)
+    return [submission for submission, _ in uploads]
 
 
-def _in_order(submissions: Sequence[Submission], events: Sequence[WorldEvent]) -> list[Event]:
+def _in_order(
+    submissions: Sequence[Submission],
+    events: Sequence[WorldEvent],
+    sellers: Mapping[str, str | None],
+) -> list[Event]:
     """Return everything of one day as events in the order in which it became known."""
     timed = [(s.submitted_at, from_submission(s, recorded_at=s.submitted_at)) for s in submissions]
-    timed += [(event_time(event), _to_event(event)) for event in events]
+    timed += [
+        (event_time(event), _to_event(event, sellers[event.submission_id])) for event in events
+    ]
     return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
 
 
-def _to_event(event: WorldEvent) -> Event:
+def _to_event(event: WorldEvent, seller_id: str | None) -> Event:
     if isinstance(event, GroundTruth):
-        return from_ground_truth(event, recorded_at=event.known_at)
+        return from_ground_truth(event, recorded_at=event.known_at, seller_id=seller_id)
     if isinstance(event, Report):
-        return from_report(event, recorded_at=event.reported_at)
-    return from_appeal(event, recorded_at=event_time(event))
+        return from_report(event, recorded_at=event.reported_at, seller_id=seller_id)
+    return from_appeal(event, recorded_at=event_time(event), seller_id=seller_id)
 
 
 def _keep_unseen(world: World, days: Sequence[date], home: Home, store: ContentStore) -> int:

@@ -108,8 +108,13 @@ class UploadGate:
         self.executor.shutdown(wait=False)
 
     def _keep_inputs(self, upload: Upload) -> dict[str, str]:
-        images = {f"image.{k}": self.store.put(data) for k, data in enumerate(upload.images)}
-        return {"listing": self.store.put(listing_bytes(upload.listing)), **images}
+        if upload.submission_id and self.ledger.is_erased(f"submission:{upload.submission_id}"):
+            raise SubmissionConflict(
+                f"submission_id {upload.submission_id} was used by a seller that was erased; send a new id"
+            )
+        seller_id, put = upload.listing.seller_id, self.store.put
+        images = {f"image.{k}": put(data, seller_id) for k, data in enumerate(upload.images)}
+        return {"listing": put(listing_bytes(upload.listing), seller_id), **images}
 
     async def _submission(self, upload: Upload, digests: dict[str, str]) -> tuple[Submission, bool]:
         """Return the submission of an upload, and whether it is in the ledger already."""

@@ -11,7 +11,7 @@ from feast.protos.feast.types.Value_pb2 import Null
 from feast.protos.feast.types.Value_pb2 import Value as FeastValue
 
 from featurestore.layout import STREAM
-from featurestore.wire import Value, entity_key, key_prefix, redis_field
+from featurestore.wire import Value, entity_key, entity_key_of, key_prefix, redis_field
 from moderation.activity_rows import RowKind
 
 
@@ -21,6 +21,15 @@ def test_keys_are_feasts(join_key: str, text: str) -> None:
     key = EntityKey(join_keys=[join_key], entity_values=[FeastValue(string_val=text)])
     expected = serialize_entity_key(key, entity_key_serialization_version=3)
     assert entity_key(key_prefix(join_key), text) == expected
+
+
+def test_keys_of_several_texts_are_feasts() -> None:
+    keys = {"policy_id": "spam", "listing_id": "u1"}
+    values = [FeastValue(string_val=text) for text in keys.values()]
+    expected = serialize_entity_key(
+        EntityKey(join_keys=list(keys), entity_values=values), entity_key_serialization_version=3
+    )
+    assert entity_key_of(keys) == expected
 
 
 @pytest.mark.parametrize("column", [*(kind.column for kind in RowKind), "through_us"])

@@ -92,14 +92,15 @@ def decisions_about(
             scores.signal_status_NPM[number],
             scores.worst_image_NP[number],
         )
-        listing = store.put(listing_bytes(row.submission.listing))
+        seller_id = row.submission.listing.seller_id
+        listing = store.put(listing_bytes(row.submission.listing), seller_id)
         at = decided_at or row.submission.submitted_at + timedelta(milliseconds=_LATENCY_MS)
         said = answered(answer, policies, caps=caps, now=at, latency_ms=_LATENCY_MS)
         decision = _decision(row, said, policies, listing, at)
         yield from_decision(
             decision,
             recorded_at=decision.decided_at,
-            seller_id=row.submission.listing.seller_id,
+            seller_id=seller_id,
         )
 
 

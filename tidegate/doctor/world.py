@@ -198,7 +198,7 @@ class DoctorWorld:
             title, description = text(self._rng, words, shown.words, shown.trick)
         images = [photo(self._rng, pattern, len(self.policy_ids)) for pattern in shown.photos]
         for image in images:
-            store.put(image)
+            store.put(image, seller.seller_id)
         submission = Submission(
             submission_id=f"{seller.seller_id}-{number}",
             listing=Listing(

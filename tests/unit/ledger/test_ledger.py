@@ -116,7 +116,7 @@ def test_append_refuses_when_payload_is_not_json(
     [
         "UPDATE events SET payload = '{}'",
         "DELETE FROM events",
-        "INSERT OR REPLACE INTO events SELECT sequence, 'x', kind, submission_id, seller_id, occurred_us,"
+        "INSERT OR REPLACE INTO events SELECT sequence, 'x', kind, submission_id, key_id, occurred_us,"
         " recorded_us, trace_id, digest, payload FROM events",
     ],
 )

@@ -1,11 +1,16 @@
 import hashlib
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from ledger.erasures import Belongings, Erasures
+from ledger.keys import SEALED_BYTES, KeyRing
 from ledger.store import ContentCorrupt, ContentMissing, ContentStore
 from moderation.errors import PermanentError
+
+NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -65,3 +70,70 @@ def test_store_stays_whole_when_threads_put_the_same(tmp_path: Path) -> None:
         thread.join()
     assert store.get(hashlib.sha256(data).hexdigest()) == data
     assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 1
+
+
+def _erase(folder: Path, seller_id: str) -> str:
+    key = KeyRing(folder / "keys.sqlite").find(seller_id)
+    assert key
+    Erasures(folder / "keys.sqlite").destroy(key, Belongings(), {}, NOON)
+    return key.key_id
+
+
+def test_store_seals_when_a_seller_is_named(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path / "content", durable=True)
+    store.make_keys(["s1", "s2"])
+    digest = store.put(b"photo", "s1")
+    assert store.put(b"photo", "s1") == digest
+    assert store.put(b"photo", "s2") == digest
+    files = [path for path in (tmp_path / "content").rglob("*") if path.is_file()]
+    assert len(files) == 2
+    assert all(b"photo" not in path.read_bytes() for path in files)
+    assert ContentStore(tmp_path / "content").get(digest) == b"photo"
+
+
+def test_store_reads_a_living_copy_when_one_is_erased(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path / "content")
+    shared, own = store.put(b"shared", "s1"), store.put(b"own", "s1")
+    store.put(b"shared", "s2")
+    key_id = _erase(tmp_path, "s1")
+    assert store.get(shared) == b"shared"
+    assert not store.has(own)
+    with pytest.raises(ContentMissing, match=own):
+        store.get(own)
+    assert sorted(store.sealed_under(key_id)) == sorted([shared, own])
+    assert store.remove(key_id) == 2
+    assert store.remove(key_id) == 0
+    assert store.get(shared) == b"shared"
+    assert store.put(b"own", "s1") == own, "who comes back is somebody new"
+    assert store.get(own) == b"own"
+
+
+def test_store_detects_when_sealed_bytes_are_altered(tmp_path: Path) -> None:
+    store = ContentStore(tmp_path / "content")
+    digest = store.put(b"photo", "s1")
+    (path,) = (tmp_path / "content").rglob(f"{digest}.*")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ContentCorrupt, match=digest):
+        store.get(digest)
+    store.put(b"photo", "s2")
+    assert store.get(digest) == b"photo"
+    path.write_bytes(b"torn")
+    store.put(b"photo", "s1")
+    assert len(path.read_bytes()) == len(b"photo") + SEALED_BYTES
+
+
+def test_store_keeps_nothing_under_a_key_that_goes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, gone = ContentStore(tmp_path / "content"), list[str]()
+    write = ContentStore._write
+
+    def slow(self: ContentStore, path: Path, data: bytes) -> None:
+        write(self, path, data)
+        if not gone:
+            gone.append(_erase(tmp_path, "s1"))
+
+    monkeypatch.setattr(ContentStore, "_write", slow)
+    digest = store.put(b"photo", "s1")
+    assert store.get(digest) == b"photo"
+    assert store.sealed_under(gone[0]) == []
