@@ -7,10 +7,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-# PDQ's own recommendation: 256-bit hashes at most 31 bits apart show the same image; below quality 50 a hash says
-# nothing (github.com/facebook/ThreatExchange, pdq/README).
-MAX_DISTANCE: Final = 31
-MIN_QUALITY: Final = 50
+from moderation.pdq import MAX_DISTANCE
 
 # Hashes compared at once: 4 words x 8 bytes x 4,096 x 4,096 is half a gigabyte; a quarter of that is enough.
 _BLOCK: Final = 2_048

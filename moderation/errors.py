@@ -38,6 +38,10 @@ class InvalidSnapshot(PermanentError):
     """A training table cannot serve its purpose; the message says which rows are missing or wrong."""
 
 
+class BankRejected(PermanentError):
+    """A bank's entries, version or state is wrong or damaged; what was active stays, the message says what to do."""
+
+
 class BundleRejected(PermanentError):
     """A bundle is altered, incomplete or of another format; build it again, never repair it in place."""
 

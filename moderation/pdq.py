@@ -11,6 +11,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+# PDQ's own recommendation (github.com/facebook/ThreatExchange, pdq/README).
+MAX_DISTANCE: Final = 31
+"""Bits of 256 in which two hashes of the same image differ at most."""
+
+MIN_QUALITY: Final = 50
+"""Least quality of a hash that says something about its image."""
+
 _SIDE: Final = 64
 _KEPT: Final = 16
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)

@@ -15,9 +15,9 @@ from components.policies import cut_off_of, read_policies
 from components.snapshot.hard_kinds import emphasis_of
 from ledger.store import ContentStore
 from moderation import image
-from moderation.duplicates import MIN_QUALITY
 from moderation.errors import InvalidListing, InvalidSnapshot, PermanentError
 from moderation.golden import record_fitted
+from moderation.pdq import MIN_QUALITY
 from moderation.quarantine import Quarantine
 from moderation.snapshot import Snapshot, SnapshotRow, SnapshotWriter, missing_evidence
 

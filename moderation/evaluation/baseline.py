@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from moderation.duplicates import MAX_DISTANCE, MIN_QUALITY
 from moderation.errors import InvalidListing
 from moderation.image import decode, hamming, pdq
+from moderation.pdq import MAX_DISTANCE, MIN_QUALITY
 from moderation.policy import PolicyFile
 from moderation.snapshot import Snapshot
 from moderation.text import NgramText, ngram_texts, normalise

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from moderation.duplicates import MAX_DISTANCE, Fingerprints, copies_of
+from moderation.duplicates import Fingerprints, copies_of
+from moderation.pdq import MAX_DISTANCE
 
 
 def _flip(hash_4: np.ndarray, num_bits: int) -> np.ndarray:
