@@ -25,6 +25,10 @@ class PolicyError(PermanentError):
     """A policy file does not load; the message names the file and the field."""
 
 
+class PatternError(PermanentError):
+    """A pattern file does not load; the message names the line and the pattern, and says what is wrong with it."""
+
+
 class InvalidListing(PermanentError):
     """A listing breaks a limit; correct `field` and submit again (HTTP 400)."""
 

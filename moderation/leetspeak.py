@@ -5,9 +5,11 @@ from typing import Final
 
 from moderation.spoofing import unspoof
 
-_LEET: Final = {
+LEET: Final = {
     "0": "o", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i", "|": "l", "€": "e",
 }  # fmt: skip
+"""Stand-ins and the letter that each means; a 1 means `l` or `i`, which its neighbours say."""
+
 _ALPHABET: Final = r"a-z\u00df-\u024f\u0370-\u052f"
 
 # A letter, a stand-in (or two zeros), a letter: "p1stol", "gl00ck"; other digits in a row are a number.
@@ -100,7 +102,7 @@ def unleet_word(word: str) -> str:
 def _letters(match: re.Match[str]) -> str:
     """Return the letters that a stand-in means between its neighbours."""
     left, right = match.string[match.start() - 1], match.string[match.end()]
-    return "".join(_LEET.get(sign) or _one(left, right) for sign in match[0])
+    return "".join(LEET.get(sign) or _one(left, right) for sign in match[0])
 
 
 def _one(left: str, right: str) -> str:
@@ -113,8 +115,8 @@ def _one(left: str, right: str) -> str:
 def _ends(word: str) -> str:
     """Return a word known to be disguised with a stand-in at either end resolved too: "5il3ncer", "r1fl3"."""
     first, last = word[0], word[-1]
-    if first in _LEET and word[1:2].isalpha():
-        word = _LEET[first] + word[1:]
+    if first in LEET and word[1:2].isalpha():
+        word = LEET[first] + word[1:]
     if last in "034" and word[-2:-1].isalpha():
-        word = word[:-1] + _LEET[last]
+        word = word[:-1] + LEET[last]
     return word

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
+from moderation.yaml_lines import line_of, repeated
 
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -268,7 +269,7 @@ def parse_release(raw: bytes, origin: str, vocabulary: Vocabulary | None = None)
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, risk, gates, ... is expected")
-    twice = [_explain(origin, node, loc, "is said twice") for loc in _repeated(node)]
+    twice = [_explain(origin, node, loc, "is said twice") for loc in repeated(node)]
     if twice:
         raise PolicyError("; ".join(twice))
     content["version"] = str(content.get("version", ""))
@@ -324,37 +325,9 @@ def _unread(gate: Gate, reads: Reads) -> Iterator[tuple[str, str]]:
             yield "measure", f"{gate.measure} needs {wanted}"
 
 
-def _repeated(node: Any, loc: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
-    """Yield every key that a mapping has twice: the last one would win, unseen."""
-    if isinstance(node, yaml.SequenceNode):
-        for number, one in enumerate(node.value):
-            yield from _repeated(one, (*loc, number))
-    elif isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        for place, (key, value) in enumerate(node.value):
-            if key.value in keys[:place]:
-                yield (*loc, key.value)
-            yield from _repeated(value, (*loc, key.value))
-
-
 def _explain(origin: str, node: Any, loc: tuple[int | str, ...], message: str) -> str:
     message = message.removeprefix("Value error, ")
     if not loc:  # a check over the whole file names its field itself: "gates: ...", "promotion.objective: ..."
         loc = tuple(message.partition(":")[0].split("."))
-        return f"{origin}:{_line(node, loc)}: {message}"
-    return f"{origin}:{_line(node, loc)}: {'.'.join(map(str, loc))}: {message}"
-
-
-def _line(node: Any, loc: tuple[int | str, ...]) -> int:
-    """Return the line, from 1, of the deepest part of `loc` that the file holds."""
-    line: int = node.start_mark.line + 1
-    for step in loc:
-        found = None
-        if isinstance(node, yaml.MappingNode):  # of a key that is there twice, the last
-            found = next(((k, v) for k, v in reversed(node.value) if k.value == str(step)), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            found = (node.value[step],) * 2 if step < len(node.value) else None
-        if found is None:
-            break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+        return f"{origin}:{line_of(node, loc)}: {message}"
+    return f"{origin}:{line_of(node, loc)}: {'.'.join(map(str, loc))}: {message}"
