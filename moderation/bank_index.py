@@ -110,7 +110,7 @@ def build_version(
     """Write the version of an entries file below `versions` and return its name; the same entries, the same name.
 
     What is half built lies in a folder of another name, so that a crash leaves nothing that could be activated. A
-    damaged version of the same entries makes way. Time: a sort of N per band, about a dozen; disk: about 90 bytes per
+    damaged version of the same entries makes way. Time: a sort of N per band, about a dozen; disk: about 150 bytes per
     entry plus the entries themselves. One build at a time, which `BankVersions` sees to.
 
     Args:

@@ -1,5 +1,6 @@
 """What the banks say of one image: matches, known good against known bad, and never a false no."""
 
+import io
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from moderation.bank_versions import BankVersions
 from moderation.banks import TIE_MARGIN, Banks
 from moderation.clock import SimulatedClock
+from moderation.image import pdq
 from tests.bank_world import POLICIES, Hash, apart, entries_file, entry, flipped, good, hashes
 
 CLOCK = SimulatedClock(datetime(2026, 11, 1, tzinfo=UTC))
@@ -63,6 +66,20 @@ def test_a_hash_of_another_shape_is_an_error_of_the_caller(tmp_path: Path, wante
     _, banks = activated(tmp_path, [entry("a", KNOWN)])
     with pytest.raises(ValueError, match="four words"):
         banks.lookup(wanted, 90)
+
+
+def test_an_image_encoded_anew_is_found(tmp_path: Path) -> None:
+    coarse = np.random.default_rng(5).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    photo = Image.fromarray(coarse).resize((480, 360), Image.Resampling.BICUBIC)
+    hash_4, quality = pdq(photo)
+    _, banks = activated(tmp_path, [entry("a", hash_4, quality=quality)])
+    encoded = io.BytesIO()
+    photo.resize((300, 225)).save(encoded, "JPEG", quality=60)
+    copy_4, copy_quality = pdq(Image.open(encoded))
+    signal = banks.lookup(copy_4, copy_quality)
+    assert [one.entry_id for one in signal.matches] == ["a"]
+    flat_4, flat_quality = pdq(Image.new("RGB", (300, 200), "grey"))
+    assert banks.lookup(flat_4, flat_quality).reason == "low_quality"
 
 
 def between(bad: int, well: int) -> tuple[Hash, Hash]:

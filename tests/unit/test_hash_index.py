@@ -37,7 +37,7 @@ def test_search_equals_brute_force(num: int, seed: int, data: st.DataObject) -> 
 
 
 @pytest.mark.parametrize("num", [1, 900, 3_000, 40_000])
-@pytest.mark.parametrize("radius", [0, 7, 30, 31, 32])
+@pytest.mark.parametrize("radius", [0, 7, 30, 31, 32, 64])
 def test_worst_spread_of_bits_is_found_at_the_radius(num: int, radius: int) -> None:
     hashes_N4 = hashes(num, radius)
     index = HashIndex.of(hashes_N4, radius)
