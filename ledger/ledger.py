@@ -111,6 +111,7 @@ class Ledger(Protocol):
         after_sequence: int = 0,
         until: datetime | None = None,
         *,
+        since: datetime | None = None,
         in_time_order: bool = False,
     ) -> Iterator[StoredEvent]:
         """Yield events in the order of their sequence, in constant memory.
@@ -119,6 +120,7 @@ class Ledger(Protocol):
             kinds: only these; None means all.
             after_sequence: only events behind this one.
             until: only events that had occurred by then, inclusive.
+            since: only events that occurred later.
             in_time_order: by `occurred_at` instead (an import records the past late).
         """
         ...
@@ -239,6 +241,7 @@ class SqliteLedger:
         after_sequence: int = 0,
         until: datetime | None = None,
         *,
+        since: datetime | None = None,
         in_time_order: bool = False,
     ) -> Iterator[StoredEvent]:
         """Yield events page by page, so that no reader holds back a writer; see the protocol."""
@@ -249,6 +252,9 @@ class SqliteLedger:
         if until is not None:
             where.append("occurred_us <= ?")
             values.append(to_microseconds(until))
+        if since is not None:
+            where.append("occurred_us > ?")
+            values.append(to_microseconds(since))
         order = "occurred_us, sequence" if in_time_order else "sequence"
         behind = "(occurred_us, sequence) > (?, ?)" if in_time_order else "sequence > ?"
         query = (

@@ -61,9 +61,8 @@ def run(home: str, logical_date: str, *, report: str | None = None) -> Compared:
 
 
 def _used(ledger: Ledger, begin: datetime, end: datetime) -> Iterator[Used]:
-    for stored in ledger.read((EventKind.DECISION,), until=end):
-        if stored.event.occurred_at <= begin:
-            continue
+    decisions = ledger.read((EventKind.DECISION,), until=end, since=begin, in_time_order=True)
+    for stored in decisions:
         submission = ledger.get_submission(stored.event.submission_id)
         if submission is not None:
             yield Used.of(submission, stored.event.payload)

@@ -222,3 +222,10 @@ def test_append_is_temporary_when_locked(tmp_path: Path, monkeypatch: pytest.Mon
     holder.execute("ROLLBACK")
     holder.close()
     assert ledger.append([_event(1)]) == 1
+
+
+def test_read_gives_one_stretch_of_time_alone(ledger: SqliteLedger) -> None:
+    ledger.append([_event(number) for number in range(72)])
+    since, until = NOON + timedelta(seconds=23), NOON + timedelta(seconds=47)
+    found = ledger.read(since=since, until=until, in_time_order=True)
+    assert [one.event.payload["n"] for one in found] == [*range(24, 48)]
