@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
     """How long the gateway waits for the predictor before it answers by policy."""
 
+    gateway_quota_per_s: Annotated[float, Field(gt=0)] = 500.0
+    """Uploads a second that one caller may send for ever; an idle one may send two seconds' worth at once."""
+
     gateway_tokens: SecretStr = SecretStr("")
     """Callers as `name:role:token`, comma-separated; roles are submitter, reviewer, admin. Empty admits nobody."""
 

@@ -34,6 +34,10 @@ class WrongMediaType(PermanentError):
     """The body is of a kind that is not understood (HTTP 415)."""
 
 
+class QuotaExceeded(TemporaryError):
+    """The caller sends more than its share; wait `delay_s` and send again (HTTP 429)."""
+
+
 class PredictorError(TemporaryError):
     """The predictor gave no usable answer; decide by the failure policy."""
 
@@ -52,6 +56,7 @@ STATUS: Final[dict[type[Exception], int]] = {
     LedgerConflict: 409,
     BodyTooLarge: 413,
     WrongMediaType: 415,
+    QuotaExceeded: 429,
     TemporaryError: 503,
     PermanentError: 500,
 }

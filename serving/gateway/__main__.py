@@ -19,6 +19,7 @@ from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.gate import UploadGate
+from serving.gateway.quotas import Quotas
 from serving.routing import Router
 
 _LOG = logging.getLogger("serving.gateway")
@@ -56,7 +57,7 @@ def main() -> int:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
     uvicorn.run(
-        create_app(gate, callers),
+        create_app(gate, callers, Quotas(config.gateway_quota_per_s, gate.clock)),
         host=arguments.host,
         port=arguments.port,
         log_config=None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -27,9 +28,12 @@ from serving.gateway.answers import (
 from serving.gateway.auth import SEES_EVIDENCE, SUBMITS, Callers, require
 from serving.gateway.docs import docs_page
 from serving.gateway.gate import UploadGate
+from serving.gateway.multipart import MEDIA_TYPE
+from serving.gateway.quotas import Quotas
 from serving.gateway.requests import (
     MAX_TRUTH_BYTES,
     MAX_UPLOAD_BYTES,
+    UPLOAD_TYPES,
     DecisionRequest,
     ReversalRequest,
     TruthRequest,
@@ -54,8 +58,14 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
-def create_app(gate: UploadGate, callers: Callers) -> FastAPI:
-    """Return the app around a gate; it owns the gate and closes it."""
+def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None) -> FastAPI:
+    """Return the app around a gate; it owns the gate and closes it.
+
+    Args:
+        gate: decides.
+        callers: who may call.
+        quotas: how much each may send; without them, as much as it likes.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -72,27 +82,32 @@ def create_app(gate: UploadGate, callers: Callers) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    _add_decisions(app, gate, callers)
+    _add_decisions(app, gate, callers, quotas or Quotas(math.inf, gate.clock))
     _add_truth(app, gate, callers)
     _add_operations(app, gate)
     _add_errors(app)
     return app
 
 
-def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
+def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quotas) -> None:
     @app.post(
         "/v1/decisions",
         response_model=DecisionAnswer,
-        responses=_errors(400, 401, 403, 409, 413, 415, 503),
-        openapi_extra=_body(DecisionRequest, listing=Listing),
+        responses=_errors(400, 401, 403, 409, 413, 415, 429, 503),
+        openapi_extra=_upload_body(),
     )
     async def decide(request: Request) -> JSONResponse:
-        """Judge one upload of a listing. The decision is recorded before it is answered."""
+        """Judge one upload of a listing. The decision is recorded before it is answered.
+
+        As multipart/form-data: a part `listing` (JSON), parts `images` (files), a part `submission_id` if there is one.
+        """
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SUBMITS)
         trace_id = trace_id_of(request.headers.get("traceparent")) or gate.new_id()
-        body = await read_body(request, MAX_UPLOAD_BYTES)
-        upload = await gate.run(parse_upload, body)
+        quotas.take(caller.name)
+        body = await read_body(request, MAX_UPLOAD_BYTES, UPLOAD_TYPES)
+        content_type = request.headers.get("content-type", UPLOAD_TYPES[0])
+        upload = await gate.run(parse_upload, body, content_type)
         decision, was_recorded = await gate.decide(upload, trace_id)
         headers = {"traceparent": f"00-{decision.trace_id}-{secrets.token_hex(8)}-01"}
         if was_recorded:
@@ -229,6 +244,23 @@ def _body(model: type[Any], **parts: type[Any]) -> dict[str, Any]:
     definitions = schema.pop("$defs", {})
     text = _inline(schema, definitions)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": text}}}}
+
+
+def _upload_body() -> dict[str, Any]:
+    """Return the two forms in which an upload may be sent."""
+    body = _body(DecisionRequest, listing=Listing)
+    listing = body["requestBody"]["content"]["application/json"]["schema"]["properties"]["listing"]
+    properties = {
+        "listing": listing,
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "submission_id": {"type": "string"},
+    }
+    schema = {"type": "object", "required": ["listing"], "properties": properties}
+    body["requestBody"]["content"][MEDIA_TYPE] = {
+        "schema": schema,
+        "encoding": {"listing": {"contentType": "application/json"}},
+    }
+    return body
 
 
 def _inline(node: Any, definitions: dict[str, Any]) -> Any:

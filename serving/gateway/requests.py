@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -21,12 +22,16 @@ from moderation.listing import (
     check_listing,
 )
 from serving.errors import BadRequest, BodyTooLarge, WrongMediaType
+from serving.gateway.multipart import MEDIA_TYPE, Form, parse_form
+
+_JSON: Final = "application/json"
 
 _BASE64_CHARS: Final = 4 * -(-MAX_IMAGE_BYTES // 3)
 
 MAX_UPLOAD_BYTES: Final = MAX_IMAGES * _BASE64_CHARS + 2**20
 """All images in base64, and 1 MiB for the rest."""
 
+UPLOAD_TYPES: Final = (_JSON, MEDIA_TYPE)
 MAX_TRUTH_BYTES: Final = 2**16
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
@@ -92,16 +97,19 @@ class Upload:
     images: tuple[bytes, ...]
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the JSON body, never holding more than `max_bytes`.
+async def read_body(
+    request: Request, max_bytes: int, media_types: Sequence[str] = (_JSON,)
+) -> bytes:
+    """Return the body, never holding more than `max_bytes`.
 
     Raises:
-        WrongMediaType: if it is not JSON.
+        WrongMediaType: if it is of none of `media_types`.
         BodyTooLarge: as soon as that is certain.
     """
-    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip()
-    if media_type.lower() != "application/json":
-        raise WrongMediaType(f"{media_type[:64]!r} is not understood; send application/json")
+    media_type = media_type_of(request)
+    if media_type not in media_types:
+        wanted = " or ".join(media_types)
+        raise WrongMediaType(f"{media_type[:64]!r} is not understood; send {wanted}")
     too_large = BodyTooLarge(f"the body is larger than {max_bytes} bytes; send fewer or smaller")
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
@@ -114,13 +122,21 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def parse_upload(body: bytes) -> Upload:
-    """Return the upload that a JSON body describes.
+def media_type_of(request: Request) -> str:
+    """Return the kind of body that a request says it has; JSON where it says nothing."""
+    header: str = request.headers.get("content-type", _JSON)
+    return header.partition(";")[0].strip().lower()
+
+
+def parse_upload(body: bytes, content_type: str = _JSON) -> Upload:
+    """Return the upload that a body describes: JSON, or a form with images as they are.
 
     Raises:
         BadRequest: if the body is not of the described shape.
         InvalidListing: naming the field that breaks a limit, or the image that does not decode.
     """
+    if content_type.lower().startswith(MEDIA_TYPE):
+        return _parse_form(parse_form(body, content_type))
     envelope = _parse(body, DecisionRequest)
     listing = check_listing(envelope.listing)
     images = tuple(_image(text, f"images[{k}]") for k, text in enumerate(envelope.images))
@@ -145,13 +161,30 @@ def parse_reversal(body: bytes) -> ReversalRequest:
     return _parse(body, ReversalRequest)
 
 
+def _parse_form(form: Form) -> Upload:
+    named = {} if form.submission_id is None else {"submission_id": form.submission_id}
+    envelope = _checked({"listing": _json_object(form.listing), **named}, DecisionRequest)
+    if len(form.images) > MAX_IMAGES:
+        raise BadRequest(f"images: there are {len(form.images)}; send at most {MAX_IMAGES}")
+    images = tuple(_stripped(data, f"images[{k}]") for k, data in enumerate(form.images))
+    return Upload(envelope.submission_id, check_listing(envelope.listing), images)
+
+
 def _parse(body: bytes, model: type[_ModelT]) -> _ModelT:
+    return _checked(_json_object(body), model)
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON (UTF-8, no NaN): {error}") from error
     if not isinstance(content, dict):
         raise BadRequest("the body must be a JSON object")
+    return content
+
+
+def _checked(content: dict[str, Any], model: type[_ModelT]) -> _ModelT:
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -167,5 +200,11 @@ def _image(text: str, field: str) -> bytes:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidListing(field, "is not base64; encode the file's bytes so") from error
+    return _stripped(data, field)
+
+
+def _stripped(data: bytes, field: str) -> bytes:
+    if len(data) > MAX_IMAGE_BYTES:
+        raise InvalidListing(field, f"is larger than {MAX_IMAGE_BYTES} bytes; send a smaller one")
     decode(data, field=field)
     return strip(data, field=field)
