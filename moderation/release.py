@@ -113,6 +113,32 @@ class Samples(_Frozen):
     timed_listings: Count
 
 
+class BreakerRules(_Frozen):
+    """When a dependency of the gateway is left alone, and for how long."""
+
+    calls: Count
+    """Newest calls that are looked at; fewer say nothing."""
+
+    share: Share
+    """Of them that failed, from which the circuit opens."""
+
+    open_s: Annotated[float, Field(gt=0, le=3_600, strict=True)]
+    """Seconds until one call is tried again."""
+
+
+class Breakers(_Frozen):
+    """One set of rules for each kind of dependency."""
+
+    predictor: BreakerRules
+    features: BreakerRules
+
+
+class ServingRules(_Frozen):
+    """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`."""
+
+    breakers: Breakers
+
+
 class Gate(_Frozen):
     """One test that may block a candidate."""
 
@@ -168,6 +194,7 @@ class ReleaseContract(_Frozen):
     slices: SliceRules
     suite: Suite
     samples: Samples
+    serving: ServingRules
     gates: Annotated[tuple[Gate, ...], Field(min_length=1)]
     profiles: dict[str, ContractProfile]
 

@@ -57,6 +57,7 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
     environment = {
         "TIDEGATE__HOME": str(home.folder),
         "TIDEGATE__POLICY_FILE": str(config.policy_file.resolve()),
+        "TIDEGATE__RELEASE_FILE": str(config.release_file.resolve()),
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
     if config.feature_online_url:

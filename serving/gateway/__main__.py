@@ -14,10 +14,12 @@ from moderation import telemetry
 from moderation.clock import SystemClock
 from moderation.errors import TidegateError
 from moderation.policy import load_policies
+from moderation.release import load_release
 from moderation.settings import Settings, settings
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
+from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
 from serving.gateway.quotas import Quotas
 from serving.routing import Router
@@ -28,12 +30,18 @@ _LOG = logging.getLogger("serving.gateway")
 def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
+    rules = load_release(config.release_file).serving.breakers
     budget_s = config.feature_timeout_ms / 1e3
     ledger = SqliteLedger(config.home / "ledger.sqlite")
     return UploadGate(
         ledger=ledger,
         store=ContentStore(config.home / "content", durable=True),
-        behaviour=BudgetedBehaviour(FeastReader(Place.of(config), budget_s), budget_s),
+        behaviour=BudgetedBehaviour(
+            FeastReader(Place.of(config), budget_s),
+            budget_s,
+            Breaker("features", rules.features, clock),
+        ),
+        breakers=Breakers("predictor", rules.predictor, clock),
         router=Router(routing, clock),
         policies=load_policies(config.policy_file),
         clock=clock,

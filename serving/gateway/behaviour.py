@@ -19,6 +19,7 @@ from moderation.decision import STATUS_CODES, FeatureValue, SignalStatus
 from moderation.errors import TidegateError
 from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.listing import Submission
+from serving.gateway.breaker import Breaker, CircuitOpen
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,20 +137,23 @@ class FeastReader:
 class BudgetedBehaviour:
     """A reader with a time budget per call; whatever goes wrong becomes a part of the decision."""
 
-    def __init__(self, reader: BehaviourReader, budget_s: float) -> None:
-        self._reader, self._budget_s = reader, budget_s
+    def __init__(self, reader: BehaviourReader, budget_s: float, breaker: Breaker) -> None:
+        self._reader, self._budget_s, self._breaker = reader, budget_s, breaker
         self._executor = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="features")
         self.last = "not asked yet"
-        """How the newest read ended: ok, stale, unreadable, timeout or error."""
+        """How the newest read ended: ok, stale, unreadable, timeout, error, or left alone."""
 
     async def read(self, submission: Submission) -> Behaviour:
         """Return the behaviour just before `submission`, or that it could not be read in time; never an error."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._budget_s):
-                read = await loop.run_in_executor(self._executor, self._reader.read, submission)
+            with self._breaker.call():
+                async with asyncio.timeout(self._budget_s):
+                    read = await loop.run_in_executor(self._executor, self._reader.read, submission)
         except TimeoutError:
             return self._failed("timeout", f"no answer in {self._budget_s * 1e3:.0f} ms")
+        except CircuitOpen as error:
+            return self._failed("left alone", str(error))
         except Exception as error:
             # The edge where nothing may stop an upload: whatever fails here is recorded with the decision.
             if not isinstance(error, TidegateError):

@@ -23,6 +23,7 @@ from moderation.telemetry import span
 from serving.client import PredictorPool, Query
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
+from serving.gateway.breaker import Breakers
 from serving.gateway.record import answered, degradations, failed, review_task
 from serving.gateway.requests import Upload
 from serving.routing import Choice, Router
@@ -66,6 +67,9 @@ class UploadGate:
     policies: PolicyFile
     clock: Clock
     predictor_timeout_s: float
+    breakers: Breakers
+    """Of the predictors, by URL: a failing candidate leaves the champion alone."""
+
     new_id: Callable[[], str] = new_hex_id
     predictors: PredictorPool = field(default_factory=PredictorPool)
     executor: ThreadPoolExecutor = field(
@@ -155,9 +159,10 @@ class UploadGate:
                 behaviour.values_F,
                 behaviour.status_F,
             )
-            answer = await self.predictors.get(choice.url).ask(
-                query, bundle=choice.release, timeout_s=self.predictor_timeout_s
-            )
+            with self.breakers.of(choice.url).call():
+                answer = await self.predictors.get(choice.url).ask(
+                    query, bundle=choice.release, timeout_s=self.predictor_timeout_s
+                )
         except Exception as error:
             # The edge where nothing may stop an upload: whatever fails here is recorded and answered by policy.
             if not isinstance(error, TidegateError):

@@ -8,13 +8,18 @@ from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.clock import SystemClock
 from moderation.policy import load_policies
+from moderation.release import load_release
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour
+from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
 from serving.routing import Route, Router, RoutingTable, write_table
 from tests.folded_behaviour import FoldedBehaviour
 from tests.unit.serving.fakes import BUNDLE, TOKENS, FakePredictor
+
+# Nothing is left alone after a few calls: tests of breakers bring their own.
+RULES = load_release(Path("policies/release.yaml")).serving.breakers
 
 
 @pytest.fixture
@@ -40,7 +45,10 @@ async def gate(
     gate = UploadGate(
         ledger=ledger,
         store=ContentStore(tmp_path / "content"),
-        behaviour=BudgetedBehaviour(FoldedBehaviour(ledger), budget_s=5.0),
+        behaviour=BudgetedBehaviour(
+            FoldedBehaviour(ledger), 5.0, Breaker("features", RULES.features, clock)
+        ),
+        breakers=Breakers("predictor", RULES.predictor, clock),
         router=Router(routing, clock),
         policies=load_policies(Path("policies/marketplace.yaml")),
         clock=clock,

@@ -18,7 +18,9 @@ from moderation.activity_rows import RowKind, to_us
 from moderation.clock import SystemClock
 from moderation.decision import Decision, SignalStatus
 from moderation.listing import Submission
-from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
+from moderation.release import BreakerRules
+from serving.gateway.behaviour import BehaviourReader, BudgetedBehaviour, FeastReader
+from serving.gateway.breaker import Breaker
 from serving.gateway.gate import UploadGate
 from tests.unit.serving.fakes import an_upload
 
@@ -34,7 +36,12 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture(autouse=True)
 def on_feast(gate: UploadGate, place: Place) -> None:
     gate.behaviour.close()
-    gate.behaviour = BudgetedBehaviour(FeastReader(place, _BUDGET_S), _BUDGET_S)
+    gate.behaviour = _budgeted(FeastReader(place, _BUDGET_S), gate, _BUDGET_S)
+
+
+def _budgeted(reader: BehaviourReader, gate: UploadGate, budget_s: float) -> BudgetedBehaviour:
+    rules = BreakerRules(calls=15, share=0.99, open_s=60.0)
+    return BudgetedBehaviour(reader, budget_s, Breaker("features", rules, gate.clock))
 
 
 async def _decision(client: httpx.AsyncClient, gate: UploadGate) -> Decision:
@@ -130,11 +137,14 @@ class _Hanging:
 async def test_a_store_that_hangs_costs_its_budget_and_never_the_decision(
     client: httpx.AsyncClient, gate: UploadGate
 ) -> None:
-    gate.behaviour = BudgetedBehaviour(_Hanging(), budget_s=0.05)
-    for _ in range(20):  # more than there are threads to hang in
+    gate.behaviour = _budgeted(_Hanging(), gate, 0.05)
+    for _ in range(15):  # more than there are threads to hang in
         decision = await _decision(client, gate)
         assert decision.degraded == ("behaviour: could not be read: no answer in 50 ms",)
     assert gate.behaviour.last == "timeout"
+    [said] = (await _decision(client, gate)).degraded
+    assert "is left alone for 60 s" in said
+    assert gate.behaviour.last == "left alone"
 
 
 class _Broken:
@@ -148,7 +158,7 @@ class _Broken:
 async def test_a_bug_in_the_reader_stops_no_upload(
     client: httpx.AsyncClient, gate: UploadGate
 ) -> None:
-    gate.behaviour = BudgetedBehaviour(_Broken(), budget_s=1.0)
+    gate.behaviour = _budgeted(_Broken(), gate, 1.0)
     decision = await _decision(client, gate)
     assert decision.degraded == ("behaviour: could not be read: ZeroDivisionError: a bug",)
 
