@@ -5,7 +5,7 @@ from functools import partial
 
 from components.home import Home
 from components.ingest.rows import BehaviourAt
-from featurestore.history import behaviour_at
+from featurestore.history import behaviour_at, pruned_until
 from featurestore.layout import Place
 from featurestore.writer import catch_up, letters_of
 from ledger.ledger import Ledger
@@ -29,13 +29,15 @@ def known_behaviour(home: Home, ledger: Ledger, clock: Clock | None = None) -> B
     return partial(behaviour_at, place.folder)
 
 
-def replayed_digest(home: Home) -> str:
-    """Return a digest of the refused events that were counted after all; empty where there are none.
+def history_digest(home: Home) -> str:
+    """Return a digest of what the history does not have from the ledger; empty where that is all it has.
 
-    Everything else in the history follows from the ledger.
+    Refused events that were counted after all, and the instant up to which rows were taken away by their age.
     """
     place = place_of(home)
     if not place.stream_file.is_file():
         return ""
     said = [f"{one.sequence} {one.replayed_at}" for one in letters_of(place).replayed()]
+    if gone := pruned_until(place.folder):
+        said.append(gone.isoformat())
     return hashlib.sha256("\n".join(said).encode()).hexdigest() if said else ""

@@ -3,6 +3,7 @@
 A row of history is valid from `event_timestamp` on, and was known from `created_timestamp` on. N rows, F features.
 """
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ Floats = npt.NDArray[np.float32]
 _INSTANT: Final = pa.timestamp("us", tz="UTC")
 _JUST_BEFORE: Final = timedelta(microseconds=1)
 _FETCHED: Final = 512
+
+
+_PRUNED: Final = "pruned.json"
 
 
 class HistoryError(PermanentError):
@@ -92,6 +96,24 @@ def append_activity(folder: Path, name: str, rows: Iterable[ActivityRow]) -> Non
         write_whole(table, history_folder(folder, kind.view) / f"part-{name}.parquet")
 
 
+def pruned_until(folder: Path) -> datetime | None:
+    """Return the instant up to which rows of activity were taken away; None where none were."""
+    try:
+        text = (folder / _PRUNED).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return datetime.fromisoformat(json.loads(text)["until"])
+
+
+def note_pruned(folder: Path, until: datetime) -> None:
+    """Take note that rows of activity up to an instant go; to be called before they do."""
+    before = pruned_until(folder)
+    newest = until if before is None else max(before, until)
+    partial = folder / f".{_PRUNED}.{os.getpid()}"
+    partial.write_text(json.dumps({"until": newest.isoformat()}), encoding="utf-8")
+    partial.replace(folder / _PRUNED)
+
+
 def behaviour_at(
     folder: Path,
     submissions: Sequence[Submission],
@@ -100,6 +122,8 @@ def behaviour_at(
     is_known_only: bool = True,
 ) -> Floats:
     """Return the behaviour behind uploads as it was known just before each: behaviour_NF, NaN where unknown.
+
+    Of an upload from before rows were taken away by their age nothing is known any more: that is no newcomer.
 
     The join is DuckDB's own, over the files that Feast reads: Feast's pairs every version with every later upload of
     the same key, which takes gigabytes for one busy seller. A test compares the two.
@@ -137,6 +161,8 @@ def behaviour_at(
             for row, *values in rows:
                 known = Rows.of(dict(zip(RowKind, values, strict=True)))
                 found[row], is_there[row] = behaviour(submissions[row], known), True
+    if (gone := pruned_until(folder)) is not None:
+        found[[one.submitted_at <= gone for one in submissions]] = np.nan
     if not is_there.all():
         raise HistoryError(
             f"{len(submissions)} uploads were asked about, {is_there.sum()} came back"

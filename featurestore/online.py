@@ -124,9 +124,10 @@ class SqliteRows:
     def __init__(self, place: Place, budget_s: float) -> None:
         if not place.online_file.is_file():
             raise FeaturesNotReady(f"{place.online_file} is not there: tidegate features apply")
-        self._uri, self._budget_s = f"file:{place.online_file}?mode=ro", budget_s
+        self._file, self._budget_s = place.online_file, budget_s
+        self._uri = f"file:{place.online_file}?mode=ro"
         self._idle: SimpleQueue[sqlite3.Connection] = SimpleQueue()
-        self._pid = os.getpid()
+        self._owner = self._whose()
 
     def read(self, wanted: Wanted) -> Stored:
         """Return the values under the keys of some views, by one statement."""
@@ -148,8 +149,8 @@ class SqliteRows:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        if self._pid != os.getpid():  # a forked process must not use its parent's
-            self._idle, self._pid = SimpleQueue(), os.getpid()
+        if self._owner != (owner := self._whose()):
+            self._idle, self._owner = SimpleQueue(), owner
         try:
             connection = self._idle.get_nowait()
         except Empty:
@@ -162,6 +163,13 @@ class SqliteRows:
             connection.close()
             raise
         self._idle.put(connection)
+
+    def _whose(self) -> tuple[int, int]:
+        """Return what connections belong to: a forked process must not use its parent's, nor anybody a removed file."""
+        try:
+            return os.getpid(), os.stat(self._file).st_ino
+        except OSError as error:
+            raise FeatureStoreUnavailable(f"{self._file}: {error.strerror}") from error
 
 
 @lru_cache(maxsize=1_024)

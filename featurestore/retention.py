@@ -14,6 +14,7 @@ from typing import Final
 
 import duckdb
 
+from featurestore.history import note_pruned
 from featurestore.layout import CREATED, EVENT_TIME, STREAM, Place, history_folder
 from featurestore.letters import RECORDS_PREFIX, DeadLetters, Progress
 from featurestore.locks import reading, swapping, writing_rows
@@ -153,6 +154,8 @@ class _History:
                 num_rows, num_kept = self._write(files, kept)
             is_due = num_kept < num_rows or len(files) > _MANY_FILES
             if is_due and not is_dry_run:
+                if num_kept < num_rows and RETENTION[self.view].is_state:
+                    note_pruned(self.place.folder, self.horizon)
                 self._exchange(files, kept if num_kept else None, now)
         files_after = bool(num_kept) if is_due else len(files)
         return Pruned(self.view, num_rows, num_rows - num_kept, len(files), int(files_after))

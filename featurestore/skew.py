@@ -174,24 +174,56 @@ def _same(first_N: Floats, second_N: Floats) -> npt.NDArray[np.bool_]:
     return is_same_N | (np.isnan(first_N) & np.isnan(second_N))
 
 
-def as_record(rows: Sequence[FeatureSkew], num_decisions: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Lag:
+    """How far the stream lay behind the uploads that were decided."""
+
+    median_s: float | None
+    """None where nothing could be read."""
+
+    largest_s: float | None
+
+    @classmethod
+    def of(cls, used: Sequence[Used]) -> "Lag":
+        """Return the lag of some decisions."""
+        lags_s = [
+            max(0.0, (one.submission.submitted_at - one.through).total_seconds())
+            for one in used
+            if one.through
+        ]
+        return cls(float(np.median(lags_s)), max(lags_s)) if lags_s else cls(None, None)
+
+    @property
+    def said(self) -> str:
+        """The lag in words."""
+        if self.median_s is None:
+            return "No decision could read the feature store."
+        return f"The stream lay {self.median_s:.1f} s behind in the median, {self.largest_s:.1f} s at most."
+
+
+def as_record(rows: Sequence[FeatureSkew], num_decisions: int, lag: Lag) -> dict[str, Any]:
     """Return the report as plain values."""
-    return {"decisions": num_decisions, "features": [asdict(one) for one in rows]}
+    features = [asdict(one) for one in rows]
+    return {"decisions": num_decisions, "lag": asdict(lag), "features": features}
 
 
-def as_markdown(rows: Sequence[FeatureSkew], num_decisions: int, day: str) -> str:
-    """Return the report for people: what differs first."""
-    differing = sum(one.differing for one in rows)
+def verdict_on(rows: Sequence[FeatureSkew], num_decisions: int) -> str:
+    """Return in one sentence how many values are what was known, and what the others are."""
     if not num_decisions:
-        verdict = "Nothing was decided, so nothing can be compared."
-    elif differing:
-        verdict = f"**{differing} values differ** from what the history says was known."
-    else:
-        verdict = "Every value that serving used is what the history says was known."
+        return "Nothing was decided, so nothing can be compared."
+    equal, late = (sum(one.equal for one in rows), sum(one.lagging for one in rows))
+    unread, differing = sum(one.unread for one in rows), sum(one.differing for one in rows)
+    total = equal + late + unread + differing
+    others = f"{late} lag behind the stream, {unread} could not be read"
+    return f"Of {total} values {equal} are what was known, {others}, **{differing} differ**."
+
+
+def as_markdown(rows: Sequence[FeatureSkew], num_decisions: int, lag: Lag, day: str) -> str:
+    """Return the report for people: what differs first."""
     lines = [
         f"# Training-serving skew, decisions before {day}",
         "",
-        f"{num_decisions} decisions. {verdict}",
+        f"{num_decisions} decisions. {verdict_on(rows, num_decisions)} {lag.said}",
         "",
         "| feature | equal | lagging | stale or unreadable | other value | missing in serving | missing in history"
         " | largest gap | traces |",

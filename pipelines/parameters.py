@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from components.behaviour import replayed_digest
+from components.behaviour import history_digest
 from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import data_version, newest_truth
@@ -95,7 +95,7 @@ def parameters(choices: Choices, settings: Settings) -> Parameters:
     known = _with_emphasis(data_version(ledger, cut_off), home, cut_off)
     return Parameters(
         logical_date=logical_date,
-        data_version=_with_golden(known + replayed_digest(home), home),
+        data_version=_with_golden(known + history_digest(home), home),
         config_digest=config_digest(choices, policies, settings.num_threads),
         home=str(home.folder),
         **_chosen(choices, policies, settings),

@@ -150,7 +150,7 @@ def skew(day: str | None) -> None:
 
     logical_date = day or f"{SystemClock().now() + timedelta(days=1):%Y-%m-%d}"
     done = step.run(str(settings().home), logical_date)
-    say(f"decisions of the day before {logical_date}: {done.num_decisions}")
+    say(f"decisions of the day before {logical_date}: {done.num_decisions}. {done.lag.said}")
     table = Table()
     table.add_column("feature", no_wrap=True)
     for title in ("equal", "lag", "unread", "other", "lost", "extra", "gap"):

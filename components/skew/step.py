@@ -10,7 +10,7 @@ from typing import Final
 from components.behaviour import known_behaviour, place_of
 from components.home import Home
 from components.policies import cut_off_of
-from featurestore.skew import FeatureSkew, Used, as_markdown, as_record, compare, lagging
+from featurestore.skew import FeatureSkew, Lag, Used, as_markdown, as_record, compare, lagging
 from ledger.events import EventKind
 from ledger.ledger import Ledger, SqliteLedger
 
@@ -23,6 +23,7 @@ class Compared:
 
     rows: list[FeatureSkew]
     num_decisions: int
+    lag: Lag
     markdown: str
 
     @property
@@ -34,6 +35,8 @@ class Compared:
             "differing": float(sum(one.differing for one in self.rows)),
             "lagging": float(sum(one.lagging for one in self.rows)),
             "unread": float(sum(one.unread for one in self.rows)),
+            "lag_median_s": self.lag.median_s or 0.0,
+            "lag_largest_s": self.lag.largest_s or 0.0,
         } | named
 
 
@@ -55,9 +58,11 @@ def run(home: str, logical_date: str, *, report: str | None = None) -> Compared:
     submissions = [one.submission for one in used]
     known_NF = known_behaviour(place, ledger)(submissions)
     rows = compare(used, known_NF, lagging(place_of(place).folder, used, known_NF))
+    lag = Lag.of(used)
     if report:
-        Path(report).write_text(json.dumps(as_record(rows, len(used)), indent=1), encoding="utf-8")
-    return Compared(rows, len(used), as_markdown(rows, len(used), logical_date))
+        record = as_record(rows, len(used), lag)
+        Path(report).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    return Compared(rows, len(used), lag, as_markdown(rows, len(used), lag, logical_date))
 
 
 def _used(ledger: Ledger, begin: datetime, end: datetime) -> Iterator[Used]:

@@ -117,6 +117,9 @@ def test_a_stream_that_lags_is_told_from_skew(shop: Shop) -> None:
     shop.decide("u2")  # the stream has not seen u1
     row = shop.skew()["submissions_1h"]
     assert (row.equal, row.lagging, row.differing) == (2, 1, 0)
+    page = step.run(str(shop.home.folder), TOMORROW)
+    assert page.lag.largest_s == 120
+    assert "60.0 s behind in the median, 120.0 s at most" in page.markdown
 
 
 def test_rows_newer_than_the_stream_says_are_told_from_skew(shop: Shop) -> None:
@@ -192,7 +195,8 @@ def test_the_page_says_what_differs_first(shop: Shop) -> None:
 
     trace = shop.decide("u0", wrong)
     page = step.run(str(shop.home.folder), TOMORROW).markdown
-    assert "**1 values differ**" in page
+    assert "Of 16 values 15 are what was known, 0 lag behind the stream" in page
+    assert "**1 differ**" in page
     first = page.splitlines()[6]
     assert first.startswith("| submissions_24h |")
     assert trace in first

@@ -217,8 +217,21 @@ def test_a_store_that_does_not_answer_costs_no_more_than_the_budget(
     blocker.close()
     lost = OnlineReader(open_rows(online.place, budget_s=0.1))
     online.place.online_file.rename(tmp_path / "elsewhere")
-    with pytest.raises(FeatureStoreUnavailable, match="unable to open"):
+    with pytest.raises(FeatureStoreUnavailable, match="No such file"):
         lost.read(asked)
+
+
+def test_a_reader_leaves_a_file_that_was_replaced(tmp_path: Path) -> None:
+    place = Place(tmp_path / "features")
+    sink = FeastSink(apply(place), place)
+    sink.beat(START, 1)
+    reader = OnlineReader(open_rows(place, budget_s=1.0))
+    assert reader.read(upload("q", START)).through == START
+    for file in place.folder.glob("online.sqlite*"):
+        file.unlink()
+    FeastSink(apply(place), place).beat(START + HOUR, 2)
+    assert reader.read(upload("q", START + HOUR)).through == START + HOUR
+    reader.close()
 
 
 def test_an_upload_of_the_past_is_stale_throughout(online: Online) -> None:

@@ -15,7 +15,7 @@ from feast import FeatureStore
 
 from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR, GROUND_TRUTH, declare
-from featurestore.history import behaviour_at
+from featurestore.history import behaviour_at, note_pruned, pruned_until
 from featurestore.layout import CREATED, EVENT_TIME, STREAM, Place, history_folder
 from featurestore.letters import DeadLetters, Progress
 from featurestore.locks import reading
@@ -117,6 +117,22 @@ def test_what_was_known_after_the_horizon_stays_as_it_was(
     again = {one.view: one for one in prune(place, now + timedelta(microseconds=1))}
     assert (again[RowKind.SELLER.view].dropped, again[RowKind.SELLER.view].files) == (0, 1)
     np.testing.assert_array_equal(behaviour_at(place.folder, asked, is_known_only=False), leaky)
+
+
+def test_an_upload_from_before_the_horizon_is_unknown_and_not_a_newcomer(
+    place: Place, store: FeatureStore, ledger: SqliteLedger
+) -> None:
+    _streamed(place, store, ledger)
+    horizon = START + 60 * DAY
+    old = _asked(START + DAY, horizon - DAY)
+    assert not np.isnan(behaviour_at(place.folder, old)).all()
+    assert pruned_until(place.folder) is None
+    days = RETENTION[RowKind.SELLER.view].days or 0
+    prune(place, horizon + timedelta(days=days))
+    assert pruned_until(place.folder) == horizon
+    assert np.isnan(behaviour_at(place.folder, old)).all()
+    note_pruned(place.folder, START)
+    assert pruned_until(place.folder) == horizon, "what is gone does not come back"
 
 
 def test_a_dry_run_says_it_and_does_nothing(
