@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from featurestore.layout import CREATED, EVENT_TIME, history_folder
+from featurestore.layout import CREATED, EMPTY_FILE, EVENT_TIME, history_folder
 from featurestore.locks import reading
 from moderation.activity_rows import RowKind
 from moderation.behaviour import Keys, Rows, behaviour
@@ -61,7 +61,7 @@ def ensure_history(folder: Path, view: "FeatureView") -> None:
     """Make the folder of a view, with a file that holds its columns and no rows: no store reads an empty folder."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.Table.from_pylist([], schema=history_schema(view))
-    write_whole(table, folder / "part-empty.parquet")
+    write_whole(table, folder / EMPTY_FILE)
 
 
 def history_schema(view: "FeatureView") -> pa.Schema:

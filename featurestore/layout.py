@@ -19,6 +19,9 @@ ACTIVITY: Final = "activity"
 EVENT_TIME: Final = "event_timestamp"
 CREATED: Final = "created_timestamp"
 
+EMPTY_FILE: Final = "part-empty.parquet"
+"""In every history: its columns and no rows."""
+
 REDIS_PORT: Final = 6379
 
 

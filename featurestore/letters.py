@@ -171,6 +171,11 @@ class DeadLetters:
                 (progress.past, progress.sequence),
             )
 
+    def forget_progress(self) -> None:
+        """Begin anew: everything is to be read again."""
+        with self._connected() as connection:
+            connection.execute(f"DELETE FROM {self._prefix}progress")
+
     def counts(self) -> dict[Reason, int]:
         """Return how many events wait, by reason."""
         with self._connected() as connection:

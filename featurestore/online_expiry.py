@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 import redis
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from featurestore.layout import CREATED, EVENT_TIME, PROJECT, Place, history_folder, without_secrets
+from featurestore.layout import (
+    CREATED,
+    EMPTY_FILE,
+    EVENT_TIME,
+    PROJECT,
+    Place,
+    history_folder,
+    without_secrets,
+)
 from featurestore.wire import redis_field
 from moderation.activity_rows import to_us
 from moderation.errors import FeatureStoreUnavailable
@@ -87,5 +95,5 @@ def _from_redis(
 @cache
 def _fields(place: Place, view: str) -> tuple[bytes, ...]:
     """Return the fields that a row of a view has in its hash."""
-    columns = pq.read_schema(history_folder(place.folder, view) / "part-empty.parquet").names
+    columns = pq.read_schema(history_folder(place.folder, view) / EMPTY_FILE).names
     return tuple(redis_field(view, name) for name in columns if name not in (EVENT_TIME, CREATED))

@@ -15,7 +15,7 @@ from typing import Final
 import duckdb
 
 from featurestore.history import note_pruned
-from featurestore.layout import CREATED, EVENT_TIME, STREAM, Place, history_folder
+from featurestore.layout import CREATED, EMPTY_FILE, EVENT_TIME, STREAM, Place, history_folder
 from featurestore.letters import RECORDS_PREFIX, DeadLetters, Progress
 from featurestore.locks import reading, swapping, writing_rows
 from featurestore.online_expiry import expire_online
@@ -67,7 +67,6 @@ RETENTION: Final[Mapping[str, Retention]] = MappingProxyType(
 _MANY_FILES: Final = 16
 """A view with more settled files than this is written anew although nothing of it is past its days."""
 
-_EMPTY: Final = "part-empty.parquet"
 _NUMBER_CHARS: Final = 12
 _MICROSECONDS: Final = "%Y%m%dT%H%M%S%f"
 
@@ -120,7 +119,7 @@ def prune(place: Place, now: datetime, *, is_dry_run: bool = False) -> list[Prun
 def settled_files(place: Place, view: str) -> list[Path]:
     """Return the files of a view that nobody will write again, by name; a stream that failed writes its last again."""
     found = sorted(history_folder(place.folder, view).glob("part-*.parquet"))
-    files = [one for one in found if one.name != _EMPTY]
+    files = [one for one in found if one.name != EMPTY_FILE]
     if (reader := RETENTION[view].reader) is None:
         return files
     progress = DeadLetters(place.stream_file, prefix=reader).progress()

@@ -12,8 +12,17 @@ from feast.data_source import PushMode
 
 from featurestore.erasing import erase_history, erase_online
 from featurestore.history import ActivityRow, append_activity, frame
-from featurestore.layout import ACTIVITY, CREATED, EVENT_TIME, STREAM, Place
+from featurestore.layout import (
+    ACTIVITY,
+    CREATED,
+    EMPTY_FILE,
+    EVENT_TIME,
+    STREAM,
+    Place,
+    history_folder,
+)
 from featurestore.letters import RECORDS_PREFIX, DeadLetters
+from featurestore.locks import swapping
 from ledger.erasures import Belongings
 from moderation.activity_rows import RowKind
 from moderation.errors import FeatureStoreUnavailable
@@ -47,6 +56,14 @@ class FeastSink:
             by_kind.setdefault(row.kind, []).append(row)
         for kind, found in by_kind.items():
             self._push(kind.view, frame(found))
+
+    def clear(self) -> None:
+        """Forget the history of activity, which is written anew; readers that came before are waited for."""
+        with swapping(self._place.folder):
+            for kind in RowKind:
+                for file in history_folder(self._place.folder, kind.view).glob("part-*.parquet"):
+                    if file.name != EMPTY_FILE:
+                        file.unlink()
 
     def erase(self, seller_id: str, belongings: Belongings) -> dict[str, int]:
         """Take a seller out of the history and the online rows; return what was removed, by name.

@@ -7,7 +7,7 @@ would have written.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import chain, islice
 from typing import Final, Protocol
 
@@ -36,7 +36,12 @@ LAG: Final = Gauge(
 
 _BATCH: Final = 500
 _TICK: Final = timedelta(microseconds=1)
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _Key = tuple[RowKind, str]
+
+
+class _PastGrew(Exception):
+    """The ledger got events that were recorded long before others that are written: an import."""
 
 
 class Sink(Protocol):
@@ -48,6 +53,10 @@ class Sink(Protocol):
 
     def write_online(self, rows: Sequence[ActivityRow]) -> None:
         """Write rows to the online store alone."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the history, which is written anew."""
         ...
 
     def erase(self, seller_id: str, belongings: Belongings) -> dict[str, int]:
@@ -87,6 +96,8 @@ class _Fold:
     progress: Progress
     state: ActivityState = field(default_factory=ActivityState)
     written: dict[_Key, datetime] = field(default_factory=dict)
+    recorded: datetime = _LONG_AGO
+    """Newest time at which an event was recorded."""
 
     def versions(self, event: Event, record: Record, known_at: datetime) -> Iterator[ActivityRow]:
         """Count one record; yield the versions of the rows that it changed.
@@ -153,8 +164,11 @@ class FeatureStream:
         self._publish_without(fold, erasures, now)
         done.erased = len(erasures)
         head = self._ledger.last_sequence(FOLDED)
-        for batch in _batches(self._ledger.read(FOLDED, after_sequence=fold.progress.sequence)):
-            self._take(fold, batch, now, done)
+        try:
+            self._take_all(fold, now, done)
+        except _PastGrew:
+            fold = self._begun_again(done, now)
+            head = fold.progress.sequence
         if head > fold.progress.sequence:  # the newest events are of erased sellers
             fold.progress = Progress(fold.progress.past, head)
             self._letters.save_progress(fold.progress)
@@ -210,6 +224,24 @@ class FeatureStream:
             others = fold.rows_of(RowKind.ADDRESS, one.belongings.addresses)
             self._sink.write_online([*places, *others])
             self._ledger.erasures.note_features(one.key_id, {}, now)
+
+    def _take_all(self, fold: _Fold, now: datetime, done: Step) -> None:
+        after = fold.progress.sequence
+        for batch in _batches(self._ledger.read(FOLDED, after_sequence=after)):
+            oldest = min(stored.event.recorded_at for stored in batch)
+            if oldest < fold.recorded - self._limits.max_behind:
+                raise _PastGrew
+            fold.recorded = max(fold.recorded, *(stored.event.recorded_at for stored in batch))
+            self._take(fold, batch, now, done)
+
+    def _begun_again(self, done: Step, now: datetime) -> _Fold:
+        """Write the whole past anew, in the order of time: when it was imported makes no difference."""
+        self._letters.forget_progress()
+        fold = self._backfilled(done, now)
+        # Online the newest version wins: these rows are newer than what stands there.
+        fold.written = {row: max(at, now) for row, at in fold.written.items()}
+        self._publish(fold)
+        return fold
 
     def _take(self, fold: _Fold, batch: Sequence[StoredEvent], now: datetime, done: Step) -> None:
         accepted = self._sorted(fold, batch, now, done)
@@ -268,6 +300,7 @@ class FeatureStream:
 
     def _fold_again(self, fold: _Fold, event: Event, is_past: bool, done: Step) -> None:
         record = to_record(event)
+        fold.recorded = max(fold.recorded, event.recorded_at)
         known_at = self._known_at(event) if is_past else event.recorded_at
         for _ in fold.versions(event, record, known_at):
             pass
@@ -285,10 +318,12 @@ class FeatureStream:
 
     def _backfilled(self, done: Step, now: datetime) -> _Fold:
         """Write the past in the order of time: each row's versions as they would have come to be."""
+        self._sink.clear()
         head = self._ledger.last_sequence()
         fold = _Fold(Intake(self._limits), Progress(head, head))
         past = (s for s in self._ledger.read(FOLDED, in_time_order=True) if s.sequence <= head)
         for number, batch in enumerate(_batches(past)):
+            fold.recorded = max(fold.recorded, *(stored.event.recorded_at for stored in batch))
             accepted = self._sorted(fold, batch, now, done, frozenset({Reason.LATE}))
             versions = [
                 row
