@@ -1,5 +1,6 @@
 """What the feature store holds: entities, views and services, declared for one folder of history."""
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -191,6 +192,13 @@ def declare(folder: Path, *, is_spark: bool = False) -> list[Any]:
     return [*used, *views, finished, *services]
 
 
+def declared_digest() -> str:
+    """Return a digest of what this release declares: SHA-256, in hex."""
+    kinds = [(kind.view, kind.join_key, kind.column) for kind in RowKind]
+    declared = Path(__file__).read_bytes() + repr((FEATURES, kinds)).encode()
+    return hashlib.sha256(declared).hexdigest()
+
+
 def finish(inputs: dict[str, list[Any]]) -> dict[str, list[float]]:
     """Return the behaviour behind some uploads: Feast's way to the one function that finishes windows.
 
@@ -299,5 +307,6 @@ __all__ = [
     "GROUND_TRUTH",
     "OPTIONAL",
     "declare",
+    "declared_digest",
     "finish",
 ]

@@ -22,7 +22,7 @@ EVERY_S: Final = 0.5
 
 _Errors = tuple[type[Exception], ...]
 _ACTIVITY_MAY_PASS: Final[_Errors] = (TemporaryError,)
-_RECORDS_MAY_PASS: Final[_Errors] = (TidegateError, OSError)
+_RECORDS_MAY_PASS: Final[_Errors] = (Exception,)  # Feast's own errors among them
 
 
 def follow(
@@ -44,7 +44,10 @@ def follow(
                 done = one.step()
             except may_pass as error:
                 FAILED.labels(type(error).__name__).inc()
-                _LOG.error("the stream is behind", extra={"reason": str(error)})
+                is_ours = isinstance(error, TidegateError)
+                _LOG.error(
+                    "the stream is behind", extra={"reason": str(error)}, exc_info=not is_ours
+                )
                 on_failure(error)
             else:
                 on_step(done)

@@ -18,6 +18,7 @@ from featurestore.intake import Limits, what_is_wrong
 from featurestore.layout import CREATED, EVENT_TIME, Place
 from featurestore.letters import RECORDS_PREFIX, DeadLetters, Progress, Reason
 from featurestore.repository import open_store
+from featurestore.stream import REFILLED
 from featurestore.view_rows import Row, ViewRows
 from ledger.events import Event, EventKind, StoredEvent, to_decision, to_ground_truth
 from ledger.ledger import Ledger
@@ -131,10 +132,11 @@ class RecordStream:
     ) -> None:
         self._ledger, self._rows, self._letters, self._clock = ledger, rows, letters, clock
         self._limits = limits or Limits()
-        self._is_checked = False
+        self._expected: int | None = None  # what the online store says of this stream
+        self._told_at: datetime | None = None
 
     def step(self) -> RecordStep:
-        """Write what the ledger got since the last step; where the online store was lost, write all of it there again.
+        """Write what the ledger got since the last step; where the online store lost some, write all of it there again.
 
         Raises:
             FeatureStoreUnavailable: if the online store cannot be reached; the next step goes on from here.
@@ -143,15 +145,21 @@ class RecordStream:
         """
         done, now = RecordStep(), self._clock.now()
         progress = self._letters.progress() or Progress(0, 0)
-        if not self._is_checked:
-            self._fill_again(progress, now)
-            self._is_checked = True
+        if self._expected is None:
+            stored = self._rows.sequence(RECORDS)
+            if stored != progress.sequence:
+                self._fill_again(progress, now)
+            self._expected = stored
         for batch in _batches(self._ledger.read(tuple(_VIEWS), progress.sequence)):
             self._write(f"{batch[0].sequence:012d}", self._sorted(batch, now, done), done)
             progress = Progress(0, batch[-1].sequence)
             self._letters.save_progress(progress)
             LAG.set((now - max(one.event.occurred_at for one in batch)).total_seconds())
+        if self._rows.sequence(RECORDS) != self._expected:
+            self._fill_again(progress, now)
         self._rows.beat(RECORDS, now, progress.sequence)
+        if not self._told_at or now > self._told_at:  # the store keeps the later one
+            self._expected, self._told_at = progress.sequence, now
         return done
 
     def replay(self) -> RecordStep:
@@ -167,8 +175,7 @@ class RecordStream:
         return done
 
     def _fill_again(self, progress: Progress, now: datetime) -> None:
-        if not progress.sequence or self._rows.sequence(RECORDS):
-            return
+        REFILLED.labels(RECORDS).inc()
         past = self._ledger.read(tuple(_VIEWS))
         for batch in _batches(one for one in past if one.sequence <= progress.sequence):
             for view, rows in _by_view(self._looked_at(self._fresh(batch), now)[0]).items():

@@ -1,5 +1,6 @@
 """Opening the feature store of a home: its configuration, and putting this release's definitions into force."""
 
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -7,9 +8,10 @@ import yaml
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastError
 
-from featurestore.definitions import declare
+from featurestore.definitions import declare, declared_digest
 from featurestore.history import ensure_history
 from featurestore.layout import PROJECT, REDIS_PORT, FeaturesNotReady, Place, history_folder
+from featurestore.owner import check_owner
 from featurestore.quiet import quiet_feast
 
 _SQLITE: Final = "featurestore.sqlite_store.NewestSqliteOnlineStore"
@@ -37,11 +39,13 @@ def apply(place: Place) -> FeatureStore:
     """Put the definitions of this release into force and return the store; what is stored stays.
 
     Raises:
-        FeaturesNotReady: if the online store cannot be reached.
+        FeaturesNotReady: if the online store cannot be reached, or another home writes it.
     """
+    config = feast_config(place)
     place.folder.mkdir(parents=True, exist_ok=True)
+    check_owner(place)
     place.config_file.touch(mode=0o600)  # it may hold the password of a Redis
-    place.config_file.write_text(yaml.safe_dump(feast_config(place), sort_keys=False))
+    place.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
     store = FeatureStore(fs_yaml_file=place.config_file)
     objects = declare(place.folder)
     for view in objects:
@@ -52,14 +56,21 @@ def apply(place: Place) -> FeatureStore:
             store.apply(objects)
     except (FeastError, OSError) as error:
         raise FeaturesNotReady(f"the feature store cannot be set up: {error}") from error
+    _declared_file(place).write_text(declared_digest())
     return store
+
+
+def is_declared(place: Place) -> bool:
+    """Return whether the definitions of this release are the ones in force."""
+    path = _declared_file(place)
+    return path.is_file() and path.read_text() == declared_digest()
 
 
 def open_store(place: Place) -> FeatureStore:
     """Return the store of a home that was set up.
 
     Raises:
-        FeaturesNotReady: if it was not, or for another online store.
+        FeaturesNotReady: if it was not, or for another online store, or another home writes the online store.
     """
     if not place.config_file.is_file():
         raise FeaturesNotReady(f"{place.folder} holds no feature store: tidegate features apply")
@@ -67,7 +78,12 @@ def open_store(place: Place) -> FeatureStore:
         raise FeaturesNotReady(
             f"{place.config_file} was written for another online store: tidegate features apply"
         )
+    check_owner(place)
     return FeatureStore(fs_yaml_file=place.config_file)
+
+
+def _declared_file(place: Place) -> Path:
+    return place.folder / "declared.sha256"
 
 
 def _connection_string(url: str) -> str:

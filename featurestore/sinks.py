@@ -23,8 +23,9 @@ from featurestore.layout import (
 )
 from featurestore.letters import RECORDS_PREFIX, DeadLetters
 from featurestore.locks import swapping
+from featurestore.owner import HOME, check_id, owner_of
 from ledger.erasures import Belongings
-from moderation.activity_rows import RowKind
+from moderation.activity_rows import RowKind, to_us
 from moderation.errors import FeatureStoreUnavailable
 
 
@@ -33,6 +34,7 @@ class FeastSink:
 
     def __init__(self, store: FeatureStore, place: Place) -> None:
         self._store, self._place = store, place
+        self._is_marked = False
 
     def write(self, name: str, versions: Sequence[ActivityRow], *, is_online: bool = True) -> None:
         """Keep versions of rows: all of them in the history, the newest of each row online.
@@ -84,28 +86,37 @@ class FeastSink:
         }
 
     def beat(self, through: datetime, sequence: int) -> None:
-        """Say up to when the rows are complete; readers take the rows for stale when this is old."""
-        at = pd.to_datetime([through.astimezone(UTC)]).astype("datetime64[us, UTC]")
-        columns = {
-            "stream_id": [ACTIVITY],
-            "through_us": [int(at.astype("int64")[0])],
-            "sequence": [sequence],
-            EVENT_TIME: at,
-            CREATED: at,
-        }
-        self._push(STREAM, pd.DataFrame(columns))
+        """Say up to when the rows are complete; readers take the rows for stale when this is old.
+
+        An online store that nobody writes becomes this home's.
+        """
+        rows = [(ACTIVITY, to_us(through), sequence)]
+        if not self._is_marked:
+            rows.append((HOME, owner_of(self._place), owner_of(self._place)))
+        found = pd.DataFrame(rows, columns=["stream_id", "through_us", "sequence"])
+        at = pd.to_datetime([through.astimezone(UTC)] * len(rows)).astype("datetime64[us, UTC]")
+        self._push(STREAM, found.assign(**{EVENT_TIME: at, CREATED: at}))
 
     def sequence(self) -> int:
         """Return the newest sequence that is in the online rows, 0 where there are none.
 
+        A store without the id of a home was emptied, whatever a beat told it since.
+
         Raises:
-            FeatureStoreUnavailable: if the online store cannot be read.
+            FeaturesNotReady: if another home writes the online store.
+            FeatureStoreUnavailable: if it cannot be read.
         """
         with answering(STREAM):
             found = self._store.get_online_features(
-                features=[f"{STREAM}:sequence"], entity_rows=[{"stream_id": ACTIVITY}]
+                features=[f"{STREAM}:sequence"],
+                entity_rows=[{"stream_id": ACTIVITY}, {"stream_id": HOME}],
             ).to_dict()
-        return int(found["sequence"][0] or 0)
+        sequence, owner = found["sequence"]
+        self._is_marked = owner is not None
+        if owner is None:
+            return 0
+        check_id(self._place, int(owner))
+        return int(sequence or 0)
 
     def _push(self, view: str, rows: pd.DataFrame) -> None:
         with answering(view):

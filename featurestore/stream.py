@@ -15,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from featurestore.history import ActivityRow
 from featurestore.intake import WAIVABLE, Accepted, Intake, Limits
+from featurestore.layout import ACTIVITY
 from featurestore.letters import DeadLetters, Progress, Reason
 from ledger.activity import FOLDED, to_record
 from ledger.erasures import Belongings, Erasure
@@ -32,6 +33,11 @@ COUNTED: Final = Counter(
 )
 LAG: Final = Gauge(
     "tidegate_feature_stream_lag_seconds", "Age of the newest event when it was counted."
+)
+REFILLED: Final = Counter(
+    "tidegate_feature_store_refilled_total",
+    "Times that a stream found the online store emptied, or as it was before, and wrote its rows again.",
+    ["stream"],
 )
 
 _BATCH: Final = 500
@@ -98,6 +104,9 @@ class _Fold:
     written: dict[_Key, datetime] = field(default_factory=dict)
     recorded: datetime = _LONG_AGO
     """Newest time at which an event was recorded."""
+
+    told: tuple[datetime, int] | None = None
+    """Newest beat of this process."""
 
     def versions(self, event: Event, record: Record, known_at: datetime) -> Iterator[ActivityRow]:
         """Count one record; yield the versions of the rows that it changed.
@@ -172,7 +181,9 @@ class FeatureStream:
         if head > fold.progress.sequence:  # the newest events are of erased sellers
             fold.progress = Progress(fold.progress.past, head)
             self._letters.save_progress(fold.progress)
-        self._sink.beat(now, fold.progress.sequence)
+        if fold.told and self._sink.sequence() != fold.told[1]:
+            fold = self._started(done, now)
+        self._beat(fold, now)
         self._fold = fold
         return done
 
@@ -198,8 +209,8 @@ class FeatureStream:
             versions = [
                 row for stored, one in accepted for row in fold.versions(stored.event, one, now)
             ]
-            name = f"replay-{accepted[0][0].sequence:012d}-{now:%Y%m%dT%H%M%S%f}"
-            self._sink.write(name, versions)
+            first, last = accepted[0][0].sequence, accepted[-1][0].sequence
+            self._sink.write(f"replay-{first:012d}-{last:012d}", versions)
             self._letters.mark_replayed([stored.sequence for stored, _ in accepted], now)
             done.events += len(accepted)
             done.versions += len(versions)
@@ -237,11 +248,7 @@ class FeatureStream:
     def _begun_again(self, done: Step, now: datetime) -> _Fold:
         """Write the whole past anew, in the order of time: when it was imported makes no difference."""
         self._letters.forget_progress()
-        fold = self._backfilled(done, now)
-        # Online the newest version wins: these rows are newer than what stands there.
-        fold.written = {row: max(at, now) for row, at in fold.written.items()}
-        self._publish(fold)
-        return fold
+        return self._backfilled(done, now)
 
     def _take(self, fold: _Fold, batch: Sequence[StoredEvent], now: datetime, done: Step) -> None:
         accepted = self._sorted(fold, batch, now, done)
@@ -294,7 +301,8 @@ class FeatureStream:
                 self._fold_again(fold, stored.event, stored.sequence <= progress.past, done)
         for stored in self._events(letter.event_id for letter in replayed):
             self._fold_again(fold, stored.event, False, done)
-        if self._sink.sequence() == 0:  # the online store was lost
+        if self._sink.sequence() != progress.sequence:  # it was lost, or is one of before
+            REFILLED.labels(ACTIVITY).inc()
             self._publish(fold)
         return fold
 
@@ -332,6 +340,8 @@ class FeatureStream:
             ]
             self._sink.write(f"past-{number:06d}", versions, is_online=False)
             done.versions += len(versions)
+        if self._sink.sequence():  # online the newest wins, and these rows are newer than what stands there
+            fold.written = {row: max(at, now) for row, at in fold.written.items()}
         self._publish(fold)
         self._letters.save_progress(fold.progress)
         return fold
@@ -340,6 +350,11 @@ class FeatureStream:
         rows = fold.rows()
         while some := list(islice(rows, _BATCH)):
             self._sink.write_online(some)
+
+    def _beat(self, fold: _Fold, now: datetime) -> None:
+        self._sink.beat(now, fold.progress.sequence)
+        if not fold.told or now > fold.told[0]:  # the store keeps the later one
+            fold.told = now, fold.progress.sequence
 
     def _known_at(self, event: Event) -> datetime:
         """Return when an event of the past was known: when it was recorded, or at its own time, if it was imported."""

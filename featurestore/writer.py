@@ -52,7 +52,7 @@ def open_stream(place: Place, ledger: Ledger, clock: Clock) -> FeatureStream:
     """Return the stream into a feature store; call it while `writing`.
 
     Raises:
-        FeaturesNotReady: if nothing was set up.
+        FeaturesNotReady: if nothing was set up, or another home writes the online store.
     """
     from featurestore.repository import open_store  # Feast takes seconds
     from featurestore.sinks import FeastSink
@@ -93,17 +93,20 @@ def _has_come_to(place: Place, head: int) -> bool:
 
 
 def set_up(place: Place) -> None:
-    """Put this release's definitions into force, unless they were set up for this place before.
+    """Put this release's definitions into force, unless they are in force at this place.
 
     Raises:
-        FeaturesNotReady: if the online store cannot be reached.
+        FeaturesNotReady: if the online store cannot be reached, or another home writes it.
         StoreBusy: if another process writes the store.
     """
-    from featurestore.repository import apply, open_store  # Feast takes seconds
+    from featurestore.repository import apply, is_declared, open_store  # Feast takes seconds
 
     place.folder.mkdir(parents=True, exist_ok=True)
     with writing(place):
         try:
             open_store(place)
+            is_ready = is_declared(place)
         except FeaturesNotReady:
+            is_ready = False
+        if not is_ready:
             apply(place)

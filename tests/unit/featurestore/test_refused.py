@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from featurestore.intake import WAIVABLE
-from featurestore.letters import DeadLetters, Reason
+from featurestore.layout import Place, history_folder
+from featurestore.letters import DeadLetters, LettersUnavailable, Reason
 from featurestore.online import OnlineReader
 from featurestore.stream import FeatureStream
 from ledger.events import Event, from_submission
@@ -52,6 +54,32 @@ def test_a_time_that_has_not_come_is_refused_until_it_comes(
     assert letters.counts() == {}
     column = FEATURE_NAMES.index("submissions_30d")
     assert reader.read(upload("q", clock.now())).behaviour_F[column] == 1
+
+
+def test_a_replay_that_was_cut_off_leaves_no_second_file(
+    stream: FeatureStream,
+    ledger: SqliteLedger,
+    letters: DeadLetters,
+    clock: SimulatedClock,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream.step()
+    ledger.append([from_submission(upload("u1", START + 2 * DAY), recorded_at=START)])
+    stream.step()
+
+    def cut_off(*args: Any) -> None:
+        raise LettersUnavailable("locked")
+
+    clock.move_to(clock.now() + 3 * DAY)
+    with monkeypatch.context() as patch:
+        patch.setattr(letters, "mark_replayed", cut_off)
+        with pytest.raises(LettersUnavailable):
+            stream.replay()
+    clock.move_to(clock.now() + DAY)
+    assert stream.replay().events == 1
+    folder = history_folder(place.folder, "seller_activity")
+    assert len(list(folder.glob("part-replay-*.parquet"))) == 1
 
 
 def test_a_clock_far_behind_is_refused_unless_it_is_waived(

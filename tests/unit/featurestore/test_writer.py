@@ -10,7 +10,8 @@ import pytest
 from featurestore.layout import FeaturesNotReady, Place
 from featurestore.letters import Progress
 from featurestore.online import OnlineReader, open_rows
-from featurestore.writer import StoreBusy, catch_up, letters_of, writing
+from featurestore.repository import apply, is_declared, open_store
+from featurestore.writer import StoreBusy, catch_up, letters_of, set_up, writing
 from ledger.events import from_submission
 from ledger.ledger import SqliteLedger
 from moderation.clock import SystemClock
@@ -77,6 +78,19 @@ def test_the_lock_goes_with_its_block(place: Place) -> None:
 def test_where_nothing_was_set_up_nobody_writes(place: Place) -> None:
     with pytest.raises(FeaturesNotReady, match="tidegate features apply"), writing(place):
         pytest.fail("there is nothing to write")
+
+
+@pytest.mark.parametrize("content", ["of a release before", None])
+def test_definitions_of_another_release_are_put_into_force(
+    place: Place, content: str | None
+) -> None:
+    apply(place).delete_feature_view("ground_truth")
+    digest = place.folder / "declared.sha256"
+    digest.write_text(content) if content else digest.unlink()
+    assert not is_declared(place)
+    set_up(place)
+    assert is_declared(place)
+    assert open_store(place).get_feature_view("ground_truth")
 
 
 def test_the_stream_process_follows_the_ledger_and_is_the_only_one(
