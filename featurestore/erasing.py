@@ -3,7 +3,7 @@
 What a row of a device or an address says of other sellers stays. Prices stay too: a median of five or more is nobody's.
 """
 
-import os
+import shutil
 import sqlite3
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +11,7 @@ from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import redis
 
-from featurestore.layout import EVENT_TIME, PROJECT, Place, history_folder
+from featurestore.layout import EMPTY_FILE, EVENT_TIME, PROJECT, Place, history_folder
+from featurestore.locks import swapping
 from featurestore.wire import entity_key, entity_key_of, key_prefix
 from ledger.erasures import Belongings
 from moderation.activity_rows import PlaceActivity, RowKind, mark
@@ -26,10 +28,14 @@ from moderation.errors import FeatureStoreUnavailable
 
 _BUSY_S: Final = 10.0
 _AT_ONCE: Final = 500
+_SCRATCH: Final = ".erase-"
 _PLACES: Final = (RowKind.DEVICE, RowKind.ADDRESS)
 
 _Versions = dict[tuple[str, datetime], bytes | None]
 """Key and event time -> the row without the seller; None where nothing is left to say."""
+
+_Changed = Iterator[tuple[Path, pa.Table, int]]
+"""Files of the history, what each is to hold, and how many rows were removed or changed for that."""
 
 
 def keys_of(seller_id: str, belongings: Belongings) -> dict[str, Sequence[str]]:
@@ -45,8 +51,8 @@ def keys_of(seller_id: str, belongings: Belongings) -> dict[str, Sequence[str]]:
 def erase_history(folder: Path, seller_id: str, belongings: Belongings) -> int:
     """Take a seller out of the history of every view, and return how many rows were removed or changed.
 
-    Each file is replaced whole, so that a training that reads meanwhile sees the old one or the new one; doing it again
-    does what is left.
+    Call it while being the one writer, and while `writing_rows`: what writers that were killed left half written goes
+    too. All files are exchanged at one moment, for which readers are waited for; doing it again does what is left.
 
     Args:
         folder: of the feature store.
@@ -56,26 +62,50 @@ def erase_history(folder: Path, seller_id: str, belongings: Belongings) -> int:
     Raises:
         ActivityRowError: if a row of a device or an address cannot be read.
     """
-    keys = keys_of(seller_id, belongings)
-    number = 0
+    _forget_partials(folder)
+    exchanged, numbers = list[tuple[Path, Path]](), list[int]()
+    with TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch:
+        for path, table, number in _changed(folder, seller_id, keys_of(seller_id, belongings)):
+            numbers.append(number)
+            exchanged.append((Path(scratch) / f"{len(exchanged)}.parquet", path))
+            pq.write_table(table, exchanged[-1][0], compression="zstd")
+        if exchanged:
+            with swapping(folder):
+                for written, path in exchanged:
+                    written.replace(path)
+    return sum(numbers)
+
+
+def _forget_partials(folder: Path) -> None:
+    """Remove what writers that were killed left half written; the empty file of a view holds no row of anybody."""
+    for prefix in (_SCRATCH, ".prune-"):
+        for scratch in folder.glob(f"{prefix}*"):
+            shutil.rmtree(scratch)
+    for partial in (folder / "history").glob("*/.part-*"):
+        if not partial.name.startswith(f".{EMPTY_FILE}."):
+            partial.unlink()
+
+
+def _changed(folder: Path, seller_id: str, keys: Mapping[str, Sequence[str]]) -> _Changed:
+    """Yield the files in which something of the seller is; no file comes twice."""
     for kind in _PLACES:
         files = sorted((folder / "history" / kind.view).glob("*.parquet"))
         if keys[kind.join_key]:
-            number += _erase_places(files, kind, keys[kind.join_key], seller_id)
+            yield from _without_mark(files, kind, keys[kind.join_key], seller_id)
     whose = {name: pa.array(keys[name], pa.string()) for name in ("seller_id", "listing_id")}
     for path in sorted((folder / "history").glob("*/*.parquet")):
-        number += _erase_rows(path, whose)
-    return number
+        yield from _without_rows(path, whose)
 
 
 def erase_online(place: Place, seller_id: str, belongings: Belongings) -> int:
     """Remove the online rows of a seller, and those of the places that it used; return how many there were.
 
-    Call it before `erase_history`: the history says what there is. Rows of places that others use too have to be
-    written again afterwards.
+    SQLite's file is erased beside a Redis too: it stays where it is when the online store is switched. Call it before
+    `erase_history`: the history says what there is. Rows of places that others use too have to be written again
+    afterwards.
 
     Raises:
-        FeatureStoreUnavailable: if the online store cannot be written now.
+        FeatureStoreUnavailable: if an online store cannot be written now.
     """
     keys = [
         entity_key(key_prefix(name), text)
@@ -84,9 +114,8 @@ def erase_online(place: Place, seller_id: str, belongings: Belongings) -> int:
     ]
     keys += [entity_key_of(one) for one in _truths(place.folder, belongings.submissions)]
     try:
-        if place.redis_url:
-            return _erase_redis(place.redis_url, keys)
-        return _erase_sqlite(place.online_file, keys) if place.online_file.is_file() else 0
+        number = _erase_sqlite(place.online_file, keys) if place.online_file.is_file() else 0
+        return number + (_erase_redis(place.redis_url, keys) if place.redis_url else 0)
     except (sqlite3.Error, redis.RedisError, OSError) as error:
         raise FeatureStoreUnavailable(
             f"the seller cannot be erased online: {type(error).__name__}: {error}"
@@ -102,24 +131,23 @@ def _truths(folder: Path, submissions: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
-def _erase_rows(path: Path, whose: Mapping[str, pa.Array]) -> int:
-    """Drop the rows of a file that name the seller or one of its submissions."""
+def _without_rows(path: Path, whose: Mapping[str, pa.Array]) -> _Changed:
+    """Yield a file without the rows that name the seller or one of its submissions, where there are any."""
     columns = [name for name in whose if name in pq.read_schema(path).names]
     if not columns:
-        return 0
+        return
     named = pq.read_table(path, columns=columns)
     goes = pa.array([False] * named.num_rows, pa.bool_())
     for name in columns:
         goes = pc.or_(goes, pc.is_in(named[name].combine_chunks(), value_set=whose[name]))
     number = int(pc.sum(goes).as_py() or 0)
     if number:
-        _replace(path, pq.read_table(path).filter(pc.invert(goes)))
-    return number
+        yield path, pq.read_table(path).filter(pc.invert(goes)), number
 
 
-def _erase_places(
+def _without_mark(
     files: Sequence[Path], kind: RowKind, keys: Collection[str], seller_id: str
-) -> int:
+) -> _Changed:
     """Take the seller's mark out of rows of places; a version that then says what the one before said goes."""
     holding: list[Path] = []
     versions: defaultdict[str, dict[datetime, bytes]] = defaultdict(dict)
@@ -133,8 +161,7 @@ def _erase_places(
         for at, row in _without(by_time, mark(seller_id)):
             changed[key, at] = row
     for path in holding:
-        _rewrite_places(path, kind, changed)
-    return len(changed)
+        yield from _with_places(path, kind, changed)
 
 
 def _without(
@@ -152,20 +179,17 @@ def _without(
         before = left
 
 
-def _rewrite_places(path: Path, kind: RowKind, changed: _Versions) -> None:
+def _with_places(path: Path, kind: RowKind, changed: _Versions) -> _Changed:
     table = pq.read_table(path)
-    rows: list[dict[str, Any]] = []
+    rows, number = list[dict[str, Any]](), 0
     for one in table.to_pylist():
-        left = changed.get((one[kind.join_key], one[EVENT_TIME]), one[kind.column])
+        version = one[kind.join_key], one[EVENT_TIME]
+        number += version in changed
+        left = changed.get(version, one[kind.column])
         if left is not None:
             rows.append(one | {kind.column: left})
-    _replace(path, pa.Table.from_pylist(rows, schema=table.schema))
-
-
-def _replace(path: Path, table: pa.Table) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, partial, compression="zstd")
-    partial.replace(path)
+    if number:
+        yield path, pa.Table.from_pylist(rows, schema=table.schema), number
 
 
 def _erase_sqlite(path: Path, keys: Sequence[bytes]) -> int:

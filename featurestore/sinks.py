@@ -22,7 +22,7 @@ from featurestore.layout import (
     history_folder,
 )
 from featurestore.letters import RECORDS_PREFIX, DeadLetters
-from featurestore.locks import swapping
+from featurestore.locks import swapping, writing_rows
 from featurestore.owner import HOME, check_id, owner_of
 from ledger.erasures import Belongings
 from moderation.activity_rows import RowKind, to_us
@@ -75,15 +75,15 @@ class FeastSink:
         Raises:
             FeatureStoreUnavailable: if the online store cannot be written; then do it again.
         """
-        # The history says under which policies something was established: it goes last.
-        num_online = erase_online(self._place, seller_id, belongings)
+        folder = self._place.folder
         letters = DeadLetters(self._place.stream_file, prefix=RECORDS_PREFIX)
-        num_refused = letters.forget(belongings.sequences)
-        return {
-            "feature_online_rows": num_online,
-            "refused_records": num_refused,
-            "feature_history_rows": erase_history(self._place.folder, seller_id, belongings),
-        }
+        with writing_rows(folder):  # profiles that are being written are waited for, and go too
+            # The history says under which policies something was established: it goes last.
+            return {
+                "feature_online_rows": erase_online(self._place, seller_id, belongings),
+                "refused_records": letters.forget(belongings.sequences),
+                "feature_history_rows": erase_history(folder, seller_id, belongings),
+            }
 
     def beat(self, through: datetime, sequence: int) -> None:
         """Say up to when the rows are complete; readers take the rows for stale when this is old.

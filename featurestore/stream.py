@@ -340,7 +340,9 @@ class FeatureStream:
             ]
             self._sink.write(f"past-{number:06d}", versions, is_online=False)
             done.versions += len(versions)
-        if self._sink.sequence():  # online the newest wins, and these rows are newer than what stands there
+        if (
+            self._sink.sequence()
+        ):  # online the newest wins, and these rows are newer than what stands there
             fold.written = {row: max(at, now) for row, at in fold.written.items()}
         self._publish(fold)
         self._letters.save_progress(fold.progress)

@@ -3,6 +3,7 @@
 Importing the same table again changes nothing: ids come from the rows, and the ledger keeps an event once.
 """
 
+import fcntl
 import json
 import os
 from collections import Counter
@@ -281,14 +282,21 @@ def _submission_event_id(row: ImportedRow) -> str:
     return f"submission:{row.submission.submission_id}"
 
 
+def partial_report(path: Path) -> Path:
+    """Return where the lines of a report are kept while the import runs."""
+    return path.with_name(f"{path.name}.partial")
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[TextIO]:
-    """Open a file for writing that takes the place of `path` only when all is written."""
+    """Open a file for writing that takes the place of `path` only when all is written; it is locked until then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_report(path)
     try:
         with partial.open("w", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield file
-        os.replace(partial, path)
+            file.flush()
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

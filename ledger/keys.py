@@ -120,6 +120,11 @@ class KeyRing:
         self._by_seller: dict[str, SellerKey] = {}
         self._by_id: dict[str, SellerKey] = {}
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a file of keys."""
+        return self._path.exists()
+
     def of(self, seller_ids: Collection[str]) -> dict[str, SellerKey]:
         """Return the keys of sellers, made where there are none; they are on the disk before this returns.
 

@@ -19,7 +19,7 @@ from ledger.events import (
     to_microseconds,
     to_submission,
 )
-from ledger.keys import FILE_NAME, KeyRing, SellerKey
+from ledger.keys import FILE_NAME, KeyRing, KeysLost, SellerKey
 from ledger.sealing import COLUMNS, INSERT, digest_of, keys_for, readable, to_row
 from moderation.decision import Decision
 from moderation.errors import PermanentError, TemporaryError
@@ -99,6 +99,7 @@ class Ledger(Protocol):
         nothing.
 
         Raises:
+            KeysLost: if there are sealed events, and the file of keys is gone.
             LedgerConflict: if an event id is taken by another content.
             TraceTaken: if a decision's trace id belongs to another decision.
             LedgerUnavailable: if nothing can be written now.
@@ -153,7 +154,8 @@ class Ledger(Protocol):
 class SqliteLedger:
     """The laptop's ledger: one SQLite file in WAL mode that any number of processes may write and read.
 
-    The keys of sellers lie beside it, in a file of their own.
+    The keys of sellers lie beside it, in a file of their own. Opening a ledger without the keys that it was sealed with
+    raises KeysLost: a writer would seal on under keys that part from the rest for good.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,6 +167,7 @@ class SqliteLedger:
         with _translated(path):
             _refuse_older(self._connection(), path)
             self._connection().executescript(_SCHEMA)
+            self._check_keys(self._connection())
 
     @property
     def erasures(self) -> Erasures:
@@ -174,6 +177,8 @@ class SqliteLedger:
     def append(self, events: Iterable[Event]) -> int:
         """Keep all events or none in one durable transaction; see the protocol."""
         with self._writing() as connection:
+            if not self._keys.is_there:
+                self._check_keys(connection)
             added = sum(_insert(connection, chunk, self._keys) for chunk in _chunks(events))
             connection.execute("COMMIT")
         return added
@@ -209,6 +214,16 @@ class SqliteLedger:
             rows += connection.execute(query, (key.key_id, head)).fetchall()
             counts = {"events": len(rows)}
             return self._erasures.destroy(key, belonging(readable(rows, self._keys)), counts, now)
+
+    def _check_keys(self, connection: sqlite3.Connection) -> None:
+        """Refuse to go on where the key of the newest sealed event is neither there nor destroyed."""
+        row = connection.execute(
+            "SELECT key_id FROM events WHERE key_id IS NOT NULL ORDER BY sequence DESC LIMIT 1"
+        ).fetchone()
+        try:
+            self._keys.live(row or ())
+        except KeysLost as error:
+            raise KeysLost(f"{error}; nothing was written to {self._path}") from error
 
     def _key_of(self, seller_id: str, expected: SellerKey | None = None) -> SellerKey:
         key = self._keys.find(seller_id)

@@ -3,6 +3,7 @@
 Each part may be done again, so that an erasure which was cut off goes on where it is asked for again.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -18,12 +19,13 @@ from featurestore.layout import FeaturesNotReady, Place
 from featurestore.writer import StoreBusy, open_stream, writing
 from ledger.erasures import Belongings, Erasure
 from ledger.events import Event, EventKind, StoredEvent, to_submission
+from ledger.importing import partial_report
 from ledger.ledger import SqliteLedger, UnknownSeller
 from ledger.store import ContentStore
 from moderation.clock import Clock
 from moderation.embedding_cache import EmbeddingCache
 from moderation.embedding_plan import text_key
-from moderation.errors import FeatureStoreUnavailable
+from moderation.errors import FeatureStoreUnavailable, TemporaryError
 from moderation.golden import golden_versions
 
 PATIENCE_S: Final = 60.0
@@ -35,8 +37,13 @@ _LEFT: Final = {
     "runs": "tables of past pipeline runs, frozen; delete the runs that you no longer compare with",
     "reports": "evidence packs and reports of past bundles, frozen; they quote listings that were judged wrongly",
     "mlruns": "what past runs logged; the same reports",
+    "logs": "what serving processes said: ids of submissions, listings and traces; delete what you no longer need",
     "bundles": "aggregates alone: weights, thresholds and counts; no row of a seller",
 }
+
+
+class ImportRuns(TemporaryError):
+    """An import writes its report, maybe of the erased seller; erase again when it is done."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +161,7 @@ class Eraser:
                 home.embeddings, {*digests, *belongings.contents}
             ),
             "hard_examples": lambda: _drop_hard_examples(home.hard_examples, submissions),
-            "import_report_lines": lambda: _drop_lines(
-                home.imported, lambda line: line.get("listing_id") in listings
-            ),
+            "import_report_lines": lambda: _drop_report_lines(home.imported, listings),
             "unseen_listings": lambda: _drop_lines(
                 home.unseen, lambda line: line["listing"].get("seller_id") == seller_id
             ),
@@ -257,8 +262,25 @@ def _drop_hard_examples(folder: Path, submissions: Collection[str]) -> int:
     return number
 
 
+def _drop_report_lines(path: Path, listings: Collection[str]) -> int:
+    """Drop the lines about some listings, and all that an import which was killed left of its report."""
+    partial = partial_report(path)
+    if partial.is_file():
+        with partial.open() as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ImportRuns(
+                    "an import is running; the key is destroyed, erase again when the import is done"
+                ) from error
+            partial.unlink(missing_ok=True)
+    return _drop_lines(path, lambda line: line.get("listing_id") in listings)
+
+
 def _drop_lines(path: Path, is_of_seller: Callable[[dict[str, Any]], bool]) -> int:
-    """Drop lines of a file of JSON lines; return how many."""
+    """Drop lines of a file of JSON lines, and what an erasure that was killed left of it; return how many."""
+    for partial in path.parent.glob(f".{path.name}.*"):
+        partial.unlink(missing_ok=True)
     if not path.is_file():
         return 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)

@@ -1,5 +1,6 @@
 """Import of foreign tables: good rows reach the ledger once, bad rows are told and skipped."""
 
+import fcntl
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ledger.importing import Destination, NothingImported, import_listings, open_source
+from ledger.importing import (
+    Destination,
+    NothingImported,
+    import_listings,
+    open_source,
+    partial_report,
+)
 from ledger.mapping import UNDATED, MappingError
 from ledger.tables import TableError
 from moderation.clock import SimulatedClock
@@ -266,6 +273,21 @@ def test_import_hands_on_its_progress(shop: Shop, tmp_path: Path) -> None:
     seen: list[int] = []
     import_listings(source, GROCERY, target, SimulatedClock(NOW), on_progress=seen.append)
     assert seen == [64, 70]
+
+
+def test_report_is_locked_while_the_import_runs(shop: Shop, tmp_path: Path) -> None:
+    """So an erasure knows a report that is being written from one that a killed import left."""
+    source = open_source(write_parquet(tmp_path, [row()]), ())
+    target, tried = Destination(shop.ledger, shop.store, shop.report_file), list[int]()
+
+    def look(rows: int) -> None:
+        with partial_report(shop.report_file).open() as held, pytest.raises(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        tried.append(rows)
+
+    import_listings(source, GROCERY, target, SimulatedClock(NOW), on_progress=look)
+    assert tried == [1]
+    assert not partial_report(shop.report_file).exists()
 
 
 def test_import_refuses_a_policy_that_is_not_there(shop: Shop, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -201,7 +202,7 @@ def test_a_redis_that_came_back_old_is_filled_while_the_stream_runs(
     shop.add(2)
     activity.step()
     records.step()
-    client = redis.Redis.from_url(server)
+    client: Any = redis.Redis.from_url(server)
     kept = {key: client.dump(key) for key in client.scan_iter()}
     shop.add(3)
     activity.step()

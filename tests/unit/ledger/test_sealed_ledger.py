@@ -169,8 +169,31 @@ def test_a_ledger_without_its_keys_says_so(ledger: SqliteLedger, tmp_path: Path)
     ledger.append([_uploaded("u1")])
     for path in tmp_path.glob("keys.sqlite*"):
         path.unlink()
-    with pytest.raises(KeysLost, match="put it back"):
-        list(SqliteLedger(tmp_path / "ledger.sqlite").read())
+    for _ in range(2):
+        with pytest.raises(KeysLost, match="put it back; nothing was written"):
+            SqliteLedger(tmp_path / "ledger.sqlite")
+    with pytest.raises(KeysLost, match="put it back; nothing was written"):
+        ledger.append([_uploaded("u2")])  # that it opened the keys before helps nobody
+    assert not (tmp_path / "keys.sqlite").exists()
+    assert ledger.last_sequence() == 1
+
+
+def test_a_ledger_beside_keys_of_another_home_says_so(ledger: SqliteLedger, tmp_path: Path) -> None:
+    ledger.append([_uploaded("u1")])
+    for path in tmp_path.glob("keys.sqlite*"):
+        path.unlink()
+    KeyRing(tmp_path / "keys.sqlite").of(["seller-one"])
+    with pytest.raises(KeysLost, match="put back the right one"):
+        SqliteLedger(tmp_path / "ledger.sqlite")
+
+
+def test_a_ledger_whose_newest_seller_was_erased_opens(
+    ledger: SqliteLedger, tmp_path: Path
+) -> None:
+    ledger.append([_uploaded("u1"), _uploaded("u2", "s2")])
+    ledger.erase("s2", _all_of, NOON)
+    again = SqliteLedger(tmp_path / "ledger.sqlite")
+    assert [stored.event.event_id for stored in again.read()] == ["submission:u1"]
 
 
 def test_an_older_ledger_is_refused(tmp_path: Path) -> None:

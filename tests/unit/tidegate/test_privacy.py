@@ -241,6 +241,32 @@ def test_a_store_that_is_away_is_told_of(home: Home, monkeypatch: pytest.MonkeyP
     _check_erased(home, receipt)
 
 
+def test_what_was_left_half_written_goes_too(home: Home) -> None:
+    fill(home)
+    report = home.imported.with_name(f"{home.imported.name}.partial")
+    again = home.imported.with_name(f".{home.imported.name}.1")
+    for left in (report, again):
+        left.write_text(home.imported.read_text())
+    with report.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, output = _run("erase", GONE)
+        assert code == 1
+        assert "erase again when the import is done" in output
+        assert report.exists()
+    assert _sellers(home) == [STAYS]
+    (receipt,) = _eraser(home).erase(GONE)
+    _check_erased(home, receipt)
+    assert not report.exists()
+    assert not again.exists()
+
+
+def test_a_receipt_names_the_logs(home: Home) -> None:
+    fill(home)
+    home.logs.mkdir()
+    (receipt,) = _eraser(home).erase(GONE)
+    assert "traces" in receipt.left[str(home.logs)]
+
+
 def test_a_home_without_features_needs_none(home: Home) -> None:
     one = upload("u1", START, seller_id=GONE)
     SqliteLedger(home.ledger).append([from_submission(one, recorded_at=START)])
