@@ -107,6 +107,8 @@ def test_what_was_known_after_the_horizon_stays_as_it_was(
     now = horizon + timedelta(days=RETENTION[RowKind.SELLER.view].days or 0)
     asked = _asked(horizon, end)
     before, by_feast = behaviour_at(place.folder, asked), _joined_by_feast(store, asked)
+    old = _asked(START + DAY, horizon - DAY)
+    assert not np.isnan(behaviour_at(place.folder, old)).all()
     done = {one.view: one for one in prune(place, now)}
     sellers = done[RowKind.SELLER.view]
     assert 0 < sellers.dropped < sellers.rows
@@ -117,22 +119,16 @@ def test_what_was_known_after_the_horizon_stays_as_it_was(
     again = {one.view: one for one in prune(place, now + timedelta(microseconds=1))}
     assert (again[RowKind.SELLER.view].dropped, again[RowKind.SELLER.view].files) == (0, 1)
     np.testing.assert_array_equal(behaviour_at(place.folder, asked, is_known_only=False), leaky)
-
-
-def test_an_upload_from_before_the_horizon_is_unknown_and_not_a_newcomer(
-    place: Place, store: FeatureStore, ledger: SqliteLedger
-) -> None:
-    _streamed(place, store, ledger)
-    horizon = START + 60 * DAY
-    old = _asked(START + DAY, horizon - DAY)
-    assert not np.isnan(behaviour_at(place.folder, old)).all()
-    assert pruned_until(place.folder) is None
-    days = RETENTION[RowKind.SELLER.view].days or 0
-    prune(place, horizon + timedelta(days=days))
+    # Of an upload from before the horizon nothing is known: it is no newcomer's.
     assert pruned_until(place.folder) == horizon
     assert np.isnan(behaviour_at(place.folder, old)).all()
-    note_pruned(place.folder, START)
-    assert pruned_until(place.folder) == horizon, "what is gone does not come back"
+
+
+def test_what_is_gone_does_not_come_back(tmp_path: Path) -> None:
+    assert pruned_until(tmp_path) is None
+    note_pruned(tmp_path, START + DAY)
+    note_pruned(tmp_path, START)
+    assert pruned_until(tmp_path) == START + DAY
 
 
 def test_a_dry_run_says_it_and_does_nothing(
