@@ -22,7 +22,8 @@ from marketplace.evasion import Evasion
 from moderation.listing import GroundTruth, Listing, Report, Submission, TruthSource
 from tidegate.doctor.goods import CATEGORIES, LANGUAGES, REGIONS, Words, photo, text, vocabulary
 
-START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+START: Final = datetime(2024, 1, 1, tzinfo=UTC)
+"""Its last day must be in the past: a feature store counts nothing that has not come yet."""
 EARLY_DAY: Final = START + timedelta(days=400)
 """The champion was trained on what was known then."""
 
