@@ -3,13 +3,15 @@
 from datetime import timedelta
 from pathlib import Path
 
-from components.behaviour import known_behaviour
+from components.behaviour import known_behaviour, place_of
 from components.contract import read_contract
 from components.home import Home
 from components.ingest.rows import read_rows
 from components.policies import read_policies
+from featurestore.writer import letters_of
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
+from moderation.features import FEATURE_NAMES
 from moderation.image import decode
 from moderation.snapshot_rows import SnapshotRow
 from tidegate.doctor.goods import LANGUAGES, vocabulary
@@ -89,3 +91,11 @@ def test_tiers_open_at_more_than_the_contract_certifies() -> None:
     for policy in read_policies(_POLICIES).policies:
         assert policy.tiers.block.precision > contract.gate("tier-block").limit
         assert policy.tiers.suspend.precision > contract.gate("tier-suspend").limit
+
+
+def test_the_feature_store_counts_all_of_the_world(tmp_path: Path) -> None:
+    """A world of the future would be refused: then nothing would be known of any seller."""
+    rows = _rows(tmp_path)
+    assert letters_of(place_of(Home(tmp_path))).counts() == {}
+    uploads = FEATURE_NAMES.index("submissions_30d")
+    assert any(row.behaviour_F is not None and row.behaviour_F[uploads] > 3 for row in rows)
