@@ -12,7 +12,7 @@ from ledger.events import (
     to_reversal,
     to_submission,
 )
-from moderation.activity import ActivityState, Record
+from moderation.activity import Record
 
 _PARSERS: Final[dict[EventKind, Callable[[Event], Record]]] = {
     EventKind.SUBMISSION: to_submission,
@@ -32,8 +32,3 @@ def to_record(event: Event) -> Record:
         PermanentError: if its content is not what its kind must hold.
     """
     return _PARSERS[event.kind](event)
-
-
-def observe(state: ActivityState, event: Event) -> None:
-    """Fold one event of a kind in `FOLDED` into `state`."""
-    state.observe(to_record(event))

@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from featurestore.online import BehaviourRead
-from ledger.activity import FOLDED, observe
+from ledger.activity import FOLDED, to_record
 from ledger.ledger import Ledger
 from moderation.activity import ActivityState
 from moderation.listing import Submission
@@ -20,7 +20,7 @@ class FoldedBehaviour:
         at: datetime = submission.submitted_at
         state = ActivityState()
         for stored in self._ledger.read(FOLDED, until=at, in_time_order=True):
-            observe(state, stored.event)
+            state.observe(to_record(stored.event))
         behaviour_F, newest = state.features(submission)
         return BehaviourRead(behaviour_F, newest, at, 0.0)
 

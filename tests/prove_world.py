@@ -13,10 +13,11 @@ from ledger.events import from_decision, from_ground_truth, from_submission
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle, Description, Inputs, build
-from moderation.decision import SIGNALS, Attempt, Decision, PolicyScore, Versions
+from moderation.decision import SIGNALS, Attempt, PolicyScore, Versions
 from moderation.golden import build_golden
 from moderation.listing import GroundTruth, TruthSource
 from moderation.snapshot import Snapshot, SnapshotRow
+from tests.decided import a_decision
 from tests.tiny_bundle import SEED, TinyRun, mean_ensemble
 from tests.toy import POLICIES, ToyWorld, toy_world
 
@@ -192,22 +193,12 @@ def decide(home: Home, world: ToyWorld, probability: float) -> None:
             thresholds={policy: {"review": 0.4} for policy in POLICIES},
             tier="allow",
         )
-        decision = Decision(
-            decision_id=f"d-{submission.submission_id}",
-            trace_id=f"t-{submission.submission_id}",
-            submission_id=submission.submission_id,
-            tier="allow",
-            reason_codes=(),
+        decision = a_decision(
+            submission.submission_id,
+            submission.submitted_at,
             attempts=(attempt,),
-            arm="champion",
-            weight=1.0,
-            sticky_key="k",
-            routing_revision=1,
             input_digests=digests,
-            features=(),
             versions=Versions(bundle="e" * 64, policy="p"),
-            submitted_at=submission.submitted_at,
-            decided_at=submission.submitted_at,
         )
         events.append(from_decision(decision, recorded_at=decision.decided_at))
     SqliteLedger(home.ledger).append(events)

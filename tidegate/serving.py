@@ -60,9 +60,6 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
         "TIDEGATE__RELEASE_FILE": str(config.release_file.resolve()),
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
-    if config.feature_online_url:
-        url = config.feature_online_url.get_secret_value()
-        environment["TIDEGATE__FEATURE_ONLINE_URL"] = url
     with (
         start_features(log_folder=home.logs, environment=environment) as features,
         start_predictor(

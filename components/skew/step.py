@@ -30,13 +30,13 @@ class Compared:
     def counts(self) -> dict[str, float]:
         """Numbers for the pipeline's page."""
         named = {f"{one.feature}_differing": float(one.differing) for one in self.rows}
+        known = {"lag_median_s": self.lag.median_s, "lag_largest_s": self.lag.largest_s}
+        named |= {name: value for name, value in known.items() if value is not None}
         return {
             "decisions": float(self.num_decisions),
             "differing": float(sum(one.differing for one in self.rows)),
             "lagging": float(sum(one.lagging for one in self.rows)),
             "unread": float(sum(one.unread for one in self.rows)),
-            "lag_median_s": self.lag.median_s or 0.0,
-            "lag_largest_s": self.lag.largest_s or 0.0,
         } | named
 
 

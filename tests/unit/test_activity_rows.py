@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.activity import observe
+from ledger.activity import to_record
 from moderation.activity import ActivityState
 from moderation.activity_rows import (
     MAX_PLACES,
@@ -39,9 +39,9 @@ def test_late_repeated_and_shuffled_events_end_in_the_same_rows(seed: int, num: 
     rng.shuffle(shuffled)
     in_order, out_of_order = ActivityState(), ActivityState()
     for event in events:
-        observe(in_order, event)
+        in_order.observe(to_record(event))
     for event in shuffled:
-        observe(out_of_order, event)
+        out_of_order.observe(to_record(event))
     assert _all_rows(in_order) == _all_rows(out_of_order)
 
 
@@ -52,7 +52,7 @@ def test_rows_read_back_give_the_same_behaviour_at_every_instant(
 ) -> None:
     state = ActivityState()
     for event in drawn_events(Random(seed), num):
-        observe(state, event)
+        state.observe(to_record(event))
     asked = upload(
         "q",
         START + timedelta(days=days),

@@ -34,6 +34,7 @@ from moderation.policy import Override, load_policies
 from moderation.release import load_release
 from moderation.scoring import Scorer, ScoringItem
 from moderation.snapshot_rows import SnapshotRow
+from tests.decided import a_decision
 from tests.toy import POLICIES, START, ToyWorld, toy_world
 
 ROOT = Path(__file__).parents[3]
@@ -94,21 +95,13 @@ class Traffic:
             for name, value in zip(FEATURE_NAMES, values_F, strict=True)
         )
         fields = self._answer(row) | dict(attempt or {})
-        return Decision(
-            decision_id=f"d-{submission.submission_id}",
-            trace_id=f"t-{submission.submission_id}",
-            submission_id=submission.submission_id,
-            tier="allow",
-            reason_codes=(),
+        return a_decision(
+            submission.submission_id,
+            submission.submitted_at,
             attempts=(Attempt.model_validate(fields),),
-            arm="champion",
-            weight=1.0,
-            sticky_key="k",
-            routing_revision=1,
             input_digests=digests,
             features=features,
             versions=Versions(bundle=self.scorer.digest, policy="p"),
-            submitted_at=submission.submitted_at,
             decided_at=at,
         )
 

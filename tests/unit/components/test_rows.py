@@ -27,10 +27,11 @@ from ledger.events import (
 )
 from ledger.ledger import SqliteLedger
 from moderation.activity_rows import RowKind, SellerActivity
-from moderation.decision import Decision, FeatureValue, SignalStatus, Versions
+from moderation.decision import FeatureValue, SignalStatus
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Appeal, GroundTruth, Listing, Report, Submission, TruthSource
 from moderation.snapshot_rows import SnapshotRow
+from tests.decided import a_decision
 
 DAY = timedelta(days=1)
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -260,23 +261,7 @@ def _decision(number: int, at: datetime, values: dict[str, float | None]) -> Eve
         )
         for name, value in values.items()
     )
-    decision = Decision(
-        decision_id=f"d{number}",
-        trace_id=f"{number:032x}",
-        submission_id=f"u{number}",
-        tier="allow",
-        reason_codes=(),
-        attempts=(),
-        arm="champion",
-        weight=1.0,
-        sticky_key="s1",
-        routing_revision=1,
-        input_digests={},
-        features=features,
-        versions=Versions(bundle=None, policy="1"),
-        submitted_at=at,
-        decided_at=at,
-    )
+    decision = a_decision(f"u{number}", at, features=features)
     return from_decision(decision, recorded_at=at, seller_id="s1")
 
 

@@ -18,10 +18,10 @@ from featurestore.writer import catch_up
 from ledger.events import Event, from_decision, from_submission
 from ledger.ledger import SqliteLedger
 from moderation.clock import SimulatedClock
-from moderation.decision import Decision, Versions
 from moderation.features import FEATURE_NAMES
 from moderation.listing import Submission
 from serving.gateway.behaviour import Behaviour
+from tests.decided import a_decision
 from tests.feature_events import START, upload
 
 MINUTE = timedelta(minutes=1)
@@ -72,24 +72,12 @@ def _priced(name: str, at: datetime) -> Submission:
 
 
 def _decision(submission: Submission, behaviour: Behaviour, decided_at: datetime) -> Event:
-    number = int(submission.submission_id.removeprefix("u"))
-    decision = Decision(
-        decision_id=f"d{number}",
-        trace_id=f"{number:032x}",
-        submission_id=submission.submission_id,
-        tier="allow",
-        reason_codes=(),
-        attempts=(),
-        arm="champion",
-        weight=1.0,
-        sticky_key="s1",
-        routing_revision=1,
-        input_digests={},
+    decision = a_decision(
+        submission.submission_id,
+        submission.submitted_at,
         features=behaviour.feature_values(),
         features_through=behaviour.through,
-        versions=Versions(bundle=None, policy="1"),
         degraded=behaviour.degraded,
-        submitted_at=submission.submitted_at,
         decided_at=decided_at,
     )
     return from_decision(decision, recorded_at=submission.submitted_at, seller_id="s1")

@@ -1,6 +1,5 @@
 """Rows of drift: refused unless right and new, and no data as soon as they are past."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import DRIFT_SIGNAL, DRIFT_STATE
 from featurestore.drift_rows import UNKNOWN, DriftRowRefused, DriftRows, open_drift_rows
 from featurestore.layout import FeaturesNotReady, Place, history_folder
@@ -39,15 +37,9 @@ class Drift:
         return pd.concat([pd.read_parquet(one) for one in files], ignore_index=True)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def drift(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drift]:
-    if request.param == "sqlite":
-        yield _opened(Place(tmp_path / "features"))
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        yield _opened(Place(tmp_path / "features", url))
+@pytest.fixture
+def drift(either: Place) -> Drift:
+    return _opened(either)
 
 
 def _opened(place: Place) -> Drift:

@@ -14,7 +14,6 @@ import redis
 from feast import FeatureStore
 from feast.data_source import PushMode
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.history import behaviour_at
 from featurestore.layout import CREATED, EVENT_TIME, Place, history_folder
 from featurestore.letters import DeadLetters, Progress
@@ -79,19 +78,11 @@ class Shop:
         return np.stack([read.behaviour_F for read in self.reader.read_many(asked)])
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    if request.param == "sqlite":
-        found = Shop.open(tmp_path)
-        yield found
-        found.reader.close()
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        found = Shop.open(tmp_path, url)
-        yield found
-        found.reader.close()
+@pytest.fixture
+def shop(either: Place, tmp_path: Path) -> Iterator[Shop]:
+    found = Shop.open(tmp_path, either.redis_url)
+    yield found
+    found.reader.close()
 
 
 def _events(num: int = 240) -> list[Event]:

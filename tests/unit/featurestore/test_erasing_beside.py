@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.erasing import erase_history
 from featurestore.layout import Place, history_folder
 from featurestore.letters import DeadLetters
@@ -58,18 +57,19 @@ def _naming(folder: Path) -> list[str]:
 
 
 def test_an_erasure_reaches_the_file_of_before_redis(
-    filled: FeatureStream, place: Place, ledger: SqliteLedger, clock: SimulatedClock, tmp_path: Path
+    filled: FeatureStream,
+    place: Place,
+    ledger: SqliteLedger,
+    clock: SimulatedClock,
+    own_redis: tuple[str, object],
 ) -> None:
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        switched = Place(place.folder, url)
-        sink, letters = FeastSink(apply(switched), switched), DeadLetters(place.stream_file)
-        stream = FeatureStream(ledger, sink, letters, clock)
-        stream.step()
-        assert any(name.startswith("online.sqlite") for name in _naming(place.folder))
-        ledger.erase(GONE, belonging, clock.now())
-        assert stream.step().erased == 1
+    switched = Place(place.folder, own_redis[0])
+    sink, letters = FeastSink(apply(switched), switched), DeadLetters(place.stream_file)
+    stream = FeatureStream(ledger, sink, letters, clock)
+    stream.step()
+    assert any(name.startswith("online.sqlite") for name in _naming(place.folder))
+    ledger.erase(GONE, belonging, clock.now())
+    assert stream.step().erased == 1
     assert _naming(place.folder) == []
 
 

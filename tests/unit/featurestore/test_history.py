@@ -15,7 +15,7 @@ from featurestore.layout import FeaturesNotReady, Place
 from featurestore.quiet import quiet_feast
 from featurestore.repository import apply, open_store
 from featurestore.stream import FeatureStream
-from ledger.activity import FOLDED, observe
+from ledger.activity import FOLDED, to_record
 from ledger.events import (
     EventKind,
     from_ground_truth,
@@ -132,7 +132,7 @@ def test_history_gives_what_the_fold_gave(
         if stored.event.kind is EventKind.SUBMISSION:
             asked.append(to_submission(stored.event))
             expected.append(state.features(asked[-1])[0])
-        observe(state, stored.event)
+        state.observe(to_record(stored.event))
     np.testing.assert_array_equal(behaviour_at(place.folder, asked), np.stack(expected))
 
 

@@ -1,7 +1,6 @@
 """An online store that comes back empty or as it was before is filled again; one store has one home."""
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import redis
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import GROUND_TRUTH
 from featurestore.history import behaviour_at
 from featurestore.layout import FeaturesNotReady, Place
@@ -84,11 +82,8 @@ class Shop:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        yield url
+def server(own_redis: tuple[str, object]) -> str:
+    return own_redis[0]
 
 
 def _refilled(stream: str) -> float:

@@ -17,7 +17,6 @@ from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR
 from featurestore.history import ActivityRow
 from featurestore.layout import FeaturesNotReady, Place, without_secrets
@@ -46,21 +45,12 @@ class Online:
     redis: subprocess.Popen[bytes] | None = None
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Online]:
-    if request.param == "sqlite":
-        yield from _opened(Place(tmp_path / "features"))
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, process):
-        yield from _opened(Place(tmp_path / "features", url), process)
-
-
-def _opened(place: Place, redis: subprocess.Popen[bytes] | None = None) -> Iterator[Online]:
-    store = apply(place)
-    reader = OnlineReader(open_rows(place, budget_s=0.5))
-    yield Online(place, store, FeastSink(store, place), reader, redis)
+@pytest.fixture
+def online(either: Place, request: pytest.FixtureRequest) -> Iterator[Online]:
+    process = request.getfixturevalue("own_redis")[1] if either.redis_url else None
+    store = apply(either)
+    reader = OnlineReader(open_rows(either, budget_s=0.5))
+    yield Online(either, store, FeastSink(store, either), reader, process)
     reader.close()
 
 

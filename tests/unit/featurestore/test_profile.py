@@ -1,6 +1,5 @@
 """Profiles of sellers: one batch per instant, by the one function, and online only what is new."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.history import behaviour_at
 from featurestore.layout import EVENT_TIME, Place, history_folder
 from featurestore.letters import DeadLetters
@@ -33,18 +31,10 @@ UNKNOWN = (
 )
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def streamed(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[tuple[Place, FeatureStore]]:
+@pytest.fixture
+def streamed(either: Place, tmp_path: Path) -> tuple[Place, FeatureStore]:
     """Give a store that holds what four sellers did in a month."""
-    if request.param == "sqlite":
-        yield _streamed(Place(tmp_path / "features"), tmp_path)
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        yield _streamed(Place(tmp_path / "features", url), tmp_path)
+    return _streamed(either, tmp_path)
 
 
 def _streamed(place: Place, folder: Path) -> tuple[Place, FeatureStore]:

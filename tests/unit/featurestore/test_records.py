@@ -1,6 +1,5 @@
 """Decisions and truths become rows: once, at their own times, the newest online, whatever fails on the way."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import DECISIONS, GROUND_TRUTH
 from featurestore.layout import Place, history_folder
 from featurestore.letters import Reason
@@ -20,9 +18,10 @@ from featurestore.view_rows import ViewRows
 from ledger.events import Event, from_decision, from_ground_truth
 from ledger.ledger import SqliteLedger
 from moderation.clock import SimulatedClock
-from moderation.decision import Attempt, Decision, PolicyScore, Versions
+from moderation.decision import Attempt, PolicyScore, Versions
 from moderation.errors import FeatureStoreUnavailable
 from moderation.listing import GroundTruth, TruthSource
+from tests.decided import a_decision
 from tests.feature_events import START
 
 HOUR = timedelta(hours=1)
@@ -56,18 +55,10 @@ class Followed:
         return pd.concat([pd.read_parquet(one) for one in files], ignore_index=True)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def followed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Followed]:
+@pytest.fixture
+def followed(either: Place, tmp_path: Path) -> Followed:
     ledger, clock = SqliteLedger(tmp_path / "ledger.sqlite"), SimulatedClock(START)
-    if request.param == "sqlite":
-        place = Place(tmp_path / "features")
-        yield Followed(place, apply(place), ledger, clock)
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, _):
-        place = Place(tmp_path / "features", url)
-        yield Followed(place, apply(place), ledger, clock)
+    return Followed(either, apply(either), ledger, clock)
 
 
 def _decision(
@@ -85,23 +76,13 @@ def _decision(
         scores=tuple(scores) if is_answered else (),
         tier="review",
     )
-    decision = Decision(
-        decision_id=f"d-{name}",
-        trace_id=f"t-{name}",
-        submission_id=name,
+    decision = a_decision(
+        name,
+        at,
         tier="review",
-        reason_codes=(),
         attempts=(attempt,),
-        arm="champion",
-        weight=1,
-        sticky_key="k",
-        routing_revision=1,
-        input_digests={},
-        features=(),
         versions=Versions(bundle="b" * 64 if is_answered else None, policy="1:abc"),
         degraded=("behaviour",),
-        submitted_at=at,
-        decided_at=at,
     )
     return from_decision(decision, recorded_at=at + timedelta(seconds=1), seller_id="s1")
 

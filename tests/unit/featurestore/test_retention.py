@@ -2,7 +2,6 @@
 
 import subprocess
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,6 @@ import pandas as pd
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.definitions import BEHAVIOUR, GROUND_TRUTH, declare
 from featurestore.history import behaviour_at, note_pruned, pruned_until
 from featurestore.layout import CREATED, EVENT_TIME, STREAM, Place, history_folder
@@ -47,17 +45,10 @@ class Kept:
         self.rows = ViewRows(self.store, self.place)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kept]:
-    if request.param == "sqlite":
-        place = Place(tmp_path / "features")
-        yield Kept(place, apply(place))
-        return
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as (url, process):
-        place = Place(tmp_path / "features", url)
-        yield Kept(place, apply(place), process)
+@pytest.fixture
+def kept(either: Place, request: pytest.FixtureRequest) -> Kept:
+    process = request.getfixturevalue("own_redis")[1] if either.redis_url else None
+    return Kept(either, apply(either), process)
 
 
 def _streamed(place: Place, store: FeatureStore, ledger: SqliteLedger, num: int = 160) -> datetime:

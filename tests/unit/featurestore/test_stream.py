@@ -19,8 +19,7 @@ from featurestore.online import OnlineReader, open_rows
 from featurestore.repository import apply
 from featurestore.sinks import FeastSink
 from featurestore.stream import FeatureStream
-from ledger.activity import FOLDED
-from ledger.activity import observe as observe_event
+from ledger.activity import FOLDED, to_record
 from ledger.events import Event, EventKind, StoredEvent, from_submission
 from ledger.ledger import LedgerUnavailable, SqliteLedger
 from moderation.activity import ActivityState
@@ -137,7 +136,7 @@ def test_a_stopped_stream_goes_on_where_it_was(
     assert again.step().events == len(events) - 120
     state = ActivityState()
     for stored in ledger.read(FOLDED, in_time_order=True):
-        observe_event(state, stored.event)
+        state.observe(to_record(stored.event))
     for n in range(20):
         asked = drawn_upload(Random(n), f"q{n}", clock.now())
         np.testing.assert_array_equal(reader.read(asked).behaviour_F, state.features(asked)[0])

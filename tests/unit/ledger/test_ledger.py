@@ -10,9 +10,10 @@ import pytest
 
 from ledger.events import Event, EventKind, from_decision, from_submission
 from ledger.ledger import LedgerConflict, LedgerUnavailable, SqliteLedger, TraceTaken
-from moderation.decision import Decision, Versions
+from moderation.decision import Decision
 from moderation.errors import PermanentError
 from moderation.listing import Listing, Submission
+from tests.decided import a_decision
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
@@ -29,23 +30,7 @@ def _submission(number: int = 1) -> Submission:
 
 
 def _decision(number: int = 1, trace_id: str = "a" * 32) -> Decision:
-    return Decision(
-        decision_id=f"d{number}",
-        trace_id=trace_id,
-        submission_id=f"s{number}",
-        tier="allow",
-        reason_codes=(),
-        attempts=(),
-        arm="champion",
-        weight=1.0,
-        sticky_key="seller",
-        routing_revision=1,
-        input_digests={},
-        features=(),
-        versions=Versions(bundle=None, policy="1"),
-        submitted_at=NOON,
-        decided_at=NOON,
-    )
+    return a_decision(f"s{number}", NOON, decision_id=f"d{number}", trace_id=trace_id)
 
 
 @pytest.fixture

@@ -7,10 +7,13 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
+import yaml
 
 from moderation.clock import SimulatedClock
 from moderation.errors import FeatureStoreUnavailable, PermanentError
-from moderation.release import BreakerRules, load_release
+from moderation.release import BreakerRules
+from moderation.settings import Settings
+from serving.gateway.__main__ import build_gate
 from serving.gateway.breaker import IS_OPEN, Breaker, Breakers, CircuitOpen
 from serving.gateway.gate import UploadGate
 from tests.unit.serving.fakes import FakePredictor, an_upload
@@ -145,6 +148,13 @@ async def _error(client: httpx.AsyncClient, gate: UploadGate) -> str:
 
 
 def test_the_contract_says_when(tmp_path: Path) -> None:
-    rules = load_release(Path("policies/release.yaml")).serving.breakers
-    assert 0 < rules.predictor.share <= 1
-    assert rules.features.open_s > 0
+    contract = yaml.safe_load(Path("policies/release.yaml").read_text())
+    contract["serving"]["breakers"]["predictor"] = {"calls": 2, "share": 0.5, "open_s": 60.0}
+    file = tmp_path / "release.yaml"
+    file.write_text(yaml.safe_dump(contract, sort_keys=False))
+    gate = build_gate(Settings(home=tmp_path, release_file=file), tmp_path / "routing.json")
+    breaker = gate.breakers.of("grpc://somewhere")
+    for _ in range(2):
+        assert breaker.state() == "closed"
+        _fail(breaker)
+    assert breaker.state() == "open"
