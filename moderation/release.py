@@ -10,10 +10,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
+from moderation.serving_rules import Count, ServingRules, Share
 from moderation.yaml_lines import line_of, repeated
 
-Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
 GateId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,47}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,47}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False, strict=True)]
@@ -111,32 +110,6 @@ class Samples(_Frozen):
     """Of more, a sample."""
 
     timed_listings: Count
-
-
-class BreakerRules(_Frozen):
-    """When a dependency of the gateway is left alone, and for how long."""
-
-    calls: Count
-    """Newest calls that are looked at; fewer say nothing."""
-
-    share: Share
-    """Of them that failed, from which the circuit opens."""
-
-    open_s: Annotated[float, Field(gt=0, le=3_600, strict=True)]
-    """Seconds until one call is tried again."""
-
-
-class Breakers(_Frozen):
-    """One set of rules for each kind of dependency."""
-
-    predictor: BreakerRules
-    features: BreakerRules
-
-
-class ServingRules(_Frozen):
-    """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`."""
-
-    breakers: Breakers
 
 
 class Gate(_Frozen):

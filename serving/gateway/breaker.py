@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from moderation.clock import Clock
 from moderation.errors import TemporaryError
-from moderation.release import BreakerRules
+from moderation.serving_rules import BreakerRules
 
 IS_OPEN: Final = Gauge(
     "tidegate_circuit_open", "Whether a dependency is left alone (1) or asked (0).", ["dependency"]

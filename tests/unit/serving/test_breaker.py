@@ -11,7 +11,7 @@ import yaml
 
 from moderation.clock import SimulatedClock
 from moderation.errors import FeatureStoreUnavailable, PermanentError
-from moderation.release import BreakerRules
+from moderation.serving_rules import BreakerRules
 from moderation.settings import Settings
 from serving.gateway.__main__ import build_gate
 from serving.gateway.breaker import IS_OPEN, Breaker, Breakers, CircuitOpen

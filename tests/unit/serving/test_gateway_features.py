@@ -18,7 +18,7 @@ from moderation.activity_rows import RowKind, to_us
 from moderation.clock import SystemClock
 from moderation.decision import Decision, SignalStatus
 from moderation.listing import Submission
-from moderation.release import BreakerRules
+from moderation.serving_rules import BreakerRules
 from serving.gateway.behaviour import BehaviourReader, BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker
 from serving.gateway.gate import UploadGate
