@@ -48,6 +48,10 @@ lint: setup ## ruff, mypy, layering, YAML
 test: setup ## unit and integration tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
+.PHONY: chaos
+chaos: setup ## kill, freeze and starve the gate's processes under load (four minutes)
+	$(BIN)/python -m pytest tests/chaos
+
 .PHONY: contract
 contract: setup ## golden pipelines, documents, layering of files, the simulated world
 	$(BIN)/python -m pytest tests/contract

@@ -98,7 +98,7 @@ class Sender:
         """
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.send(self._request("check", 0))
+                response = await self._client.send(self._request(f"load-{self._run_id}-check", 0))
         except TimeoutError:
             return
         except httpx.RequestError as error:
@@ -120,6 +120,10 @@ class Sender:
             self._dispatching = group.create_task(self._dispatch(record, group))
         record.seconds = self._clock.monotonic() - self._began
         return record
+
+    def submission_id(self, number: int) -> str:
+        """Return the id under which the newest run sent an upload."""
+        return f"load-{self._run_id}-{number}"
 
     def stop(self) -> None:
         """End the sending and wait for answers; called again, give up what still waits."""
@@ -154,7 +158,9 @@ class Sender:
         record.late_ms[number] = (self._clock.monotonic() - due) * 1e3
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.send(self._request(str(number), number))
+                response = await self._client.send(
+                    self._request(self.submission_id(number), number)
+                )
         except TimeoutError:
             record.outcome[number] = Ended.TIMED_OUT
         except httpx.ConnectError:
@@ -165,9 +171,9 @@ class Sender:
             record.latency_ms[number] = (self._clock.monotonic() - due) * 1e3
             _keep_answer(number, response, record)
 
-    def _request(self, name: str, number: int) -> httpx.Request:
+    def _request(self, submission_id: str, number: int) -> httpx.Request:
         body = self._bodies[number % len(self._bodies)]
-        identity = f'{{"submission_id":"load-{self._run_id}-{name}",'.encode()
+        identity = f'{{"submission_id":"{submission_id}",'.encode()
         return self._client.build_request(
             "POST",
             "/v1/decisions",
