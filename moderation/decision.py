@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from moderation.policy import PolicyFile, Tier
+from moderation.policy import OnFailure, PolicyFile, Tier
 
 SIGNALS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 """Members of the ensemble: the order of every M axis."""
@@ -115,6 +115,15 @@ class Decision(_Record):
     sticky_key: str
     routing_revision: int
     audit_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance with which it was drawn for a random audit, drawn or not; 0 where no audit is done."""
+
+    on_failure: OnFailure | None = None
+    """What was applied because no model answered; None where one did, or where the record is older than this field."""
+
+    enforcement: Literal["automatic", "stopped"] = "automatic"
+    """Stopped: nothing was blocked or suspended without a person; the tier of the scores is in the attempt."""
+
+    stopped_because: str | None = None
     input_digests: dict[str, str]
     """SHA-256 of each stored input: `listing` and `image.<index>`."""
 
@@ -222,7 +231,31 @@ def replay(decision: Decision, policies: PolicyFile) -> tuple[str, tuple[str, ..
     """
     answer = next((attempt for attempt in decision.attempts if attempt.role == "answer"), None)
     if answer is None or answer.status != "ok":
-        fallback = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
-        return fallback.label, (MODEL_UNAVAILABLE,)
+        return failure_tier(decision.on_failure or policies.on_failure).label, (MODEL_UNAVAILABLE,)
     tier, codes = judge(answer.scores, answer.thresholds, policies)
+    if decision.enforcement == "stopped":
+        tier = min(tier, Tier.REVIEW)
     return tier.label, codes
+
+
+def failure_tier(on_failure: OnFailure) -> Tier:
+    """Return the tier of an upload that no model judged."""
+    return Tier.REVIEW if on_failure == "review" else Tier.ALLOW
+
+
+def held(decision: Decision, reason: str) -> Decision:
+    """Return a decision while automatic enforcement is stopped: what would be blocked or suspended goes to review."""
+    changes: dict[str, object] = {"enforcement": "stopped", "stopped_because": reason}
+    if Tier[decision.tier.upper()] > Tier.REVIEW:
+        said = f"enforcement: stopped, {decision.tier} goes to review; {reason}"
+        changes |= {"tier": Tier.REVIEW.label, "degraded": (*decision.degraded, said)}
+    return decision.model_copy(update=changes)
+
+
+def flagged(attempt: Attempt) -> frozenset[str]:
+    """Return the policies under which the scores of an attempt reach block or stronger."""
+    return frozenset(
+        score.policy
+        for score in attempt.scores
+        if tier_of(score.probability, attempt.thresholds.get(score.policy, {})) > Tier.REVIEW
+    )

@@ -18,6 +18,8 @@ from moderation.decision import (
     Versions,
     capped,
     effective_thresholds,
+    flagged,
+    held,
     judge,
     replay,
     tier_of,
@@ -218,6 +220,33 @@ def test_replay_answers_by_policy_when_the_model_failed(
     policies = POLICIES.model_copy(update={"on_failure": on_failure})
     failed = decision(attempt("answer", status, 1.0, 1.0, 1.0))
     assert replay(failed, policies) == (tier, (MODEL_UNAVAILABLE,))
+
+
+def test_replay_applies_what_the_record_says_was_applied() -> None:
+    failed = decision(attempt("answer", "error"), on_failure="review", tier="review")
+    assert POLICIES.on_failure == "allow_and_review"
+    assert replay(failed, POLICIES) == ("review", (MODEL_UNAVAILABLE,))
+
+
+def test_stopped_enforcement_holds_what_would_be_blocked() -> None:
+    scored = attempt("answer", "ok", 0.2, 0.9, 0).model_copy(update={"tier": "block"})
+    codes = ("COUNTERFEIT_SUSPECTED", "WEAPONS_PROHIBITED")
+    stopped = held(decision(scored, tier="block", reason_codes=codes), "too many blocks")
+    assert (stopped.tier, stopped.attempts[0].tier) == ("review", "block")
+    assert (stopped.enforcement, stopped.stopped_because) == ("stopped", "too many blocks")
+    assert any("block goes to review; too many blocks" in said for said in stopped.degraded)
+    again = Decision.model_validate_json(stopped.model_dump_json())
+    assert replay(again, POLICIES) == (stopped.tier, stopped.reason_codes)
+
+
+@pytest.mark.parametrize("tier", ["allow", "tag", "review"])
+def test_stopped_enforcement_leaves_what_is_weaker(tier: str) -> None:
+    stopped = held(decision(attempt(), tier=tier), "too many blocks")
+    assert (stopped.tier, stopped.enforcement, stopped.degraded) == (tier, "stopped", ())
+
+
+def test_flagged_policies_are_those_at_block_or_stronger() -> None:
+    assert flagged(attempt("answer", "ok", 0.9, 0.79, 0.8)) == {POLICIES.ids[0], POLICIES.ids[2]}
 
 
 def test_replay_answers_by_policy_when_nothing_answered() -> None:
