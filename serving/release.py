@@ -26,6 +26,9 @@ class Release(BaseModel):
     thresholds: dict[str, dict[str, float]]
     """Open tiers by policy, as calibration solved them."""
 
+    shares: dict[str, float] = Field(default_factory=dict)
+    """Policy -> share of traffic that calibration expected at block or stronger."""
+
     versions: dict[str, str] = Field(default_factory=dict)
     """Version of each component of the bundle."""
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import secrets
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
 from serving.gateway.quotas import Quotas
+from serving.gateway.safeguards import Around, safeguards_of
 from serving.routing import Router
 
 _LOG = logging.getLogger("serving.gateway")
@@ -30,20 +32,34 @@ _LOG = logging.getLogger("serving.gateway")
 def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
-    rules = load_release(config.release_file).serving.breakers
+    serving = load_release(config.release_file).serving
+    rules = serving.breakers
     budget_s = config.feature_timeout_ms / 1e3
     ledger = SqliteLedger(config.home / "ledger.sqlite")
+    router, policies = Router(routing, clock), load_policies(config.policy_file)
+    features = Breaker("features", rules.features, clock)
+    predictors = Breakers("predictor", rules.predictor, clock)
+    around = Around(
+        home=config.home,
+        ledger=ledger,
+        router=router,
+        policies=policies,
+        clock=clock,
+        gateway=secrets.token_hex(8),
+        breakers=lambda: {"features": features.state(), **predictors.states()},
+    )
     return UploadGate(
         ledger=ledger,
         store=ContentStore(config.home / "content", durable=True),
         behaviour=BudgetedBehaviour(
             FeastReader(Place.of(config), budget_s),
             budget_s,
-            Breaker("features", rules.features, clock),
+            features,
         ),
-        breakers=Breakers("predictor", rules.predictor, clock),
-        router=Router(routing, clock),
-        policies=load_policies(config.policy_file),
+        breakers=predictors,
+        router=router,
+        policies=policies,
+        safeguards=safeguards_of(serving, around),
         clock=clock,
         predictor_timeout_s=config.predictor_timeout_ms / 1e3,
     )

@@ -42,6 +42,8 @@ from serving.gateway.requests import (
     parse_upload,
     read_body,
 )
+from serving.gateway.safeguards import POLL_S
+from serving.gateway.steering import add_enforcement
 from serving.gateway.truth import record_reversal, record_truth
 
 _LOG = logging.getLogger(__name__)
@@ -69,9 +71,10 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        poller = asyncio.create_task(_poll(gate))
+        pollers = [asyncio.create_task(_poll(gate)), asyncio.create_task(_watch(gate))]
         yield
-        poller.cancel()
+        for poller in pollers:
+            poller.cancel()
         await gate.close()
 
     app = FastAPI(
@@ -84,6 +87,7 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
     )
     _add_decisions(app, gate, callers, quotas or Quotas(math.inf, gate.clock))
     _add_truth(app, gate, callers)
+    add_enforcement(app, gate, callers)
     _add_operations(app, gate)
     _add_errors(app)
     return app
@@ -222,6 +226,15 @@ async def _poll(gate: UploadGate) -> None:
     while True:
         gate.router.refresh()
         await asyncio.sleep(_POLL_S)
+
+
+async def _watch(gate: UploadGate) -> None:
+    while True:
+        try:
+            await gate.run(gate.safeguards.step, gate.ledger)
+        except Exception:
+            _LOG.exception("a step of the safeguards failed; the next one comes all the same")
+        await asyncio.sleep(POLL_S)
 
 
 async def _predictor_state(gate: UploadGate) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
@@ -26,6 +26,7 @@ from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
 from serving.gateway.record import answered, degradations, failed, review_task
 from serving.gateway.requests import Upload
+from serving.gateway.safeguards import Safeguards
 from serving.routing import Choice, Router
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class _Outcome:
     choice: Choice | None
     attempt: Attempt
     codes: tuple[str, ...]
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Policy -> share of listings at block or stronger that calibration expected of the bundle."""
 
 
 _P = ParamSpec("_P")
@@ -70,6 +73,7 @@ class UploadGate:
     breakers: Breakers
     """Of the predictors, by URL: a failing candidate leaves the champion alone."""
 
+    safeguards: Safeguards = field(default_factory=Safeguards)
     new_id: Callable[[], str] = new_hex_id
     predictors: PredictorPool = field(default_factory=PredictorPool)
     executor: ThreadPoolExecutor = field(
@@ -85,6 +89,10 @@ class UploadGate:
             SubmissionConflict: if the submission id was used for another content.
             TemporaryError: if the ledger or the store cannot keep it; nothing is accepted then.
         """
+        with self.safeguards.traffic.upload():
+            return await self._decide(upload, trace_id)
+
+    async def _decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
         with span("gateway.record_submission", self.clock):
             digests = await self.run(self._keep_inputs, upload)
             submission, recorded = await self._submission(upload, digests)
@@ -94,11 +102,19 @@ class UploadGate:
             behaviour = await self.behaviour.read(submission)
         if not recorded:
             submission = await self._record(submission)
+        query = _query(upload, behaviour)
         with span("gateway.predictor", self.clock):
-            outcome = await self._ask(upload, submission, behaviour)
+            outcome = await self._ask(query, submission)
         decision = self._decision(submission, behaviour, outcome, trace_id, digests)
         with span("gateway.record_decision", self.clock):
-            return await self._record_decision(decision, submission)
+            decision, recorded = await self._record_decision(
+                self.safeguards.settle(decision), submission
+            )
+        if not recorded:
+            seller_id = submission.listing.seller_id
+            if self.safeguards.decided(decision, query, outcome.expected, seller_id):
+                await self.run(self.safeguards.step, self.ledger)
+        return decision, recorded
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return `function(...)`, run off the event loop."""
@@ -109,6 +125,7 @@ class UploadGate:
         """Close connections and threads."""
         self.behaviour.close()
         await self.predictors.close()
+        await self.safeguards.close(self.ledger)
         self.executor.shutdown(wait=False)
 
     def _keep_inputs(self, upload: Upload) -> dict[str, str]:
@@ -146,20 +163,13 @@ class UploadGate:
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
         return await self.run(self.ledger.get_decision_of, submission.submission_id)
 
-    async def _ask(self, upload: Upload, submission: Submission, behaviour: Behaviour) -> _Outcome:
+    async def _ask(self, query: Query, submission: Submission) -> _Outcome:
         """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
         begin = self.clock.monotonic()
         choice: Choice | None = None
         try:
             choice = self.router.choose(sticky_key(submission))
-            query = Query(
-                upload.listing.title,
-                upload.listing.description,
-                upload.images,
-                behaviour.values_F,
-                behaviour.status_F,
-            )
-            with self.breakers.of(choice.url).call():
+            with self.breakers.of(choice.url).call(), self.safeguards.traffic.asking(choice.arm):
                 answer = await self.predictors.get(choice.url).ask(
                     query, bundle=choice.release, timeout_s=self.predictor_timeout_s
                 )
@@ -169,7 +179,7 @@ class UploadGate:
                 _LOG.exception("the predictor's client failed")
             attempt, codes = failed(
                 f"{type(error).__name__}: {error}",
-                self.policies,
+                self.policies.on_failure_in(submission.listing.category),
                 release=choice.release if choice else None,
                 is_timeout=isinstance(error, PredictorTimeout),
                 latency_ms=(self.clock.monotonic() - begin) * 1e3,
@@ -182,7 +192,7 @@ class UploadGate:
             now=self.clock.now(),
             latency_ms=(self.clock.monotonic() - begin) * 1e3,
         )
-        return _Outcome(choice, attempt, codes)
+        return _Outcome(choice, attempt, codes, answer.release.shares)
 
     def _decision(
         self,
@@ -194,6 +204,7 @@ class UploadGate:
     ) -> Decision:
         policies, choice, attempt = self.policies, outcome.choice, outcome.attempt
         no_table = None if choice else "no routing table"
+        on_failure = policies.on_failure_in(submission.listing.category)
         return Decision(
             decision_id=self.new_id(),
             trace_id=trace_id,
@@ -211,7 +222,8 @@ class UploadGate:
             versions=Versions(
                 bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
             ),
-            degraded=degradations(attempt, behaviour, policies, no_table),
+            on_failure=None if attempt.status == "ok" else on_failure,
+            degraded=degradations(attempt, behaviour, policies, no_table, on_failure),
             submitted_at=submission.submitted_at,
             decided_at=self.clock.now(),
         )
@@ -241,7 +253,14 @@ class UploadGate:
         events = [from_decision(decision, recorded_at=at, seller_id=seller_id)]
         if task := review_task(decision, decision.reason_codes):
             events.append(from_review_task(task, recorded_at=at, seller_id=seller_id))
-        return events
+        return events + self.safeguards.events(decision, at, seller_id)
+
+
+def _query(upload: Upload, behaviour: Behaviour) -> Query:
+    listing = upload.listing
+    return Query(
+        listing.title, listing.description, upload.images, behaviour.values_F, behaviour.status_F
+    )
 
 
 def listing_bytes(listing: Listing) -> bytes:

@@ -15,9 +15,10 @@ from moderation.decision import (
     Signal,
     SignalStatus,
     effective_thresholds,
+    failure_tier,
     judge,
 )
-from moderation.policy import PolicyFile, Tier
+from moderation.policy import OnFailure, PolicyFile, Tier
 from serving.client import Answer
 from serving.gateway.behaviour import Behaviour
 from serving.release import Release
@@ -58,16 +59,15 @@ def answered(
 
 
 def failed(
-    reason: str, policies: PolicyFile, *, release: str | None, is_timeout: bool, latency_ms: float
+    reason: str, on_failure: OnFailure, *, release: str | None, is_timeout: bool, latency_ms: float
 ) -> tuple[Attempt, tuple[str, ...]]:
     """Return the attempt of a predictor that did not answer, and the reason code of the failure policy."""
-    tier = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
     attempt = Attempt(
         role="answer",
         release=release,
         status="timeout" if is_timeout else "error",
         latency_ms=latency_ms,
-        tier=tier.label,
+        tier=failure_tier(on_failure).label,
         error=reason,
     )
     return attempt, (MODEL_UNAVAILABLE,)
@@ -102,14 +102,18 @@ def _signal(answer: Answer, p: int, m: int, release: Release) -> Signal:
 
 
 def degradations(
-    attempt: Attempt, behaviour: Behaviour, policies: PolicyFile, routing: str | None
+    attempt: Attempt,
+    behaviour: Behaviour,
+    policies: PolicyFile,
+    routing: str | None,
+    on_failure: OnFailure,
 ) -> tuple[str, ...]:
     """Return what was missing or fell back on the way, each as `part: what`."""
     found: list[str] = []
     if routing:
         found.append(f"routing: {routing}")
     if attempt.status != "ok":
-        found.append(f"model: {attempt.status}; answered by on_failure={policies.on_failure}")
+        found.append(f"model: {attempt.status}; answered by on_failure={on_failure}")
     found.extend(behaviour.degraded)
     scored = {score.policy for score in attempt.scores}
     if attempt.status == "ok":

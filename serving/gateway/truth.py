@@ -6,6 +6,7 @@ from typing import Final
 from ledger.events import from_ground_truth, from_reversal, to_ground_truth, to_reversal
 from moderation.listing import GroundTruth, Reversal, Submission, TruthSource
 from serving.errors import BadRequest, NotFound, SubmissionConflict
+from serving.gateway.audit import was_drawn
 from serving.gateway.auth import Role
 from serving.gateway.gate import UploadGate
 from serving.gateway.requests import ReversalRequest, TruthRequest
@@ -27,6 +28,7 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
     _check_policy(gate, request.policy)
     _check_source(request)
     submission = _submission(gate, request.submission_id)
+    propensity = _propensity(gate, request)
     reviewed_at = _instant("reviewed_at", request.reviewed_at, submission, now)
     truth = GroundTruth(
         submission_id=request.submission_id,
@@ -35,7 +37,7 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
         source=request.source,
         reviewed_at=reviewed_at,
         known_at=now,
-        propensity=1.0 if request.propensity is None else request.propensity,
+        propensity=propensity,
         adjudicated=request.adjudicated,
     )
     event = from_ground_truth(
@@ -125,8 +127,38 @@ def _instant(field: str, said: datetime | None, submission: Submission, now: dat
 def _check_source(request: TruthRequest) -> None:
     if request.source is TruthSource.IMPORT:
         raise BadRequest("source: import is only for tables; send review, appeal, audit or report")
+
+
+def _propensity(gate: UploadGate, request: TruthRequest) -> float:
+    """Return the chance with which the truth was looked for; that of an audit of ours comes from the ledger alone."""
+    decision = gate.ledger.get_decision_of(request.submission_id)
+    if decision is None or not decision.audit_probability:
+        return _stated(request)
+    is_drawn = was_drawn(gate.ledger, decision)
+    if request.source is not TruthSource.AUDIT:
+        # As sure to be looked for it would stand for itself alone, and estimates would miss what was not drawn.
+        only_audited = gate.ledger.get_event(f"review_task:{decision.decision_id}") is None
+        if request.source is TruthSource.REVIEW and is_drawn and only_audited:
+            raise BadRequest(
+                "source: nothing but a random audit opened a review of this submission; send audit"
+            )
+        return _stated(request)
+    if not is_drawn:
+        raise BadRequest(
+            "source: no audit drew this submission; send review, appeal or report, whatever led to it"
+        )
+    if request.propensity not in (None, decision.audit_probability):
+        raise BadRequest(
+            f"propensity: it was drawn with {decision.audit_probability:g}, as the ledger says; leave it out"
+        )
+    return decision.audit_probability
+
+
+def _stated(request: TruthRequest) -> float:
+    """Return the chance that a caller states, which an audit of the caller's own must."""
     # An audit stands for what it left out; weight 1 instead would bias every rate that is measured with it.
     if request.source is TruthSource.AUDIT and request.propensity is None:
         raise BadRequest(
             "propensity: is missing; an audit sends the chance with which this submission was drawn, such as 0.01"
         )
+    return 1.0 if request.propensity is None else request.propensity
