@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tidegate.enforcement_commands import enforcement_app
 from tidegate.feature_commands import features_app
 from tidegate.golden_commands import golden_app
 from tidegate.options import Data, Mapping, Policies, Profile, ReleaseProfile, Seed
@@ -27,6 +28,11 @@ app.add_typer(bundle_app, name="bundle", help="Look at a trained bundle.")
 app.add_typer(gates_app, name="gates", help="Judge bundles by the release contract.")
 app.add_typer(golden_app, name="golden", help="The frozen listings that candidates are judged on.")
 app.add_typer(features_app, name="features", help="The feature store: what sellers did.")
+app.add_typer(
+    enforcement_app,
+    name="enforcement",
+    help="Blocking and suspending without a person: stop it, let it go on.",
+)
 app.add_typer(privacy_app, name="privacy", help="Erase a seller, and see what was erased.")
 app.add_typer(pipelines_app, name="pipelines", help="Compile, run or submit the pipelines.")
 
