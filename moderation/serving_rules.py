@@ -110,6 +110,41 @@ class Heartbeat(_Frozen):
         return self
 
 
+class StageShares(_Frozen):
+    """What the stages beside the predictor may take of an upload's time at most."""
+
+    behaviour: Share
+    """Waiting for behaviour features."""
+
+    record: Share
+    """Kept back from the predictor, so that its answer can still be recorded in time."""
+
+
+class Budgets(_Frozen):
+    """The time of one upload and its split; what the shares leave goes to the predictor."""
+
+    total_ms: Annotated[int, Field(ge=10, le=60_000, strict=True)]
+    """From when the body is there until the answer."""
+
+    least_ms: Annotated[int, Field(ge=1, le=60_000, strict=True)]
+    """The shortest that a caller may ask for."""
+
+    fair_share: Share
+    """Of its usual time that a dependency must have had before its being too slow is counted against it."""
+
+    shares: StageShares
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> "Budgets":
+        if self.least_ms > self.total_ms:
+            raise ValueError("least_ms is more than total_ms; lower it")
+        if self.shares.behaviour + self.shares.record >= 1:
+            raise ValueError(
+                "the shares leave nothing for the predictor; let them sum to less than 1"
+            )
+        return self
+
+
 Chance = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
@@ -135,6 +170,7 @@ class ServingRules(_Frozen):
     """
 
     breakers: Breakers
+    budgets: Budgets
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

@@ -45,11 +45,11 @@ class Settings(BaseSettings):
     feature_online_url: SecretStr | None = None
     """Online feature store, `redis://:password@host:port/db`; unset means SQLite below `home`."""
 
-    feature_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
-    """How long a decision waits for behaviour features before it goes on without them and says so."""
+    otlp_endpoint: str | None = None
+    """Where spans go by OTLP/HTTP, such as `http://collector:4318/v1/traces`; unset means that none are recorded."""
 
-    predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
-    """How long the gateway waits for the predictor before it answers by policy."""
+    otlp_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of traces that are recorded, of those that begin here; a caller's sampled flag goes before it."""
 
     gateway_quota_per_s: Annotated[float, Field(gt=0)] = 500.0
     """Uploads a second that one caller may send for ever; an idle one may send two seconds' worth at once."""

@@ -1,15 +1,20 @@
-"""Logs as JSON lines and stage times as one histogram; configured once per process, never in a library."""
+"""Logs as JSON lines, stage times as a histogram, stages as spans; configured once per process, never in a library."""
 
 import json
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from types import TracebackType
+from typing import Any, Final
 
 from prometheus_client import Histogram
 
+from moderation import tracing
 from moderation.clock import Clock, SystemClock
+from moderation.settings import Settings
+from moderation.tracing import Attribute
 
 STAGE_SECONDS: Final = Histogram(
     "tidegate_stage_seconds",
@@ -54,6 +59,8 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if "trace_id" not in line and (trace_id := tracing.trace_id()):
+            line["trace_id"] = trace_id
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -66,12 +73,75 @@ def configure(service: str, *, level: int = logging.INFO) -> None:
     logging.basicConfig(handlers=[stream], level=level, force=True)
 
 
+def export_traces(service: str, config: Settings) -> None:
+    """Send this process's spans to the collector that the settings name, if they name one; once per process."""
+    if config.otlp_endpoint:
+        tracing.export(service, config.otlp_endpoint, share=config.otlp_share)
+
+
 @contextmanager
-def span(stage: str, clock: Clock | None = None) -> Iterator[None]:
-    """Measure one stage into the histogram; `stage` comes from a closed set of names."""
-    clock = clock or SystemClock()
-    begin = clock.monotonic()
-    try:
+def request_span(
+    stage: str, traceparent: str | None, clock: Clock | None = None, **attributes: Attribute
+) -> Iterator[None]:
+    """Measure one request: in the caller's trace, or in one of its own; `span` inside becomes part of it.
+
+    Args:
+        stage: of the whole request, from a closed set.
+        traceparent: W3C trace context as the caller sent it, if it did.
+        clock: tells how long it took.
+        attributes: facts from closed sets, of `tracing.ATTRIBUTES`.
+    """
+    with tracing.continued(traceparent), _Span(stage, clock, attributes, is_root=True):
         yield
-    finally:
-        STAGE_SECONDS.labels(stage).observe(clock.monotonic() - begin)
+
+
+def span(
+    stage: str, clock: Clock | None = None, **attributes: Attribute | None
+) -> AbstractContextManager[None]:
+    """Measure one stage: into the histogram, and as a span of the request's trace where traces are exported.
+
+    Args:
+        stage: from a closed set of names.
+        clock: tells how long it took.
+        attributes: facts from closed sets, of `tracing.ATTRIBUTES`; never of a listing or a seller.
+    """
+    return _Span(stage, clock, attributes)
+
+
+class _Span:
+    """One stage; a class, as a generator's frame costs more than the measuring."""
+
+    __slots__ = ("_attributes", "_begin", "_block", "_clock", "_is_root", "_stage")
+
+    def __init__(
+        self,
+        stage: str,
+        clock: Clock | None,
+        attributes: dict[str, Any],
+        *,
+        is_root: bool = False,
+    ) -> None:
+        self._stage, self._clock, self._attributes = stage, clock or _SYSTEM_CLOCK, attributes
+        self._is_root = is_root
+
+    def __enter__(self) -> None:
+        self._block = tracing.recorded(self._stage, self._attributes, is_root=self._is_root)
+        self._block.__enter__()
+        self._begin = self._clock.monotonic()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        _seconds(self._stage).observe(self._clock.monotonic() - self._begin)
+        self._block.__exit__(kind, error, where)
+
+
+_SYSTEM_CLOCK: Final = SystemClock()
+
+
+@cache
+def _seconds(stage: str) -> Histogram:
+    return STAGE_SECONDS.labels(stage)

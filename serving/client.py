@@ -10,6 +10,7 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
+from moderation.tracing import TRACEPARENT, traceparent
 from serving.errors import PredictorError, PredictorTimeout
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
@@ -123,7 +124,7 @@ class PredictorClient:
             release = await self.release(timeout_s=timeout_s)
         _expect(release.bundle == bundle, f"it serves {release.bundle}, not {bundle}")
         try:
-            response = await self._infer(_request(query), timeout=timeout_s)
+            response = await self._infer(_request(query), timeout=timeout_s, metadata=_trace())
         except grpc.RpcError as error:
             raise _translated(error) from error
         _expect(response.model_version == bundle, "it changed its bundle meanwhile; ask again")
@@ -154,6 +155,12 @@ class PredictorPool:
         for client in self._clients.values():
             await client.close()
         self._clients.clear()
+
+
+def _trace() -> tuple[tuple[str, str], ...]:
+    """Return the gRPC metadata that puts the predictor's spans below the current one."""
+    current = traceparent()
+    return ((TRACEPARENT, current),) if current else ()
 
 
 def _request(query: Query) -> Any:

@@ -33,6 +33,7 @@ from moderation.behaviour import Keys
 from moderation.clock import SimulatedClock, SystemClock
 from moderation.listing import Submission
 from moderation.release import load_release
+from serving.deadline import Deadline
 from serving.gateway.behaviour import BudgetedBehaviour
 from serving.gateway.breaker import Breaker
 
@@ -199,16 +200,16 @@ def _read(bench: Bench, name: str, streamed: _Streamed, sizes: _Sizes) -> None:
 
 def _read_as_gateway(bench: Bench, name: str, streamed: _Streamed, sizes: _Sizes) -> None:
     """Time the call of a decision: on an event loop, off its thread, with budget, breaker and all checks."""
-    rules = load_release(Path("policies/release.yaml")).serving.breakers.features
-    breaker = Breaker("features", rules, SystemClock())
-    budgeted = BudgetedBehaviour(OnlineReader(streamed.rows), _BUDGET_S, breaker)
+    rules = load_release(Path("policies/release.yaml")).serving
+    breaker = Breaker("features", rules.breakers.features, SystemClock())
+    budgeted = BudgetedBehaviour(OnlineReader(streamed.rows), breaker)
 
     async def timed() -> list[float]:
         timer, rng, found = SystemClock(), Random(_SEED), []
         for _ in range(max(20, sizes.reads)):
             one = rng.choice(streamed.asked)
             begin = timer.monotonic()
-            await budgeted.read(one)
+            await budgeted.read(one, Deadline(rules.budgets, timer))
             found.append((timer.monotonic() - begin) * 1e3)
         return found
 

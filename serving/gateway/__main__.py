@@ -33,8 +33,8 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
     serving = load_release(config.release_file).serving
-    rules = serving.breakers
-    budget_s = config.feature_timeout_ms / 1e3
+    rules, budgets = serving.breakers, serving.budgets
+    connect_s = budgets.shares.behaviour * budgets.total_ms / 1e3
     ledger = SqliteLedger(config.home / "ledger.sqlite")
     router, policies = Router(routing, clock), load_policies(config.policy_file)
     features = Breaker("features", rules.features, clock)
@@ -52,8 +52,7 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         ledger=ledger,
         store=ContentStore(config.home / "content", durable=True),
         behaviour=BudgetedBehaviour(
-            FeastReader(Place.of(config), budget_s),
-            budget_s,
+            FeastReader(Place.of(config), connect_s),
             features,
         ),
         breakers=predictors,
@@ -61,7 +60,7 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         policies=policies,
         safeguards=safeguards_of(serving, around),
         clock=clock,
-        predictor_timeout_s=config.predictor_timeout_ms / 1e3,
+        budgets=budgets,
     )
 
 
@@ -77,6 +76,7 @@ def main() -> int:
         config = settings()
         callers = Callers(config.gateway_tokens.get_secret_value())
         gate = build_gate(config, arguments.routing or config.home / "routing.json")
+        telemetry.export_traces("gateway", config)
     except TidegateError as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import math
 import re
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -14,8 +13,14 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.exceptions import HTTPException
 
+from moderation import tracing
+from moderation.decision import Decision
 from moderation.errors import TidegateError
 from moderation.listing import Listing
+from moderation.telemetry import request_span, span
+from moderation.tracing import TRACEPARENT
+from serving.deadline import HEADER as DEADLINE_HEADER
+from serving.deadline import Deadline, asked_ms
 from serving.errors import BadRequest, NotFound
 from serving.gateway.answers import (
     DecisionAnswer,
@@ -56,7 +61,6 @@ ERRORS: Final = Counter(
 _POLL_S: Final = 0.5
 _READY_S: Final = 1.0
 
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
@@ -107,13 +111,18 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
         """
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SUBMITS)
-        trace_id = trace_id_of(request.headers.get("traceparent")) or gate.new_id()
+        total_ms = asked_ms(request.headers.get(DEADLINE_HEADER), gate.budgets)
         quotas.take(caller.name)
         body = await read_body(request, MAX_UPLOAD_BYTES, UPLOAD_TYPES)
         content_type = request.headers.get("content-type", UPLOAD_TYPES[0])
-        upload = await gate.run(parse_upload, body, content_type)
-        decision, was_recorded = await gate.decide(upload, trace_id)
-        headers = {"traceparent": f"00-{decision.trace_id}-{secrets.token_hex(8)}-01"}
+        deadline = Deadline(gate.budgets, gate.clock, total_ms)
+        with request_span("gateway.upload", request.headers.get(TRACEPARENT), gate.clock):
+            with span("gateway.parse", gate.clock):
+                upload = await gate.run(parse_upload, body, content_type)
+            traced = tracing.trace_id() or gate.new_id()
+            decision, was_recorded = await gate.decide(upload, traced, deadline)
+            _note(decision, traced, len(upload.images))
+            headers = {TRACEPARENT: tracing.traceparent() or ""}
         if was_recorded:
             headers["Idempotent-Replay"] = "true"
         return JSONResponse(decision_answer(decision, gate.policies, caller), 200, headers)
@@ -213,13 +222,15 @@ def _add_errors(app: FastAPI) -> None:
         return JSONResponse(content.model_dump(), 500)
 
 
-def trace_id_of(traceparent: str | None) -> str | None:
-    """Return the trace id of a W3C traceparent, or None where there is no valid one."""
-    match = _TRACEPARENT.fullmatch((traceparent or "").strip())
-    if not match or traceparent is None or traceparent.startswith("ff"):
-        return None
-    trace_id, span_id = match[1], match[2]
-    return trace_id if set(trace_id) != {"0"} and set(span_id) != {"0"} else None
+def _note(decision: Decision, traced: str, num_images: int) -> None:
+    """Say in the trace what was decided, and under which id where the trace's own was taken by another upload."""
+    tracing.note(
+        tier=decision.tier,
+        arm=decision.arm,
+        status=decision.attempts[0].status,
+        num_images=num_images,
+        decision_trace_id=decision.trace_id if decision.trace_id != traced else None,
+    )
 
 
 async def _poll(gate: UploadGate) -> None:

@@ -5,6 +5,7 @@ import logging
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -15,10 +16,12 @@ from prometheus_client import Counter, Gauge
 
 from featurestore.layout import Place
 from featurestore.online import BehaviourRead, OnlineReader, open_rows
+from moderation import tracing
 from moderation.decision import STATUS_CODES, FeatureValue, SignalStatus
 from moderation.errors import TidegateError
 from moderation.features import FEATURE_NAMES, FEATURES
 from moderation.listing import Submission
+from serving.deadline import Deadline
 from serving.gateway.breaker import Breaker, CircuitOpen
 
 _LOG = logging.getLogger(__name__)
@@ -135,23 +138,28 @@ class FeastReader:
 
 
 class BudgetedBehaviour:
-    """A reader with a time budget per call; whatever goes wrong becomes a part of the decision."""
+    """A reader that gets its share of an upload's time; whatever goes wrong becomes a part of the decision."""
 
-    def __init__(self, reader: BehaviourReader, budget_s: float, breaker: Breaker) -> None:
-        self._reader, self._budget_s, self._breaker = reader, budget_s, breaker
+    def __init__(self, reader: BehaviourReader, breaker: Breaker) -> None:
+        self._reader, self._breaker = reader, breaker
         self._executor = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="features")
         self.last = "not asked yet"
-        """How the newest read ended: ok, stale, unreadable, timeout, error, or left alone."""
+        """How the newest read ended: ok, stale, unreadable, timeout, spent, error, or left alone."""
 
-    async def read(self, submission: Submission) -> Behaviour:
+    async def read(self, submission: Submission, deadline: Deadline) -> Behaviour:
         """Return the behaviour just before `submission`, or that it could not be read in time; never an error."""
-        loop = asyncio.get_running_loop()
+        budget_s = deadline.behaviour_s()
+        if budget_s <= 0:
+            return self._failed("spent", f"the upload's {deadline.total_ms} ms were over before")
+        loop, read_one = asyncio.get_running_loop(), copy_context().run
         try:
-            with self._breaker.call():
-                async with asyncio.timeout(self._budget_s):
-                    read = await loop.run_in_executor(self._executor, self._reader.read, submission)
+            with self._breaker.call(is_fair=deadline.is_fair_to_behaviour(budget_s)):
+                async with asyncio.timeout(budget_s):
+                    read = await loop.run_in_executor(
+                        self._executor, read_one, self._reader.read, submission
+                    )
         except TimeoutError:
-            return self._failed("timeout", f"no answer in {self._budget_s * 1e3:.0f} ms")
+            return self._failed("timeout", f"no answer in {budget_s * 1e3:.0f} ms")
         except CircuitOpen as error:
             return self._failed("left alone", str(error))
         except Exception as error:
@@ -175,4 +183,5 @@ class BudgetedBehaviour:
 
     def _count(self, outcome: str) -> None:
         READS.labels(outcome).inc()
+        tracing.note(outcome=outcome.replace(" ", "_"))
         self.last = outcome

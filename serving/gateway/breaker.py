@@ -14,6 +14,7 @@ from prometheus_client import Counter, Gauge
 from moderation.clock import Clock
 from moderation.errors import TemporaryError
 from moderation.serving_rules import BreakerRules
+from serving.errors import PredictorTimeout
 
 IS_OPEN: Final = Gauge(
     "tidegate_circuit_open", "Whether a dependency is left alone (1) or asked (0).", ["dependency"]
@@ -52,10 +53,13 @@ class Breaker:
         return "half open" if self._clock.monotonic() >= self._open_until_s else "open"
 
     @contextmanager
-    def call(self) -> Iterator[None]:
+    def call(self, *, is_fair: bool = True) -> Iterator[None]:
         """Let a call pass and learn how it ends: what may pass, or takes too long, is a failure of the dependency.
 
         What else is raised says nothing of the dependency: a caller that went away, or a fault of ours.
+
+        Args:
+            is_fair: whether the dependency had time enough that a timeout is its own fault.
 
         Raises:
             CircuitOpen: instead of calling.
@@ -63,8 +67,9 @@ class Breaker:
         is_trial = self._admit()
         try:
             yield
-        except (TemporaryError, TimeoutError):
-            self._learn(is_failure=True)
+        except (TemporaryError, TimeoutError) as error:
+            if is_fair or not isinstance(error, (TimeoutError, PredictorTimeout)):
+                self._learn(is_failure=True)
             raise
         else:
             self._learn(is_failure=False)

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
@@ -14,13 +15,16 @@ from prometheus_client import Counter
 from ledger.events import Event, from_decision, from_review_task, from_submission
 from ledger.ledger import Ledger, LedgerConflict, TraceTaken
 from ledger.store import ContentStore
+from moderation import tracing
 from moderation.clock import Clock
 from moderation.decision import Attempt, Decision, Versions
 from moderation.errors import TidegateError
 from moderation.listing import Listing, Submission
 from moderation.policy import PolicyFile
+from moderation.serving_rules import Budgets
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
+from serving.deadline import Deadline, DeadlineSpent
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
@@ -48,6 +52,7 @@ class _Outcome:
     codes: tuple[str, ...]
     expected: Mapping[str, float] = field(default_factory=dict)
     """Policy -> share of listings at block or stronger that calibration expected of the bundle."""
+    degraded: tuple[str, ...] = ()
 
 
 _P = ParamSpec("_P")
@@ -69,7 +74,9 @@ class UploadGate:
     router: Router
     policies: PolicyFile
     clock: Clock
-    predictor_timeout_s: float
+    budgets: Budgets
+    """What an upload may take, and its stages of it."""
+
     breakers: Breakers
     """Of the predictors, by URL: a failing candidate leaves the champion alone."""
 
@@ -80,7 +87,9 @@ class UploadGate:
         default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="gate")
     )
 
-    async def decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
+    async def decide(
+        self, upload: Upload, trace_id: str, deadline: Deadline
+    ) -> tuple[Decision, bool]:
         """Return the decision about an upload, and whether it was recorded before this call.
 
         The submission is in the ledger before a model is asked, and the decision before it is answered.
@@ -90,21 +99,23 @@ class UploadGate:
             TemporaryError: if the ledger or the store cannot keep it; nothing is accepted then.
         """
         with self.safeguards.traffic.upload():
-            return await self._decide(upload, trace_id)
+            return await self._decide(upload, trace_id, deadline)
 
-    async def _decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
+    async def _decide(
+        self, upload: Upload, trace_id: str, deadline: Deadline
+    ) -> tuple[Decision, bool]:
         with span("gateway.record_submission", self.clock):
             digests = await self.run(self._keep_inputs, upload)
             submission, recorded = await self._submission(upload, digests)
             if recorded and (before := await self._recorded_decision(submission)):
                 return before, True
         with span("gateway.behaviour", self.clock):
-            behaviour = await self.behaviour.read(submission)
+            behaviour = await self.behaviour.read(submission, deadline)
         if not recorded:
             submission = await self._record(submission)
         query = _query(upload, behaviour)
         with span("gateway.predictor", self.clock):
-            outcome = await self._ask(query, submission)
+            outcome = await self._ask(query, submission, deadline)
         decision = self._decision(submission, behaviour, outcome, trace_id, digests)
         with span("gateway.record_decision", self.clock):
             decision, recorded = await self._record_decision(
@@ -119,7 +130,10 @@ class UploadGate:
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return `function(...)`, run off the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, lambda: function(*args, **kwargs))
+        context = copy_context()
+        return await loop.run_in_executor(
+            self.executor, lambda: context.run(function, *args, **kwargs)
+        )
 
     async def close(self) -> None:
         """Close connections and threads."""
@@ -163,15 +177,19 @@ class UploadGate:
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
         return await self.run(self.ledger.get_decision_of, submission.submission_id)
 
-    async def _ask(self, query: Query, submission: Submission) -> _Outcome:
+    async def _ask(self, query: Query, submission: Submission, deadline: Deadline) -> _Outcome:
         """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
         begin = self.clock.monotonic()
         choice: Choice | None = None
         try:
             choice = self.router.choose(sticky_key(submission))
-            with self.breakers.of(choice.url).call(), self.safeguards.traffic.asking(choice.arm):
+            tracing.note(arm=choice.arm, release=choice.release)
+            timeout_s = _predictor_s(deadline)
+            is_fair = deadline.is_fair_to_predictor(timeout_s)
+            breaker = self.breakers.of(choice.url)
+            with breaker.call(is_fair=is_fair), self.safeguards.traffic.asking(choice.arm):
                 answer = await self.predictors.get(choice.url).ask(
-                    query, bundle=choice.release, timeout_s=self.predictor_timeout_s
+                    query, bundle=choice.release, timeout_s=timeout_s
                 )
         except Exception as error:
             # The edge where nothing may stop an upload: whatever fails here is recorded and answered by policy.
@@ -184,7 +202,8 @@ class UploadGate:
                 is_timeout=isinstance(error, PredictorTimeout),
                 latency_ms=(self.clock.monotonic() - begin) * 1e3,
             )
-            return _Outcome(choice, attempt, codes)
+            said = (f"deadline: {error}",) if isinstance(error, DeadlineSpent) else ()
+            return _Outcome(choice, attempt, codes, degraded=said)
         attempt, codes = answered(
             answer,
             self.policies,
@@ -223,7 +242,8 @@ class UploadGate:
                 bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
             ),
             on_failure=None if attempt.status == "ok" else on_failure,
-            degraded=degradations(attempt, behaviour, policies, no_table, on_failure),
+            degraded=degradations(attempt, behaviour, policies, no_table, on_failure)
+            + outcome.degraded,
             submitted_at=submission.submitted_at,
             decided_at=self.clock.now(),
         )
@@ -261,6 +281,15 @@ def _query(upload: Upload, behaviour: Behaviour) -> Query:
     return Query(
         listing.title, listing.description, upload.images, behaviour.values_F, behaviour.status_F
     )
+
+
+def _predictor_s(deadline: Deadline) -> float:
+    left_s = deadline.predictor_s()
+    if left_s <= 0:
+        raise DeadlineSpent(
+            f"the upload's {deadline.total_ms} ms were over before the predictor was asked"
+        )
+    return left_s
 
 
 def listing_bytes(listing: Listing) -> bytes:

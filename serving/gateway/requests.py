@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
@@ -30,6 +31,9 @@ _BASE64_CHARS: Final = 4 * -(-MAX_IMAGE_BYTES // 3)
 
 MAX_UPLOAD_BYTES: Final = MAX_IMAGES * _BASE64_CHARS + 2**20
 """All images in base64, and 1 MiB for the rest."""
+
+_ADDRESS: Final = re.compile(r"\s*[a-z][a-z0-9+.\-]{0,15}:", re.IGNORECASE)
+"""No base64 has a colon."""
 
 UPLOAD_TYPES: Final = (_JSON, MEDIA_TYPE)
 MAX_TRUTH_BYTES: Final = 2**16
@@ -138,7 +142,9 @@ def parse_upload(body: bytes, content_type: str = _JSON) -> Upload:
     """
     if content_type.lower().startswith(MEDIA_TYPE):
         return _parse_form(parse_form(body, content_type))
-    envelope = parse_model(body, DecisionRequest)
+    content = _json_object(body)
+    _refuse_urls(content)
+    envelope = _checked(content, DecisionRequest)
     listing = check_listing(envelope.listing)
     images = tuple(_image(text, f"images[{k}]") for k, text in enumerate(envelope.images))
     return Upload(envelope.submission_id, listing, images)
@@ -169,6 +175,16 @@ def _parse_form(form: Form) -> Upload:
         raise BadRequest(f"images: there are {len(form.images)}; send at most {MAX_IMAGES}")
     images = tuple(_stripped(data, f"images[{k}]") for k, data in enumerate(form.images))
     return Upload(envelope.submission_id, check_listing(envelope.listing), images)
+
+
+def _refuse_urls(content: dict[str, Any]) -> None:
+    """Pass if no image is named by an address: fetching what a stranger names would reach whatever this process can."""
+    images = content.get("images")
+    named = [one for one in images if isinstance(one, str)] if isinstance(images, list) else []
+    fields = [f"images[{k}]" for k, one in enumerate(named) if _ADDRESS.match(one)]
+    fields += [field for field in ("image_url", "image_urls") if field in content]
+    if fields:
+        raise BadRequest(f"{fields[0]}: addresses are not fetched; send the image's bytes")
 
 
 def parse_model(body: bytes, model: type[_ModelT]) -> _ModelT:

@@ -32,6 +32,7 @@ def main() -> int:
     from serving.predictor.server import PredictorServer
 
     try:
+        telemetry.export_traces("predictor", settings())
         scorer = Scorer.load(arguments.bundle, num_threads=arguments.num_threads)
         warm_up(scorer, _photo())
         model = TidegateModel(scorer, release_of(scorer), num_workers=arguments.num_workers)

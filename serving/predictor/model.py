@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -15,8 +16,9 @@ from prometheus_client import Counter
 from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
 from moderation.scoring import Scorer, Scores, ScoringItem
-from moderation.telemetry import span
+from moderation.telemetry import request_span, span
 from moderation.thresholds import load_solved
+from moderation.tracing import TRACEPARENT
 from serving.openinference import MODEL_NAME
 from serving.predictor.inputs import parse_items
 from serving.release import Release
@@ -71,8 +73,12 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
             InvalidInput: if the request is not what the metadata describes (400, INVALID_ARGUMENT).
         """
         loop = asyncio.get_running_loop()
+        # KServe hands on gRPC metadata and HTTP headers alike, and looks at neither.
+        sent = (headers or {}).get(TRACEPARENT)
         try:
-            response = await loop.run_in_executor(self._executor, self._answer, payload)
+            with request_span("predictor.request", sent):
+                answer = copy_context().run
+                response = await loop.run_in_executor(self._executor, answer, self._answer, payload)
         except InvalidListing as error:
             REQUESTS.labels("invalid").inc()
             raise InvalidInput(str(error)) from error
@@ -115,7 +121,7 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         with span("predictor.decode"):
             names = _requested(request)
             items = parse_items(request, self.release.features)
-        with span("predictor.score"):
+        with span("predictor.score", num_items=len(items), release=self.release.bundle):
             with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
             scores = self._scorer.score(items, with_embeddings=with_embeddings)
         return InferResponse(

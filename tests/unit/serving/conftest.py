@@ -19,7 +19,10 @@ from tests.folded_behaviour import FoldedBehaviour
 from tests.unit.serving.fakes import BUNDLE, TOKENS, FakePredictor
 
 # Nothing is left alone after a few calls: tests of breakers bring their own.
-RULES = load_release(Path("policies/release.yaml")).serving.breakers
+_SERVING = load_release(Path("policies/release.yaml")).serving
+RULES = _SERVING.breakers
+# Room for a busy machine: tests of the deadline bring their own.
+BUDGETS = _SERVING.budgets.model_copy(update={"total_ms": 20_000})
 
 
 @pytest.fixture
@@ -46,13 +49,13 @@ async def gate(
         ledger=ledger,
         store=ContentStore(tmp_path / "content"),
         behaviour=BudgetedBehaviour(
-            FoldedBehaviour(ledger), 5.0, Breaker("features", RULES.features, clock)
+            FoldedBehaviour(ledger), Breaker("features", RULES.features, clock)
         ),
         breakers=Breakers("predictor", RULES.predictor, clock),
         router=Router(routing, clock),
         policies=load_policies(Path("policies/marketplace.yaml")),
         clock=clock,
-        predictor_timeout_s=2.0,
+        budgets=BUDGETS,
     )
     yield gate
     await gate.close()

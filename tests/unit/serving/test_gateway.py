@@ -97,7 +97,8 @@ async def test_upload_passes_by_policy_when_the_model_fails(
         case "refuses":
             predictor.error = grpc.StatusCode.INTERNAL
         case "timeout":
-            gate.predictor_timeout_s, predictor.delay_s, status = 0.2, 5.0, "timeout"
+            gate.budgets = gate.budgets.model_copy(update={"total_ms": 300})
+            predictor.delay_s, status = 5.0, "timeout"
         case "nonsense":
             predictor.probability_P = [0.1, float("nan"), 7.0]
         case "other bundle":

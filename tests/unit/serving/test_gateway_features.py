@@ -36,12 +36,12 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture(autouse=True)
 def on_feast(gate: UploadGate, place: Place) -> None:
     gate.behaviour.close()
-    gate.behaviour = _budgeted(FeastReader(place, _BUDGET_S), gate, _BUDGET_S)
+    gate.behaviour = _budgeted(FeastReader(place, _BUDGET_S), gate)
 
 
-def _budgeted(reader: BehaviourReader, gate: UploadGate, budget_s: float) -> BudgetedBehaviour:
+def _budgeted(reader: BehaviourReader, gate: UploadGate) -> BudgetedBehaviour:
     rules = BreakerRules(calls=15, share=0.99, open_s=60.0)
-    return BudgetedBehaviour(reader, budget_s, Breaker("features", rules, gate.clock))
+    return BudgetedBehaviour(reader, Breaker("features", rules, gate.clock))
 
 
 async def _decision(client: httpx.AsyncClient, gate: UploadGate) -> Decision:
@@ -137,7 +137,11 @@ class _Hanging:
 async def test_a_store_that_hangs_costs_its_budget_and_never_the_decision(
     client: httpx.AsyncClient, gate: UploadGate
 ) -> None:
-    gate.behaviour = _budgeted(_Hanging(), gate, 0.05)
+    gate.behaviour = _budgeted(_Hanging(), gate)
+    shares = gate.budgets.shares.model_copy(
+        update={"behaviour": 0.05 / (gate.budgets.total_ms / 1e3)}
+    )
+    gate.budgets = gate.budgets.model_copy(update={"shares": shares})
     for _ in range(15):  # more than there are threads to hang in
         decision = await _decision(client, gate)
         assert decision.degraded == ("behaviour: could not be read: no answer in 50 ms",)
@@ -158,7 +162,7 @@ class _Broken:
 async def test_a_bug_in_the_reader_stops_no_upload(
     client: httpx.AsyncClient, gate: UploadGate
 ) -> None:
-    gate.behaviour = _budgeted(_Broken(), gate, 1.0)
+    gate.behaviour = _budgeted(_Broken(), gate)
     decision = await _decision(client, gate)
     assert decision.degraded == ("behaviour: could not be read: ZeroDivisionError: a bug",)
 

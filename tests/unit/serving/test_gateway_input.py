@@ -264,3 +264,20 @@ async def test_gateway_never_fails_when_json_is_random(
     headers = {"content-type": "application/json", "authorization": "Bearer adm1n"}
     response = await client.post(path, content=body, headers=headers)
     assert response.status_code < 500, response.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": ["http://127.0.0.1/a.png"]},
+        {"images": [" FILE:///etc/passwd"]},
+        {"images": ["data:image/png;base64,AAAA"]},
+        {"image_urls": ["https://example.com/a.png"]},
+    ],
+)
+async def test_an_image_by_its_address_is_refused(
+    client: httpx.AsyncClient, changes: dict[str, Any]
+) -> None:
+    response = await client.post("/v1/decisions", json=an_upload(**changes))
+    assert response.status_code == 400
+    assert "addresses are not fetched; send the image's bytes" in response.json()["message"]
