@@ -88,6 +88,25 @@ class BoostingModel:
                 )
         return logits_NP
 
+    def contributions(
+        self, behaviour_F: npt.NDArray[np.float32], policy: int
+    ) -> tuple[Floats, float]:
+        """Return what each feature adds to one policy's logit, and the base that they start from.
+
+        Args:
+            behaviour_F: as a row of `logits`, with at least one feature.
+            policy: column of the policy.
+
+        Source:
+            Lundberg et al. 2018, "Consistent Individualized Feature Attribution for Tree Ensembles".
+        """
+        shift, booster = float(self.shift_P[policy]), self._boosters[policy]
+        if booster is None:
+            return np.zeros(len(behaviour_F)), shift
+        row_1F = np.ascontiguousarray(behaviour_F[None], np.float64)
+        found = booster.predict(row_1F, pred_contrib=True, num_threads=1)[0]
+        return found[:-1], float(found[-1]) + shift
+
     def save(self, folder: Path, policy_ids: tuple[str, ...]) -> None:
         """Write `<policy>.txt` per booster and `behaviour.json`; the same model gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)

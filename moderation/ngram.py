@@ -83,6 +83,11 @@ class NgramModel:
         logits_NP: Floats = compact @ self._table + self.intercept_P
         return logits_NP
 
+    def weights_of(self, bucket_G: npt.NDArray[np.int64], policy: int) -> Floats:
+        """Return the weight of each bucket under one policy, 0 of those that were not kept."""
+        weight_G: Floats = self._table[self._slot[bucket_G], policy]
+        return weight_G
+
     def save(self, folder: Path) -> None:
         """Write `ngram.safetensors` and `ngram.json`; the same model gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ _CHUNK_CHARS: Final = 200_000  # some 60 MB of intermediate arrays
 _SPACE: Final = ord(" ")
 
 _U64 = npt.NDArray[np.uint64]
+_Placed = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], _U64]
 # An odd multiplier is invertible modulo 2**64; these are splitmix64's constants.
 _BASE: Final = 0x9E3779B97F4A7C15
 _INVERSE: Final = pow(_BASE, -1, 2**64)
@@ -61,6 +62,30 @@ def hash_features(texts: Sequence[NgramText]) -> sparse.csr_matrix:
     if not parts:
         return sparse.csr_matrix((0, 2**HASH_BITS), dtype=np.float32)
     return sparse.vstack(parts, format="csr")
+
+
+@dataclass(frozen=True)
+class PlacedFeatures:
+    """Where one form of one text shows features: occurrences of n-grams or of words, G of them."""
+
+    bucket_G: npt.NDArray[np.int64]
+    begin_G: npt.NDArray[np.int64]
+    end_G: npt.NDArray[np.int64]
+
+
+def placed_features(form: str, *, of_words: bool) -> PlacedFeatures:
+    """Return every occurrence of what `hash_features` takes from one form of one listing, with its place.
+
+    Args:
+        form: as it looks or as it is meant.
+        of_words: words and pairs of words, else n-grams of characters.
+    """
+    joined = _Joined.of([form[:MAX_CHARS]])
+    parts = list(joined.placed_words() if of_words else joined.placed_grams())
+    begin_G, end_G, hash_G = (np.concatenate(column) for column in zip(*parts, strict=True))
+    bucket_G = (hash_G >> np.uint64(64 - HASH_BITS)).astype(np.int64)
+    last = min(len(form), MAX_CHARS)  # a space stands before the text, one after it
+    return PlacedFeatures(bucket_G, np.clip(begin_G - 1, 0, last), np.clip(end_G - 1, 0, last))
 
 
 def _chunks(texts: Sequence[NgramText]) -> Iterator[Sequence[NgramText]]:
@@ -131,13 +156,23 @@ class _Joined:
 
     def grams(self) -> Iterator[tuple[npt.NDArray[np.int64], _U64]]:
         """Yield (row, hash) of every n-gram of each order."""
+        for begin, _, hashed in self.placed_grams():
+            yield self.row[begin], hashed
+
+    def placed_grams(self) -> Iterator[_Placed]:
+        """Yield (begin, end, hash) of every n-gram of each order."""
         for order in _ORDERS:
             begin = np.arange(max(0, len(self.codes) - order + 1))
             begin = begin[self.num_zeros[begin] == self.num_zeros[begin + order]]
-            yield self.row[begin], self._span_hash(begin, begin + order, _SALT_CHARS * 16 + order)
+            hashed = self._span_hash(begin, begin + order, _SALT_CHARS * 16 + order)
+            yield begin, begin + order, hashed
 
     def words(self) -> list[tuple[npt.NDArray[np.int64], _U64]]:
         """Return (row, hash) of every word, and of every two neighbours in one text."""
+        return [(self.row[begin], hashed) for begin, _, hashed in self.placed_words()]
+
+    def placed_words(self) -> list[_Placed]:
+        """Return (begin, end, hash) of every word, and of every two neighbours in one text."""
         is_gap = self.codes <= _SPACE
         begin = np.flatnonzero(is_gap[:-1] & ~is_gap[1:]) + 1
         end = np.flatnonzero(~is_gap[:-1] & is_gap[1:]) + 1
@@ -145,7 +180,7 @@ class _Joined:
         paired = np.flatnonzero(row[:-1] == row[1:]) if len(row) else np.zeros(0, np.int64)
         singles = self._span_hash(begin, end, _SALT_WORD * 16)
         pairs = self._span_hash(begin[paired], end[paired + 1], _SALT_WORD_PAIR * 16)
-        return [(row, singles), (row[paired], pairs)]
+        return [(begin, end, singles), (begin[paired], end[paired + 1], pairs)]
 
     def _span_hash(
         self, begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64], salt: int

@@ -84,7 +84,7 @@ class Scorer:
         self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads)
         self._heads = open_session(folder / "heads" / "heads.onnx")
         self.ngram = NgramModel.load(folder / "ngram")
-        self._boosting = BoostingModel.load(folder / "behaviour")
+        self.boosting = BoostingModel.load(folder / "behaviour")
         self._ensemble = Ensemble.load(folder / "ensemble.json")
 
     @classmethod
@@ -268,7 +268,7 @@ class Scorer:
                 status_NPM[row, :, _BEHAVIOUR] = _ERROR
         rows = np.flatnonzero(~np.isnan(values_NF).all(axis=1))
         if len(rows):
-            signals_NPM[rows, :, _BEHAVIOUR] = self._boosting.logits(values_NF[rows])
+            signals_NPM[rows, :, _BEHAVIOUR] = self.boosting.logits(values_NF[rows])
             status_NPM[rows, :, _BEHAVIOUR] = _OK
 
     @contextmanager

@@ -171,6 +171,9 @@ class ServingRules(_Frozen):
 
     breakers: Breakers
     budgets: Budgets
+    explanation_timeout_s: Seconds
+    """Until a reviewer's explanation is given up; no answer to an upload waits for one."""
+
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     otlp_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of traces that are recorded, of those that begin here; a caller's sampled flag goes before it."""
 
+    explainer_url: str | None = None
+    """Explainer that the gateway asks for reviewers, `http://host:port`; unset means that no score is explained."""
+
     gateway_quota_per_s: Annotated[float, Field(gt=0)] = 500.0
     """Uploads a second that one caller may send for ever; an idle one may send two seconds' worth at once."""
 

@@ -22,6 +22,10 @@ class NotFound(PermanentError):
     """There is no such thing (HTTP 404)."""
 
 
+class NotOffered(PermanentError):
+    """This process was not set up for it; the message says how (HTTP 501)."""
+
+
 class SubmissionConflict(PermanentError):
     """The id was used for another content; send new content under a new id (HTTP 409)."""
 
@@ -56,6 +60,7 @@ STATUS: Final[dict[type[Exception], int]] = {
     Unauthenticated: 401,
     Forbidden: 403,
     NotFound: 404,
+    NotOffered: 501,
     SubmissionConflict: 409,
     LedgerConflict: 409,
     NothingToChange: 409,

@@ -70,6 +70,23 @@ def start_predictor(
 
 
 @contextlib.contextmanager
+def start_explainer(
+    bundle: Path, *, log_folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[ServingProcess]:
+    """Run an explainer on a free port for the length of the `with` block.
+
+    Raises:
+        StartFailed: if it ends early or is not ready in time.
+    """
+
+    def command(http_port: int, _: int) -> list[str]:
+        return ["serving.explainer", "--bundle", str(bundle), "--http_port", str(http_port)]
+
+    with _run("explainer", command, "/v2/health/ready", log_folder, environment) as process:
+        yield process
+
+
+@contextlib.contextmanager
 def start_gateway(
     *, routing: Path, log_folder: Path, environment: Mapping[str, str]
 ) -> Iterator[ServingProcess]:

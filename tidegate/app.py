@@ -148,6 +148,9 @@ def serve(
         Path | None, typer.Option(help="Folder of a bundle; the champion if absent.")
     ] = None,
     policies: Policies = None,
+    explainer: Annotated[
+        bool, typer.Option("--explainer", help="Also explain scores to reviewers; takes torch.")
+    ] = False,
 ) -> None:
     """Serve a bundle that passed the gates: predictor and gateway as processes on the loopback, until Ctrl-C.
 
@@ -155,7 +158,7 @@ def serve(
     """
     from tidegate.serving import serve
 
-    serve(bundle=bundle, policies=policies)
+    serve(bundle=bundle, policies=policies, with_explainer=explainer)
 
 
 @app.command()
@@ -230,6 +233,22 @@ def replay(
     from tidegate.replaying import replay_decision
 
     raise typer.Exit(replay_decision(trace_id, bundle, policies))
+
+
+@app.command()
+def explain(
+    trace_id: Annotated[str, typer.Argument(help="Trace id of a recorded decision.")],
+    policy: Annotated[str | None, typer.Option(help="The highest score's if absent.")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; in the home if absent.")] = None,
+    url: Annotated[str | None, typer.Option(help="Gateway; the running one if absent.")] = None,
+) -> None:
+    """Show a reviewer why a decision scored as it did: members, words, features; images with their heat as HTML.
+
+    Example: [cyan]tidegate serve --explainer[/], then [cyan]tidegate explain 4bf92f3577b34da6a3ce929d0e0e4736[/]
+    """
+    from tidegate.explaining import explain
+
+    explain(trace_id, policy=policy, out=out, url=url)
 
 
 @bundle_app.command()

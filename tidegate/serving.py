@@ -7,7 +7,7 @@ predictor alone answers nobody: it proves the bytes that it loads, and judges no
 import json
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,13 @@ from moderation.attestation import Attestation
 from moderation.bundle import Bundle
 from moderation.errors import PermanentError
 from moderation.settings import Settings, settings
-from serving.process import ServingProcess, start_features, start_gateway, start_predictor
+from serving.process import (
+    ServingProcess,
+    start_explainer,
+    start_features,
+    start_gateway,
+    start_predictor,
+)
 from serving.routing import Route, RoutingTable, load_table, write_table
 from tidegate.console import console, say
 from tidegate.releasing import CHAMPION, check_release, contract_of, named_bundle
@@ -42,9 +48,12 @@ class Served:
     attestation: Attestation
     """What lets the bundle answer."""
 
+    explainer: ServingProcess | None = None
+    """What explains scores to reviewers, where one was asked for."""
+
 
 @contextmanager
-def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
+def serving(bundle: Bundle, config: Settings, *, with_explainer: bool = False) -> Iterator[Served]:
     """Serve `bundle` for the length of the block; where it listens is written below the home folder.
 
     Raises:
@@ -68,16 +77,33 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
             num_threads=config.num_threads,
             environment=environment,
         ) as predictor,
+        explaining(bundle, home, environment, is_wanted=with_explainer) as explainer,
     ):
+        if explainer is not None:
+            environment["TIDEGATE__EXPLAINER_URL"] = explainer.http_url
         route(home.routing, attestation, predictor.url)
         with start_gateway(
             routing=home.routing, log_folder=home.logs, environment=environment
         ) as gateway:
             home.gateway.write_text(json.dumps({"url": gateway.url}), encoding="utf-8")
             try:
-                yield Served(gateway, predictor, features, admin_token(tokens), attestation)
+                yield Served(
+                    gateway, predictor, features, admin_token(tokens), attestation, explainer
+                )
             finally:
                 home.gateway.unlink(missing_ok=True)
+
+
+@contextmanager
+def explaining(
+    bundle: Bundle, home: Home, environment: Mapping[str, str], *, is_wanted: bool
+) -> Iterator[ServingProcess | None]:
+    """Run the bundle's explainer for the length of the block if it is wanted: it takes torch, and 1 GB."""
+    if not is_wanted:
+        yield None
+        return
+    with start_explainer(bundle.folder, log_folder=home.logs, environment=environment) as explainer:
+        yield explainer
 
 
 def route(path: Path, attestation: Attestation, url: str) -> None:
@@ -113,12 +139,12 @@ def admin_token(tokens: str) -> str:
     return entries[0][2]
 
 
-def serve(*, bundle: Path | None, policies: Path | None) -> None:
+def serve(*, bundle: Path | None, policies: Path | None, with_explainer: bool = False) -> None:
     """Serve until Ctrl-C or a termination signal."""
     config = with_policies(policies)
     with console.status("verifying the bundle, starting the processes ..."):
         found = named_bundle(CHAMPION if bundle is None else str(bundle), config)
-        context = serving(found, config)
+        context = serving(found, config, with_explainer=with_explainer)
         served = context.__enter__()
     try:
         show_release(served.attestation, config)
@@ -148,5 +174,7 @@ def show_addresses(served: Served, home: Home) -> None:
     say(f"gateway    {served.gateway.http_url}/docs  (log {served.gateway.log})")
     say(f"predictor  {served.predictor.http_url}/v2  (log {served.predictor.log})")
     say(f"features   {served.features.http_url}/metrics  (log {served.features.log})")
+    if served.explainer:
+        say(f"explainer  {served.explainer.http_url}/v2  (log {served.explainer.log})")
     say(f"token      in {home.tokens}, sent as `Authorization: Bearer <token>`")
     say('try        tidegate decide --title "airsoft rifle, never fired"', markup=False)

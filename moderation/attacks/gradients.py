@@ -97,9 +97,13 @@ class TorchBundle:
         squares = [np.asarray(central_square(image, self.image_size)) for image in images]
         return torch.from_numpy(np.stack(squares).astype(np.float32)).permute(0, 3, 1, 2)
 
+    def normalised(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return pixels from 0 to 255 as the tower's input."""
+        return (pixels_BCHW / 255 - self._mean) / self._std
+
     def embed_pixels(self, pixels_BCHW: Tensor) -> Tensor:
         """Return images_BD of pixels from 0 to 255."""
-        embedding_BD: Tensor = self.image_tower((pixels_BCHW / 255 - self._mean) / self._std)
+        embedding_BD: Tensor = self.image_tower(self.normalised(pixels_BCHW))
         return embedding_BD
 
     def embed_tokens(self, ids: Sequence[int]) -> Tensor:

@@ -21,6 +21,7 @@ from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker, Breakers
+from serving.gateway.explanations import ExplainerClient
 from serving.gateway.gate import UploadGate
 from serving.gateway.quotas import Quotas
 from serving.gateway.safeguards import Around, safeguards_of
@@ -76,12 +77,14 @@ def main() -> int:
         config = settings()
         callers = Callers(config.gateway_tokens.get_secret_value())
         gate = build_gate(config, arguments.routing or config.home / "routing.json")
+        rules = load_release(config.release_file).serving
+        explainer = ExplainerClient(config.explainer_url, rules.explanation_timeout_s)
         telemetry.export_traces("gateway", config)
     except TidegateError as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
     uvicorn.run(
-        create_app(gate, callers, Quotas(config.gateway_quota_per_s, gate.clock)),
+        create_app(gate, callers, Quotas(config.gateway_quota_per_s, gate.clock), explainer),
         host=arguments.host,
         port=arguments.port,
         log_config=None,

@@ -32,6 +32,7 @@ from serving.gateway.answers import (
 )
 from serving.gateway.auth import SEES_EVIDENCE, SUBMITS, Callers, require
 from serving.gateway.docs import docs_page
+from serving.gateway.explanations import ExplainerClient, add_explanations
 from serving.gateway.gate import UploadGate
 from serving.gateway.multipart import MEDIA_TYPE
 from serving.gateway.quotas import Quotas
@@ -64,14 +65,21 @@ _READY_S: Final = 1.0
 _TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
-def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None) -> FastAPI:
+def create_app(
+    gate: UploadGate,
+    callers: Callers,
+    quotas: Quotas | None = None,
+    explainer: ExplainerClient | None = None,
+) -> FastAPI:
     """Return the app around a gate; it owns the gate and closes it.
 
     Args:
         gate: decides.
         callers: who may call.
         quotas: how much each may send; without them, as much as it likes.
+        explainer: explains scores to reviewers; without one, nobody does.
     """
+    explainer = explainer or ExplainerClient(None, timeout_s=1.0)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +87,7 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
         yield
         for poller in pollers:
             poller.cancel()
+        await explainer.close()
         await gate.close()
 
     app = FastAPI(
@@ -90,6 +99,7 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
         lifespan=lifespan,
     )
     _add_decisions(app, gate, callers, quotas or Quotas(math.inf, gate.clock))
+    add_explanations(app, gate, callers, explainer, _errors(400, 401, 403, 404, 501, 503))
     _add_truth(app, gate, callers)
     add_enforcement(app, gate, callers)
     _add_operations(app, gate)

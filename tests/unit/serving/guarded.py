@@ -14,7 +14,8 @@ from moderation.serving_rules import (
 from serving.gateway.gate import UploadGate
 from serving.gateway.safeguards import Around, safeguards_of
 
-BREAKERS = load_release(Path("policies/release.yaml")).serving.breakers
+_SERVING = load_release(Path("policies/release.yaml")).serving
+BREAKERS, BUDGETS = _SERVING.breakers, _SERVING.budgets
 
 
 def breaker_rules(**changes: Any) -> PredictionBreaker:
@@ -56,7 +57,7 @@ def heartbeat_rules() -> Heartbeat:
 
 
 def serving_rules(**parts: Any) -> ServingRules:
-    return ServingRules(breakers=BREAKERS, **parts)
+    return ServingRules(breakers=BREAKERS, budgets=BUDGETS, explanation_timeout_s=5.0, **parts)
 
 
 def guard(

@@ -1,0 +1,1 @@
+"""Explains one score of one bundle, by its own gradients and its own sums; torch lives here."""

@@ -1,0 +1,185 @@
+"""Explanations for reviewers: a decision's inputs go to the explainer, on request and off every answer's way."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from prometheus_client import Counter
+from pydantic import ValidationError
+
+from ledger.store import ContentMissing, ContentStore
+from moderation import tracing
+from moderation.decision import Decision
+from moderation.errors import PermanentError, TemporaryError
+from moderation.explanation import Explanation
+from serving.errors import BadRequest, NotFound, NotOffered
+from serving.gateway.auth import SEES_EVIDENCE, Callers, require
+from serving.gateway.gate import UploadGate
+from serving.openinference import MODEL_NAME
+
+ASKED: Final = Counter(
+    "tidegate_explanations_total",
+    "Explanations that reviewers asked for, by their end.",
+    ["outcome"],
+)
+
+_MAX_BYTES: Final = 64 * 2**20
+
+
+class ExplainerUnavailable(TemporaryError):
+    """The explainer gave no usable answer; ask again later. Decisions do not depend on it."""
+
+
+@dataclass
+class ExplainerClient:
+    """The explainer of one release.
+
+    Args:
+        url: `http://host:port`; None where none is run.
+        timeout_s: until an explanation is given up.
+    """
+
+    url: str | None
+    timeout_s: float
+    _client: httpx.AsyncClient | None = field(default=None, init=False)
+
+    async def ask(self, body: Mapping[str, Any]) -> Explanation:
+        """Return the explanation of one listing.
+
+        Raises:
+            NotOffered: if no explainer is set.
+            ExplainerUnavailable: if it does not answer in time, or answers nonsense.
+            PermanentError: if it refuses the listing.
+        """
+        if self.url is None:
+            raise NotOffered(
+                "no explainer is set here; start one with `tidegate serve --explainer`, or name it by "
+                "TIDEGATE__EXPLAINER_URL"
+            )
+        if self._client is None:
+            self._client = httpx.AsyncClient(trust_env=False, timeout=self.timeout_s)
+        current = tracing.traceparent()
+        headers = {"content-type": "application/json"}
+        headers |= {tracing.TRACEPARENT: current} if current else {}
+        try:
+            response = await self._client.post(
+                f"{self.url}/v2/models/{MODEL_NAME}/explain",
+                content=orjson.dumps(body),
+                headers=headers,
+            )
+        except httpx.HTTPError as error:
+            raise ExplainerUnavailable(f"no answer: {type(error).__name__}", delay_s=5.0) from error
+        if response.status_code == httpx.codes.BAD_REQUEST:
+            raise PermanentError(f"the explainer refuses the listing: {response.text[:300]}")
+        if response.status_code != httpx.codes.OK or len(response.content) > _MAX_BYTES:
+            raise ExplainerUnavailable(f"it answered {response.status_code}", delay_s=5.0)
+        try:
+            return Explanation.model_validate_json(response.content)
+        except ValidationError as error:
+            raise ExplainerUnavailable("its answer is no explanation", delay_s=5.0) from error
+
+    async def close(self) -> None:
+        """Give back connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def add_explanations(
+    app: FastAPI,
+    gate: UploadGate,
+    callers: Callers,
+    client: ExplainerClient,
+    responses: dict[int | str, dict[str, Any]],
+) -> None:
+    """Add the route of explanations.
+
+    Args:
+        app: gets the route.
+        gate: holds decisions and their inputs.
+        callers: who may call; reviewers and admins get an explanation.
+        client: asks the explainer.
+        responses: error answers, for the API's description.
+    """
+
+    @app.get(
+        "/v1/decisions/{trace_id}/explanation", response_model=Explanation, responses=responses
+    )
+    async def explanation(
+        trace_id: str, request: Request, policy: str | None = None
+    ) -> JSONResponse:
+        """Say why a recorded decision scored as it did; needs the role reviewer or admin.
+
+        Without `policy`, the one with the highest score.
+        """
+        require(callers.authenticate(request.headers.get("authorization")), SEES_EVIDENCE)
+        try:
+            with tracing.continued(request.headers.get(tracing.TRACEPARENT)):
+                found = await explain(gate, client, trace_id, policy)
+        except Exception as error:
+            ASKED.labels(type(error).__name__).inc()
+            raise
+        ASKED.labels("ok").inc()
+        return JSONResponse(found.model_dump(mode="json"), headers={"Cache-Control": "no-store"})
+
+
+async def explain(
+    gate: UploadGate, client: ExplainerClient, trace_id: str, policy: str | None
+) -> Explanation:
+    """Return why a recorded decision scored as it did.
+
+    Raises:
+        NotFound: if there is no such decision, no score in it, or its inputs are gone.
+        NotOffered: if no explainer runs, or it holds another bundle than the one that decided.
+        ExplainerUnavailable: if it does not answer.
+    """
+    decision: Decision | None = await gate.run(gate.ledger.get_decision, trace_id)
+    if decision is None:
+        raise NotFound(f"no decision has the trace id {trace_id[:64]}")
+    if client.url is None:
+        return await client.ask({})  # says how to start one
+    asked = _policy(decision, policy)
+    body = await gate.run(_inputs, gate.store, decision)
+    found = await client.ask({"policy": asked, **body})
+    release = decision.attempts[0].release
+    if found.bundle != release:
+        raise NotOffered(
+            f"the explainer holds bundle {found.bundle[:12]}, the decision was taken by {str(release)[:12]}; "
+            "start the explainer of that bundle"
+        )
+    return found
+
+
+def _policy(decision: Decision, policy: str | None) -> str:
+    scores = decision.attempts[0].scores
+    if not scores:
+        raise NotFound("no model answered this decision, so there is no score to explain")
+    if policy is None:
+        return max(scores, key=lambda score: score.probability).policy
+    if policy not in {score.policy for score in scores}:
+        raise BadRequest(f"policy: send one of {', '.join(score.policy for score in scores)}")
+    return policy
+
+
+def _inputs(store: ContentStore, decision: Decision) -> dict[str, Any]:
+    """Return what the predictor read: the listing's text, its images in order, and the features that it had."""
+    digests = decision.input_digests
+    names = [f"image.{k}" for k in range(sum(name.startswith("image.") for name in digests))]
+    try:
+        listing = orjson.loads(store.get(digests["listing"]))
+        images = [base64.b64encode(store.get(digests[name])).decode() for name in names]
+    except (KeyError, ContentMissing) as error:
+        raise NotFound(
+            "what this decision was taken on is gone: erased, or older than it is kept"
+        ) from error
+    known = {one.name: one.value for one in decision.features if one.value is not None}
+    return {
+        "title": listing.get("title", ""),
+        "description": listing.get("description", ""),
+        "images": images,
+        "behaviour": known,
+    }
