@@ -29,6 +29,7 @@ ENCODING_VERSION: Final = 1
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Embedding = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
 
 
 def open_session(path: Path) -> Any:
@@ -97,7 +98,17 @@ class ImageEncoder(_Encoder):
 
     def encode_one(self, image: Image.Image) -> Embedding:
         """Return the embedding of one decoded image, float32[D]; safe to call from several threads."""
-        pixels_CHW = to_tensor(image, self._size, self._mean, self._std)
+        return self._run_one(self.prepare(image))
+
+    def prepare(self, image: Image.Image) -> Embedding:
+        """Return a decoded image as the tower reads it, float32[C, H, W]; safe to call from several threads."""
+        return to_tensor(image, self._size, self._mean, self._std)
+
+    def run(self, prepared: Sequence[Embedding]) -> Embedding:
+        """Return one embedding per prepared image, float32[n, D]."""
+        return self._encode_all(self._run_one, prepared)
+
+    def _run_one(self, pixels_CHW: Embedding) -> Embedding:
         (embedding_1D,) = self._session.run(None, {"images_BCHW": pixels_CHW[None]})
         return cast(Embedding, embedding_1D[0])
 
@@ -119,8 +130,17 @@ class TextEncoder(_Encoder):
 
     def encode_one(self, text: str) -> Embedding:
         """Return the embedding of one text, float32[D]; safe to call from several threads."""
-        ids = self._tokenizer.encode(text[: self._max_chars]).ids
-        ids_1T = np.array([ids], np.int64)
-        feed = {"ids_BT": ids_1T, "mask_BT": np.ones_like(ids_1T)}
+        return self._run_one(self.prepare(text))
+
+    def prepare(self, text: str) -> Tokens:
+        """Return the tokens of one text as the tower reads them, int64[T]; safe to call from several threads."""
+        return np.array(self._tokenizer.encode(text[: self._max_chars]).ids, np.int64)
+
+    def run(self, prepared: Sequence[Tokens]) -> Embedding:
+        """Return one embedding of length 1 per prepared text, float32[n, D]."""
+        return self._encode_all(self._run_one, prepared)
+
+    def _run_one(self, ids_T: Tokens) -> Embedding:
+        feed = {"ids_BT": ids_T[None], "mask_BT": np.ones((1, len(ids_T)), np.int64)}
         (embedding_1D,) = self._session.run(None, feed)
         return cast(Embedding, embedding_1D[0])
