@@ -128,6 +128,37 @@ class Audit(_Frozen):
         return chance
 
 
+class LineRules(_Frozen):
+    """How much may wait at the predictor under one priority; beyond it a request is refused at once."""
+
+    items: Count
+    mib: Count
+    """Size of the requests that wait, as they came."""
+
+
+class Lines(_Frozen):
+    """Who may wait at the predictor, first to last."""
+
+    upload: LineRules
+    rescan: LineRules
+    backfill: LineRules
+
+
+class PredictorRules(_Frozen):
+    """How the predictor forms batches, and what it refuses."""
+
+    max_batch: Annotated[int, Field(ge=1, le=1_024, strict=True)]
+    """Listings that go through the models together."""
+
+    wait_ms: Annotated[float, Field(ge=0, le=1_000, strict=True)]
+    """Most that a busy engine waits for a batch to fill; never more than what sharing a batch saves."""
+
+    fair_every: Count
+    """Listings that may go ahead of a lower priority before its oldest goes."""
+
+    lines: Lines
+
+
 class ServingRules(_Frozen):
     """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`.
 
@@ -135,6 +166,7 @@ class ServingRules(_Frozen):
     """
 
     breakers: Breakers
+    predictor: PredictorRules
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

@@ -51,6 +51,15 @@ class Settings(BaseSettings):
     predictor_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
     """How long the gateway waits for the predictor before it answers by policy."""
 
+    predictor_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Batches that the predictor runs at once, each on `num_threads`; 0 for as many as fill the visible cores."""
+
+    predictor_prepare_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads that decode images and cut text into tokens; 0 for half as many as there are cores."""
+
+    predictor_pin_threads: bool = False
+    """Whether the predictor's threads stay on their cores; only where no other process runs on these."""
+
     gateway_quota_per_s: Annotated[float, Field(gt=0)] = 500.0
     """Uploads a second that one caller may send for ever; an idle one may send two seconds' worth at once."""
 

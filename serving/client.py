@@ -10,11 +10,12 @@ import grpc.aio
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import PredictorError, PredictorTimeout
+from serving.errors import PredictorError, PredictorOverloaded, PredictorTimeout
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
     MODEL_NAME,
     RELEASE_METADATA_KEY,
+    RETRY_AFTER_METADATA_KEY,
     SERVICE,
     add_input,
     messages,
@@ -32,6 +33,9 @@ _OPTIONS: Final = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+_RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ class PredictorClient:
 
         Raises:
             PredictorTimeout: if no answer came within `timeout_s`, the metadata's round trip included.
+            PredictorOverloaded: if it had no room; `delay_s` says when it should.
             PredictorError: if it is down, refuses, serves another bundle, or answers nonsense.
         """
         try:
@@ -209,8 +214,14 @@ def _expect(holds: bool, reason: str) -> None:
 def _translated(error: grpc.RpcError) -> PredictorError:
     code = error.code()
     message = f"{code.name}: {error.details()}"
-    return (
-        PredictorTimeout(message)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED
-        else PredictorError(message)
-    )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return PredictorTimeout(message)
+    trailers = dict(error.trailing_metadata() or ())
+    # Without the trailer it is gRPC itself that ran out of something: a message beyond its limit, say.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and RETRY_AFTER_METADATA_KEY in trailers:
+        return PredictorOverloaded(message, delay_s=_seconds(trailers[RETRY_AFTER_METADATA_KEY]))
+    return PredictorError(message)
+
+
+def _seconds(milliseconds: str) -> float:
+    return int(milliseconds) / 1e3 if milliseconds.isdecimal() else _RETRY_S

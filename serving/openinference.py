@@ -17,6 +17,9 @@ MODEL_NAME: Final = "tidegate"
 RELEASE_METADATA_KEY: Final = "tidegate-release-bin"
 """gRPC trailer of ModelMetadata that carries the release: its message has no field for it."""
 
+RETRY_AFTER_METADATA_KEY: Final = "retry-after-ms"
+"""gRPC trailer of RESOURCE_EXHAUSTED: milliseconds until there should be room."""
+
 DTYPES: Final[dict[str, type[np.generic]]] = {
     "INT8": np.int8,
     "INT32": np.int32,

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from kserve.protocol.rest.v2_datamodels import InferenceRequest
 
 from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
-from moderation.scoring import Scores, ScoringItem
+from moderation.release import load_release
+from moderation.scoring import PreparedItem, Scores, ScoringItem
+from moderation.text import NgramText
 from serving.openinference import add_input, messages
 from serving.predictor.inputs import MAX_ITEMS, parse_items
 from serving.predictor.model import TidegateModel
+from serving.predictor.queue import BatchQueue
+from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.fakes import BUNDLE, a_release, as_text
 
 F = len(FEATURE_NAMES)
@@ -32,13 +37,19 @@ class FakeScorer:
         self.gate = threading.Event()
         self.gate.set()
 
-    def score(self, items: Sequence[ScoringItem], *, with_embeddings: bool = False) -> Scores:
+    def prepare(self, item: ScoringItem) -> PreparedItem:
+        return PreparedItem((), None, NgramText(item.title, "", ()), None, None)
+
+    def score_prepared(
+        self, prepared: Sequence[PreparedItem], *, with_embeddings: bool = False
+    ) -> Scores:
         self.gate.wait(5)
         self.threads.add(threading.current_thread().name)
-        num_items = len(items)
-        if any(item.title == "refuse me" for item in items):
+        titles = [one.ngram.normalised for one in prepared]
+        num_items = len(titles)
+        if "refuse me" in titles:
             raise InvalidListing("items[0].title", "is refused")
-        length_N = np.array([len(item.title) for item in items], np.float64)
+        length_N = np.array([len(title) for title in titles], np.float64)
         status_NPM = np.zeros((num_items, P, M), np.int8)
         status_NPM[:, :, 1] = 1
         signals_NPM = np.where(status_NPM == 0, length_N[:, None, None] / 3, np.nan)
@@ -236,7 +247,8 @@ def scorer() -> FakeScorer:
 
 @pytest.fixture
 def model(scorer: FakeScorer) -> TidegateModel:
-    return TidegateModel(scorer, a_release(), num_workers=2)
+    rules = load_release(Path("policies/release.yaml")).serving.predictor
+    return TidegateModel(BatchQueue(scorer, rules, ThreadPlan(2, 1)), a_release())
 
 
 def _outputs(response: InferResponse) -> dict[str, Any]:
