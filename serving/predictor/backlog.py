@@ -5,7 +5,7 @@ those in lower lines, the oldest of them goes. Within a line the order is that o
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -76,9 +76,13 @@ class Backlog:
         """Take an entry out, wherever it stands."""
         del self._lines[entry.priority][entry]
 
-    def first(self) -> Entry | None:
-        """Return who is next, and leave it there."""
-        waiting = [line for line in self._lines if line]
+    def count(self, priority: Priority) -> int:
+        """Return how many stand in one line."""
+        return len(self._lines[priority])
+
+    def first(self, among: Collection[Priority] = tuple(Priority)) -> Entry | None:
+        """Return who is next of some lines, and leave it there."""
+        waiting = [self._lines[priority] for priority in sorted(among) if self._lines[priority]]
         if not waiting:
             return None
         heads = [next(iter(line)) for line in waiting]
@@ -86,9 +90,9 @@ class Backlog:
             return min(heads[1:], key=lambda entry: entry.arrived_s)
         return heads[0]
 
-    def take(self) -> Entry | None:
-        """Return who is next, out of its line."""
-        entry = self.first()
+    def take(self, among: Collection[Priority] = tuple(Priority)) -> Entry | None:
+        """Return who is next of some lines, out of its line."""
+        entry = self.first(among)
         if entry is None:
             return None
         self.remove(entry)

@@ -19,7 +19,7 @@ from moderation.scores import pick_scores
 from moderation.scoring import Scores, ScoringItem
 from moderation.serving_rules import PredictorRules
 from moderation.telemetry import span
-from serving.predictor.backlog import Backlog, Entry
+from serving.predictor.backlog import Backlog, Entry, Priority
 from serving.predictor.latency import LatencyModel
 from serving.predictor.measures import BATCH_LISTINGS, BATCH_SECONDS, RETRIED, WAIT_SECONDS
 from serving.predictor.room import Room, count
@@ -60,7 +60,7 @@ class BatchQueue:
         self._target = 1
         self._ended_s = -math.inf
         self._hold: asyncio.TimerHandle | None = None
-        self._is_closing = False
+        self._is_closing = self._is_closed = False
         self._prepare_pool = thread_pool(plan.prepare_threads, "prepare", plan.prepare_cores)
         self._score_pool = thread_pool(plan.workers, "score", plan.worker_cores)
 
@@ -119,7 +119,7 @@ class BatchQueue:
 
     def close(self) -> None:
         """End the threads; what still waits is not answered."""
-        self._is_closing = True
+        self._is_closing = self._is_closed = True
         self._prepare_pool.shutdown(wait=False, cancel_futures=True)
         self._score_pool.shutdown(wait=False, cancel_futures=True)
 
@@ -151,12 +151,15 @@ class BatchQueue:
 
     def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start whatever can start now."""
+        if self._is_closed:
+            return
+        # Each line by itself: prepared backfill must not keep an upload from being prepared.
         most_ready = self._rules.max_batch * _BATCHES_AHEAD * self._plan.workers
-        while (
-            self._preparing < self._plan.prepare_threads
-            and len(self._ready) + self._preparing < most_ready
-            and (entry := self._waiting.take()) is not None
-        ):
+        while self._preparing < self._plan.prepare_threads:
+            short = [p for p in Priority if self._ready.count(p) < most_ready]
+            entry = self._waiting.take(short)
+            if entry is None:
+                break
             entry.is_preparing = True
             self._preparing += 1
             self._prepare_pool.submit(self._prepare, entry, loop)
