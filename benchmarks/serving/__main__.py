@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.harness import Bench, Measured, measure
 from benchmarks.harness import Target as Goal
 from benchmarks.serving import engine
-from benchmarks.serving.bundles import build_bundle
+from benchmarks.serving.bundles import bundle_folder
 from benchmarks.serving.load import Target, ask, drive
 from benchmarks.serving.servers import PEERS, first_probability, running
 from moderation.scoring import Scorer, ScoringItem
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _run(bench: Bench, profile: str, sizes: _Sizes) -> None:
-    built = measure(_built, profile, "build/bench-serving")
+    built = measure(bundle_folder, profile, "build/bench-serving")
     bundle, listing = Path(built.result), (TITLE, _photo())
     num_cores = len(visible_cores())
     limits = measure(engine.loop, str(bundle), *listing, num_cores, sizes.seconds)
@@ -145,10 +145,6 @@ def _choose_threads(
         f"{chosen[2]} preparing; peers score on {cores}"
     )
     return chosen
-
-
-def _built(profile: str, cache: str) -> str:
-    return str(build_bundle(profile, Path(cache)).folder.absolute())
 
 
 def _photo() -> bytes:

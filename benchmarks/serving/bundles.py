@@ -32,6 +32,11 @@ def build_bundle(profile: str, cache: Path) -> Bundle:
     return build(cache / f"bundle-{profile}-{chosen.towers_digest[:12]}", parts, description)
 
 
+def bundle_folder(profile: str, cache: str) -> str:
+    """Return where the bundle lies."""
+    return str(build_bundle(profile, Path(cache)).folder.absolute())
+
+
 def _full_size() -> Profile:
     profile = PROFILES["clip"]
     image = profile.image_tower.model_copy(

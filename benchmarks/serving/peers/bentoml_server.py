@@ -14,7 +14,7 @@ class Scoring:
     def __init__(self) -> None:
         self.scorer = load_scorer()
 
-    @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=10_000)
+    @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=10_000)  # type: ignore[untyped-decorator]
     def score(self, listings: list[dict[str, Any]]) -> list[list[float]]:
         """Score a batch."""
         return probabilities(self.scorer, [read_listing(one) for one in listings])
