@@ -29,7 +29,7 @@ class Scoring(litserve.LitAPI):  # type: ignore[misc]  # installed in the peer's
 
     def unbatch(self, output: Any) -> Any:
         """Give each its own."""
-        return iter(output)
+        return list(output)
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         """Return the answer."""
