@@ -1,6 +1,6 @@
 """The section `serving` of the release contract: what the upload gate does, and when it stops doing it by itself."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +33,38 @@ class Breakers(_Frozen):
     features: BreakerRules
 
 
+class BankRules(_Frozen):
+    """What a known image leads to under the policy of its bank."""
+
+    tier: Literal["tag", "review", "block", "suspend"]
+    """Of a known-bad image; the model is not asked."""
+
+    contested: Literal["tag", "review"]
+    """At least, where a known-good image is about as near; the model is asked."""
+
+
+class DuplicateRules(_Frozen):
+    """When a seller's same upload gets the answer of the one before."""
+
+    window_s: Seconds
+    """Seconds for which an answer holds."""
+
+    max_repeats: Annotated[int, Field(ge=0, strict=True)]
+    """Uploads that one answer is given to again; then the model is asked with the behaviour of that time. 0: none."""
+
+    max_answers: Count
+    """Answers that a gateway keeps in mind; the oldest go first."""
+
+
+class Stage1Rules(_Frozen):
+    """What stage 1 does before a model is asked."""
+
+    banks: BankRules
+    duplicates: DuplicateRules
+
+
 class ServingRules(_Frozen):
     """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`."""
 
     breakers: Breakers
+    stage_1: Stage1Rules

@@ -24,6 +24,9 @@ class Settings(BaseSettings):
     policy_file: Path = Path("policies/marketplace.yaml")
     """The policies that a gateway and a pipeline apply."""
 
+    pattern_file: Path | None = None
+    """Analysts' patterns; unset means `patterns.yaml` beside the policy file, or none where there is no such file."""
+
     release_file: Path = Path("policies/release.yaml")
     """The release contract that gates judge by."""
 
@@ -56,6 +59,12 @@ class Settings(BaseSettings):
 
     gateway_tokens: SecretStr = SecretStr("")
     """Callers as `name:role:token`, comma-separated; roles are submitter, reviewer, admin. Empty admits nobody."""
+
+    @property
+    def patterns(self) -> Path | None:
+        """The pattern file in force."""
+        beside = self.policy_file.with_name("patterns.yaml")
+        return self.pattern_file or (beside if beside.exists() else None)
 
 
 @lru_cache(maxsize=1)

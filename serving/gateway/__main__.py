@@ -8,20 +8,27 @@ from pathlib import Path
 import uvicorn
 
 from featurestore.layout import Place
-from ledger.ledger import SqliteLedger
+from ledger.ledger import Ledger, SqliteLedger
 from ledger.store import ContentStore
 from moderation import telemetry
-from moderation.clock import SystemClock
+from moderation.bank_versions import BankVersions
+from moderation.banks import Banks
+from moderation.clock import Clock, SystemClock
 from moderation.errors import TidegateError
-from moderation.policy import load_policies
+from moderation.pattern_book import PatternBook
+from moderation.policy import PolicyFile, load_policies
+from moderation.prefilter import Prefilter, Stage
 from moderation.release import load_release
 from moderation.settings import Settings, settings
+from moderation.stages import BankStage, PatternStage
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker, Breakers
+from serving.gateway.cascade import Cascade
 from serving.gateway.gate import UploadGate
 from serving.gateway.quotas import Quotas
+from serving.gateway.repeated import RepeatedUploads
 from serving.routing import Router
 
 _LOG = logging.getLogger("serving.gateway")
@@ -31,6 +38,7 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
     rules = load_release(config.release_file).serving.breakers
+    policies = load_policies(config.policy_file)
     budget_s = config.feature_timeout_ms / 1e3
     ledger = SqliteLedger(config.home / "ledger.sqlite")
     return UploadGate(
@@ -43,10 +51,21 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         ),
         breakers=Breakers("predictor", rules.predictor, clock),
         router=Router(routing, clock),
-        policies=load_policies(config.policy_file),
+        cascade=build_cascade(config, ledger, policies, clock),
+        policies=policies,
         clock=clock,
         predictor_timeout_s=config.predictor_timeout_ms / 1e3,
     )
+
+
+def build_cascade(config: Settings, ledger: Ledger, policies: PolicyFile, clock: Clock) -> Cascade:
+    """Return stage 1 of the gateway that the settings describe."""
+    rules = load_release(config.release_file).serving.stage_1
+    banks = Banks(BankVersions(config.home / "banks", clock), clock)
+    book = PatternBook(config.patterns, policies.ids, clock)
+    stages: list[Stage] = [PatternStage(book), BankStage(banks, rules.banks, policies.ids)]
+    repeated = RepeatedUploads(ledger, rules.duplicates, clock)
+    return Cascade(banks, book, repeated, Prefilter(stages, clock))
 
 
 def main() -> int:

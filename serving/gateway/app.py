@@ -69,9 +69,10 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        poller = asyncio.create_task(_poll(gate))
+        pollers = [asyncio.create_task(poll(gate)) for poll in (_poll, _poll_stage_1)]
         yield
-        poller.cancel()
+        for poller in pollers:
+            poller.cancel()
         await gate.close()
 
     app = FastAPI(
@@ -173,6 +174,7 @@ def _add_operations(app: FastAPI, gate: UploadGate) -> None:
             "ledger": "ok",
             "predictor": await _predictor_state(gate),
             "features": gate.behaviour.last,
+            **gate.cascade.state(),
         }
         try:
             await gate.run(gate.ledger.last_sequence)
@@ -221,6 +223,13 @@ def trace_id_of(traceparent: str | None) -> str | None:
 async def _poll(gate: UploadGate) -> None:
     while True:
         gate.router.refresh()
+        await asyncio.sleep(_POLL_S)
+
+
+async def _poll_stage_1(gate: UploadGate) -> None:
+    """Follow banks and patterns on a timer of their own: what takes long there must not make a renewal look late."""
+    while True:
+        await gate.run(gate.cascade.refresh)
         await asyncio.sleep(_POLL_S)
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import Counter
@@ -15,16 +16,20 @@ from ledger.events import Event, from_decision, from_review_task, from_submissio
 from ledger.ledger import Ledger, LedgerConflict, TraceTaken
 from ledger.store import ContentStore
 from moderation.clock import Clock
-from moderation.decision import Attempt, Decision, Versions
-from moderation.errors import TidegateError
+from moderation.decision import Attempt, Decision, Earlier, FeatureValue, Versions, conclude
+from moderation.errors import ModelNotReady, TidegateError
 from moderation.listing import Listing, Submission
 from moderation.policy import PolicyFile
+from moderation.prefilter import Incoming
+from moderation.stage_1 import Stage1
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
-from serving.gateway.record import answered, degradations, failed, review_task
+from serving.gateway.cascade import DECIDED, Cascade
+from serving.gateway.record import answered, degradations, failed, review_task, versions_of
+from serving.gateway.repeated import Seen
 from serving.gateway.requests import Upload
 from serving.routing import Choice, Router
 
@@ -39,12 +44,17 @@ _NUM_THREADS: Final = 8
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What asking for a model's answer came to."""
+class _Judged:
+    """What a decision is made of."""
 
     choice: Choice | None
-    attempt: Attempt
-    codes: tuple[str, ...]
+    stage_1: Stage1 | None
+    attempts: tuple[Attempt, ...]
+    features: tuple[FeatureValue, ...]
+    features_through: datetime | None
+    versions: Versions
+    degraded: tuple[str, ...]
+    duplicate_of: Earlier | None = None
 
 
 _P = ParamSpec("_P")
@@ -70,6 +80,7 @@ class UploadGate:
     breakers: Breakers
     """Of the predictors, by URL: a failing candidate leaves the champion alone."""
 
+    cascade: Cascade
     new_id: Callable[[], str] = new_hex_id
     predictors: PredictorPool = field(default_factory=PredictorPool)
     executor: ThreadPoolExecutor = field(
@@ -90,13 +101,20 @@ class UploadGate:
             submission, recorded = await self._submission(upload, digests)
             if recorded and (before := await self._recorded_decision(submission)):
                 return before, True
-        with span("gateway.behaviour", self.clock):
-            behaviour = await self.behaviour.read(submission)
-        if not recorded:
-            submission = await self._record(submission)
-        with span("gateway.predictor", self.clock):
-            outcome = await self._ask(upload, submission, behaviour)
-        decision = self._decision(submission, behaviour, outcome, trace_id, digests)
+        choice = self._choose(submission)
+        seen = await self.run(self.cascade.seen, submission, choice, self.policies)
+        if seen.earlier is not None:
+            submission = submission if recorded else await self._record(submission)
+            judged = _repeated(seen, seen.earlier, choice)
+        else:
+            with span("gateway.behaviour", self.clock):
+                behaviour = await self.behaviour.read(submission)
+            if not recorded:
+                submission = await self._record(submission)
+            judged = await self._judge(upload, submission, choice, behaviour, seen)
+        decision = self._decision(submission, judged, trace_id, digests)
+        if choice is not None:
+            self.cascade.keep(decision, submission, choice, self.policies)
         with span("gateway.record_decision", self.clock):
             return await self._record_decision(decision, submission)
 
@@ -146,12 +164,53 @@ class UploadGate:
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
         return await self.run(self.ledger.get_decision_of, submission.submission_id)
 
-    async def _ask(self, upload: Upload, submission: Submission, behaviour: Behaviour) -> _Outcome:
-        """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
-        begin = self.clock.monotonic()
-        choice: Choice | None = None
+    def _choose(self, submission: Submission) -> Choice | None:
         try:
-            choice = self.router.choose(sticky_key(submission))
+            return self.router.choose(sticky_key(submission))
+        except TidegateError as error:
+            _LOG.error("no release to ask", extra={"reason": str(error)})
+            return None
+
+    async def _judge(
+        self,
+        upload: Upload,
+        submission: Submission,
+        choice: Choice | None,
+        behaviour: Behaviour,
+        seen: Seen,
+    ) -> _Judged:
+        """Return what stage 1 says and, where that does not decide, what a release does."""
+        listing, policies = upload.listing, self.policies
+        incoming = Incoming(
+            submission.submission_id,
+            listing.title,
+            listing.description,
+            upload.views,
+            behaviour.values_F,
+            behaviour.status_F,
+        )
+        with span("gateway.stage_1", self.clock):
+            stage_1 = await self.run(self.cascade.look, incoming, policies, seen)
+        attempts: tuple[Attempt, ...] = ()
+        if not stage_1.is_decisive:
+            with span("gateway.predictor", self.clock):
+                attempts = (await self._ask(upload, choice, behaviour),)
+        return _Judged(
+            choice,
+            stage_1,
+            attempts,
+            behaviour.feature_values(),
+            behaviour.through,
+            versions_of(attempts, stage_1, policies),
+            degradations(attempts, stage_1, behaviour, policies),
+        )
+
+    async def _ask(self, upload: Upload, choice: Choice | None, behaviour: Behaviour) -> Attempt:
+        """Return the chosen release's attempt; a failure is an attempt, not an error."""
+        begin = self.clock.monotonic()
+        try:
+            if choice is None:
+                raise ModelNotReady("no routing table yet; release a bundle first")
             query = Query(
                 upload.listing.title,
                 upload.listing.description,
@@ -167,51 +226,45 @@ class UploadGate:
             # The edge where nothing may stop an upload: whatever fails here is recorded and answered by policy.
             if not isinstance(error, TidegateError):
                 _LOG.exception("the predictor's client failed")
-            attempt, codes = failed(
+            return failed(
                 f"{type(error).__name__}: {error}",
                 self.policies,
                 release=choice.release if choice else None,
                 is_timeout=isinstance(error, PredictorTimeout),
                 latency_ms=(self.clock.monotonic() - begin) * 1e3,
-            )
-            return _Outcome(choice, attempt, codes)
-        attempt, codes = answered(
+            )[0]
+        return answered(
             answer,
             self.policies,
             caps=choice.caps,
             now=self.clock.now(),
             latency_ms=(self.clock.monotonic() - begin) * 1e3,
-        )
-        return _Outcome(choice, attempt, codes)
+        )[0]
 
     def _decision(
-        self,
-        submission: Submission,
-        behaviour: Behaviour,
-        outcome: _Outcome,
-        trace_id: str,
-        digests: dict[str, str],
+        self, submission: Submission, judged: _Judged, trace_id: str, digests: dict[str, str]
     ) -> Decision:
-        policies, choice, attempt = self.policies, outcome.choice, outcome.attempt
-        no_table = None if choice else "no routing table"
+        choice = judged.choice
+        decided_by, tier, codes = conclude(judged.attempts, judged.stage_1, self.policies)
         return Decision(
             decision_id=self.new_id(),
             trace_id=trace_id,
             submission_id=submission.submission_id,
-            tier=attempt.tier,
-            reason_codes=outcome.codes,
-            attempts=(attempt,),
+            tier=tier.label,
+            reason_codes=codes,
+            attempts=judged.attempts,
+            decided_by="duplicate" if judged.duplicate_of else decided_by,
+            stage_1=judged.stage_1,
+            duplicate_of=judged.duplicate_of,
             arm=choice.arm if choice else "champion",
             weight=choice.weight if choice else 1.0,
             sticky_key=sticky_key(submission),
             routing_revision=choice.revision if choice else 0,
             input_digests=digests,
-            features=behaviour.feature_values(),
-            features_through=behaviour.through,
-            versions=Versions(
-                bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
-            ),
-            degraded=degradations(attempt, behaviour, policies, no_table),
+            features=judged.features,
+            features_through=judged.features_through,
+            versions=judged.versions,
+            degraded=judged.degraded,
             submitted_at=submission.submitted_at,
             decided_at=self.clock.now(),
         )
@@ -268,17 +321,42 @@ def _same(before: Submission, submission: Submission) -> Submission:
     return before
 
 
+def _repeated(seen: Seen, earlier: Decision, choice: Choice | None) -> _Judged:
+    """Return what a decision about a repeated upload is made of: all that the earlier one was."""
+    said = earlier.stage_1
+    before = [one for one in said.signals if one.name != seen.signal.name] if said else []
+    took = {"signals": (seen.signal, *before), "latency_ms": seen.signal.latency_ms}
+    stage_1 = said.model_copy(update=took) if said else None
+    return _Judged(
+        choice,
+        stage_1,
+        earlier.attempts,
+        earlier.features,
+        earlier.features_through,
+        earlier.versions,
+        (),
+        Earlier(
+            decision_id=earlier.decision_id,
+            trace_id=earlier.trace_id,
+            submission_id=earlier.submission_id,
+        ),
+    )
+
+
 def _count(decision: Decision, submission: Submission) -> None:
-    attempt = decision.attempts[0]
-    DECISIONS.labels(decision.tier, decision.arm, attempt.status).inc()
+    attempt = next(iter(decision.attempts), None)
+    status = attempt.status if attempt else "not_asked"
+    DECISIONS.labels(decision.tier, decision.arm, status).inc()
+    DECIDED.labels(decision.decided_by, decision.tier).inc()
     _LOG.info(
         "decided",
         extra={
             "trace_id": decision.trace_id,
             "listing_id": submission.listing.listing_id,
-            "release": attempt.release,
+            "release": decision.versions.bundle,
             "policy_version": decision.versions.policy,
             "tier": decision.tier,
-            "latency_ms": round(attempt.latency_ms, 3),
+            "decided_by": decision.decided_by,
+            "latency_ms": round(attempt.latency_ms, 3) if attempt else None,
         },
     )

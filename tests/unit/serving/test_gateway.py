@@ -243,7 +243,13 @@ async def test_metrics_and_docs_are_served(client: httpx.AsyncClient) -> None:
     ready = await client.get("/readyz")
     assert ready.json() == {
         "ready": True,
-        "checks": {"ledger": "ok", "predictor": "ok", "features": "ok"},
+        "checks": {
+            "ledger": "ok",
+            "predictor": "ok",
+            "features": "ok",
+            "banks": "no active version",
+            "patterns": "ok",
+        },
     }
     page = (await client.get("/docs")).text
     assert "POST /v1/decisions" in page
