@@ -164,7 +164,8 @@ def _stage_1_differences(decision: Decision, policies: PolicyFile) -> Iterator[s
     if recorded is not None:
         again = Stage1.of(recorded.signals, policies, latency_ms=recorded.latency_ms)
         if again != recorded:
-            yield f"stage 1: {again.tier} {again.reason_codes} again, recorded is {recorded.tier} {recorded.reason_codes}"
+            said = f"{again.tier} {again.reason_codes} again"
+            yield f"stage 1: {said}, recorded is {recorded.tier} {recorded.reason_codes}"
 
 
 def _crossings(answer: Attempt, rescored_P: npt.NDArray[np.float64]) -> tuple[Crossing, ...]:

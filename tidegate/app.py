@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tidegate.bank_commands import banks_app
 from tidegate.feature_commands import features_app
 from tidegate.golden_commands import golden_app
 from tidegate.options import Data, Mapping, Policies, Profile, ReleaseProfile, Seed
@@ -26,6 +27,7 @@ app.add_typer(simulate_app, name="simulate")
 app.add_typer(bundle_app, name="bundle", help="Look at a trained bundle.")
 app.add_typer(gates_app, name="gates", help="Judge bundles by the release contract.")
 app.add_typer(golden_app, name="golden", help="The frozen listings that candidates are judged on.")
+app.add_typer(banks_app, name="banks", help="Known images that stage 1 looks up.")
 app.add_typer(features_app, name="features", help="The feature store: what sellers did.")
 app.add_typer(privacy_app, name="privacy", help="Erase a seller, and see what was erased.")
 app.add_typer(pipelines_app, name="pipelines", help="Compile, run or submit the pipelines.")

@@ -149,7 +149,7 @@ def read_rows(
 
 
 def served(ledger: Ledger, submission: Submission, until: datetime) -> Floats | None:
-    """Return the behaviour that a decision by `until` used, NaN where it had none; None without a decision of its own."""
+    """Return the behaviour that a decision by `until` used, NaN where it had none; None where none used its own."""
     stored = ledger.get_event(f"decision:{submission.submission_id}")
     if stored is None or stored.event.occurred_at > until:
         return None

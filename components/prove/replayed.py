@@ -85,8 +85,9 @@ def recorded_rows(
 ) -> Recorded:
     """Return the decisions of a window by the release that took most of them.
 
-    Left out and counted are decisions by stage 1 alone, by the failure policy, by another release or under other thresholds (no two
-    sets of thresholds can be compared with the candidate's at once), and those whose inputs were erased.
+    Left out and counted are decisions by stage 1 alone, by the failure policy, by another release or under other
+    thresholds (no two sets of thresholds can be compared with the candidate's at once), and those whose inputs were
+    erased.
 
     Args:
         ledger: holds the decisions.
