@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 from rich.table import Table
@@ -15,6 +16,9 @@ from moderation.policy import load_policies
 from moderation.settings import settings
 from tidegate.console import console, say
 from tidegate.training import with_policies
+
+_SHOWN: Final = 16
+"""Characters of a version's name in a list: every command takes the beginning of one."""
 
 
 def build(entries: Path, policies: Path | None, *, is_activated: bool) -> None:
@@ -44,10 +48,10 @@ def show_all() -> None:
         try:
             facts = versions.open(Active(version=name))[0].manifest
         except BankRejected:
-            table.add_row(name, "", "", f"damaged {role}".rstrip())
+            table.add_row(name[:_SHOWN], "", "", f"damaged {role}".rstrip())
         else:
             banks = ", ".join(bank.name for bank in facts.banks)
-            table.add_row(name, str(facts.num_entries), banks, role)
+            table.add_row(name[:_SHOWN], str(facts.num_entries), banks, role)
     console.print(table)
     if now is None:
         say("no version is active: gateways look no image up")

@@ -22,15 +22,11 @@ from moderation.serving_rules import BankRules
 from moderation.stage_1 import Stage1, StageSignal, is_decisive
 from moderation.stages import MAX_SHOWN, BankStage, PatternStage
 from tests.bank_world import Hash, apart, entries_file, entry, good
+from tests.pictures import a_picture
 
 CLOCK = SimulatedClock(datetime(2026, 11, 22, tzinfo=UTC))
 FILE = load_policies(Path("policies/marketplace.yaml"))
 RULES = BankRules(tier="block", contested="review")
-
-
-def picture(seed: int, size: tuple[int, int] = (300, 240)) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 def incoming(*views: Image.Image, title: str = "a blue bicycle") -> Incoming:
@@ -130,9 +126,9 @@ def test_a_decision_needs_more_than_a_floor() -> None:
 
 
 def test_a_known_bad_image_decides(tmp_path: Path) -> None:
-    bad = picture(1)
+    bad = a_picture(1)
     stage = banked(tmp_path, entry("gun-1", apart(hash_of(bad), 5)))
-    found = Prefilter([stage], CLOCK).run(incoming(picture(2), bad), FILE)
+    found = Prefilter([stage], CLOCK).run(incoming(a_picture(2), bad), FILE)
     assert (found.is_decisive, found.tier) == (True, "block")
     assert found.reason_codes == ("WEAPONS_PROHIBITED",)
     first, second = found.signals
@@ -156,36 +152,36 @@ def test_a_known_bad_image_decides(tmp_path: Path) -> None:
 def test_a_contested_image_is_a_floor(
     tmp_path: Path, good_at: int | None, reason: str, tier: str
 ) -> None:
-    seen = hash_of(picture(1))
+    seen = hash_of(a_picture(1))
     rows = [entry("gun-1", apart(seen, 6))]
     if good_at is not None:
         rows.append(good("drill", apart(seen, good_at), policy="*"))
-    found = Prefilter([banked(tmp_path, *rows)], CLOCK).run(incoming(picture(1)), FILE)
+    found = Prefilter([banked(tmp_path, *rows)], CLOCK).run(incoming(a_picture(1)), FILE)
     assert (found.signals[0].reason, found.tier) == (reason, tier)
     assert found.is_decisive == (tier == "block")
 
 
 def test_a_known_good_image_silences(tmp_path: Path) -> None:
-    seen = hash_of(picture(1))
+    seen = hash_of(a_picture(1))
     stage = banked(tmp_path, entry("gun-1", apart(seen, 20)), good("drill", apart(seen, 2)))
-    found = Prefilter([stage], CLOCK).run(incoming(picture(1)), FILE)
+    found = Prefilter([stage], CLOCK).run(incoming(a_picture(1)), FILE)
     assert (found.is_decisive, found.tier, found.signals[0].reason) == (False, "allow", "silenced")
     assert {one["entry"] for one in found.signals[0].found} == {"gun-1"} | {"drill"}
 
 
 def test_a_match_under_a_policy_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    stage = banked(tmp_path, entry("old", hash_of(picture(1)), policy="retired"))
-    found = Prefilter([stage], CLOCK).run(incoming(picture(1)), FILE)
+    stage = banked(tmp_path, entry("old", hash_of(a_picture(1)), policy="retired"))
+    found = Prefilter([stage], CLOCK).run(incoming(a_picture(1)), FILE)
     assert found.errors() == ("banks: policy retired is not in force",)
     assert (found.is_decisive, found.tier) == (False, "allow")
 
 
 def test_what_the_banks_cannot_say_is_missing(tmp_path: Path) -> None:
     empty = BankStage(Banks(BankVersions(tmp_path / "no", CLOCK), CLOCK), RULES, FILE.ids)
-    stage = banked(tmp_path, entry("gun-1", hash_of(picture(1))))
+    stage = banked(tmp_path, entry("gun-1", hash_of(a_picture(1))))
     flat = Image.new("RGB", (200, 200), "teal")
     for asked, upload, reason in (
-        (empty, incoming(picture(1)), "no_active_version"),
+        (empty, incoming(a_picture(1)), "no_active_version"),
         (stage, incoming(), "no_image"),
         (stage, incoming(flat), "low_quality"),
     ):
@@ -198,7 +194,7 @@ def test_damaged_banks_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "banks" / "ACTIVE").write_text("{")
     banks = Banks(BankVersions(tmp_path / "banks", CLOCK), CLOCK)
     banks.refresh()
-    [said] = BankStage(banks, RULES, FILE.ids).look(incoming(picture(1)))
+    [said] = BankStage(banks, RULES, FILE.ids).look(incoming(a_picture(1)))
     assert said.status == "error"
     assert "activate a version again" in said.reason
 
@@ -237,7 +233,7 @@ def test_text_and_patterns_that_are_not_there_are_missing() -> None:
 
 @pytest.mark.parametrize("size", [(300, 240), (1400, 900), (513, 20)])
 def test_the_hash_of_a_view_is_that_of_the_image(size: tuple[int, int]) -> None:
-    image = picture(3, size)
+    image = a_picture(3, size)
     view = hash_view(image)
     assert max(view.size) <= 512
     assert (pdq(view)[0] == pdq(image)[0]).all()
