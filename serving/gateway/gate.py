@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import Counter
@@ -16,18 +15,18 @@ from ledger.events import Event, from_decision, from_review_task, from_submissio
 from ledger.ledger import Ledger, LedgerConflict, TraceTaken
 from ledger.store import ContentStore
 from moderation.clock import Clock
-from moderation.decision import Attempt, Decision, Earlier, FeatureValue, Versions, conclude
+from moderation.decision import Attempt, Decision, conclude
 from moderation.errors import ModelNotReady, TidegateError
 from moderation.listing import Listing, Submission
 from moderation.policy import PolicyFile
 from moderation.prefilter import Incoming
-from moderation.stage_1 import Stage1
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
 from serving.gateway.cascade import DECIDED, Cascade
+from serving.gateway.judged import Judged, repeated
 from serving.gateway.record import answered, degradations, failed, review_task, versions_of
 from serving.gateway.repeated import Seen
 from serving.gateway.requests import Upload
@@ -41,20 +40,6 @@ DECISIONS: Final = Counter(
 
 # Threads for SQLite, the store and image checks: none of them may hold up the event loop.
 _NUM_THREADS: Final = 8
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """What a decision is made of."""
-
-    choice: Choice | None
-    stage_1: Stage1 | None
-    attempts: tuple[Attempt, ...]
-    features: tuple[FeatureValue, ...]
-    features_through: datetime | None
-    versions: Versions
-    degraded: tuple[str, ...]
-    duplicate_of: Earlier | None = None
 
 
 _P = ParamSpec("_P")
@@ -105,7 +90,7 @@ class UploadGate:
         seen = await self.run(self.cascade.seen, submission, choice, self.policies)
         if seen.earlier is not None:
             submission = submission if recorded else await self._record(submission)
-            judged = _repeated(seen, seen.earlier, choice)
+            judged = repeated(seen.signal, seen.earlier, choice)
         else:
             with span("gateway.behaviour", self.clock):
                 behaviour = await self.behaviour.read(submission)
@@ -178,7 +163,7 @@ class UploadGate:
         choice: Choice | None,
         behaviour: Behaviour,
         seen: Seen,
-    ) -> _Judged:
+    ) -> Judged:
         """Return what stage 1 says and, where that does not decide, what a release does."""
         listing, policies = upload.listing, self.policies
         incoming = Incoming(
@@ -195,7 +180,7 @@ class UploadGate:
         if not stage_1.is_decisive:
             with span("gateway.predictor", self.clock):
                 attempts = (await self._ask(upload, choice, behaviour),)
-        return _Judged(
+        return Judged(
             choice,
             stage_1,
             attempts,
@@ -242,7 +227,7 @@ class UploadGate:
         )[0]
 
     def _decision(
-        self, submission: Submission, judged: _Judged, trace_id: str, digests: dict[str, str]
+        self, submission: Submission, judged: Judged, trace_id: str, digests: dict[str, str]
     ) -> Decision:
         choice = judged.choice
         decided_by, tier, codes = conclude(judged.attempts, judged.stage_1, self.policies)
@@ -319,28 +304,6 @@ def _same(before: Submission, submission: Submission) -> Submission:
             f"submission_id {submission.submission_id} was used for another content; send a new id"
         )
     return before
-
-
-def _repeated(seen: Seen, earlier: Decision, choice: Choice | None) -> _Judged:
-    """Return what a decision about a repeated upload is made of: all that the earlier one was."""
-    said = earlier.stage_1
-    before = [one for one in said.signals if one.name != seen.signal.name] if said else []
-    took = {"signals": (seen.signal, *before), "latency_ms": seen.signal.latency_ms}
-    stage_1 = said.model_copy(update=took) if said else None
-    return _Judged(
-        choice,
-        stage_1,
-        earlier.attempts,
-        earlier.features,
-        earlier.features_through,
-        earlier.versions,
-        (),
-        Earlier(
-            decision_id=earlier.decision_id,
-            trace_id=earlier.trace_id,
-            submission_id=earlier.submission_id,
-        ),
-    )
 
 
 def _count(decision: Decision, submission: Submission) -> None:
