@@ -53,7 +53,7 @@ def test_tokens_do_not_show_in_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_patterns_lie_beside_the_policies_where_nothing_else_is_said(tmp_path: Path) -> None:
     config = Settings(policy_file=tmp_path / "own.yaml")
-    assert config.patterns is None
+    assert not config.patterns
     (tmp_path / "patterns.yaml").touch()
     assert config.patterns == tmp_path / "patterns.yaml"
     named = config.model_copy(update={"pattern_file": tmp_path / "gone.yaml"})
