@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from moderation.behaviour_prefilter import Flags, Prefilter
 from moderation.boosting import BoostingModel
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
@@ -86,6 +87,8 @@ class Scorer:
         self.ngram = NgramModel.load(folder / "ngram")
         self._boosting = BoostingModel.load(folder / "behaviour")
         self._ensemble = Ensemble.load(folder / "ensemble.json")
+        self.prefilter = Prefilter.load(folder)
+        """None for a bundle that was built without one."""
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1, *, digest: str | None = None) -> "Scorer":
@@ -129,6 +132,12 @@ class Scorer:
         """Return the calibrated log-odds_NP behind `combine`."""
         log_odds_NP: Floats = self._ensemble.log_odds(signals_NPM, signal_status_NPM)
         return log_odds_NP
+
+    def lets_go(self, items: Sequence[Readable]) -> Flags | None:
+        """Return which listings would pass without being scored; None where the bundle lets nothing go."""
+        if self.prefilter is None or not self.prefilter.evidence.is_open:
+            return None
+        return self.prefilter.lets_go(known_behaviour(items).astype(np.float32))
 
     def score_embedded(
         self,

@@ -56,11 +56,37 @@ class DuplicateRules(_Frozen):
     """Answers that a gateway keeps in mind; the oldest go first."""
 
 
+class BehaviourRules(_Frozen):
+    """What the behaviour prefilter must show before it lets an upload go without asking the towers."""
+
+    recall: Share
+    """Of violations that go on, per policy and of evasive ones: shown by a lower bound."""
+
+    confidence: Share
+    """One-sided, of each bound."""
+
+    min_positives: Count
+    """Violations per policy, and evasive ones; with fewer the prefilter stays closed."""
+
+    new_seller_days: Annotated[float, Field(ge=0, le=365, strict=True)]
+    """Uploads of sellers that are younger always go on: nothing is known of them."""
+
+    random_share: Share
+    """Of what it would let go that goes on all the same, so that what it lets go stays measured."""
+
+    salt: Annotated[str, Field(min_length=1, max_length=64)]
+    """Of the draw by submission id; a new one draws other uploads."""
+
+    retry_s: Seconds
+    """Until a prefilter that a predictor could not give is asked for again."""
+
+
 class Stage1Rules(_Frozen):
     """What stage 1 does before a model is asked."""
 
     banks: BankRules
     duplicates: DuplicateRules
+    behaviour: BehaviourRules
 
 
 class ServingRules(_Frozen):
