@@ -29,6 +29,7 @@ def main() -> int:
 
     from moderation.scoring import Scorer
     from serving.predictor.model import TidegateModel, release_of, warm_up
+    from serving.predictor.prefilter import PrefilterModel
     from serving.predictor.server import PredictorServer
 
     try:
@@ -36,8 +37,11 @@ def main() -> int:
         warm_up(scorer, _photo())
         model = TidegateModel(scorer, release_of(scorer), num_workers=arguments.num_workers)
         _LOG.info("serving", extra={"bundle": scorer.digest, "http_port": arguments.http_port})
+        found = scorer.prefilter
+        prefilter = None if found is None else PrefilterModel(found, scorer.digest)
         PredictorServer(
             model,
+            prefilter,
             host=arguments.host,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,

@@ -12,6 +12,7 @@ from kserve import InferOutput, InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
 from prometheus_client import Counter
 
+from moderation.behaviour_prefilter import digest_of
 from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
 from moderation.scoring import Scorer, Scores, ScoringItem
@@ -138,6 +139,7 @@ def release_of(scorer: Scorer) -> Release:
         features=manifest.features,
         thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
         versions=scorer.bundle.versions,
+        prefilter=None if scorer.prefilter is None else digest_of(scorer.prefilter.to_bytes()),
     )
 
 
