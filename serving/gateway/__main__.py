@@ -24,6 +24,7 @@ from moderation.stages import BankStage, PatternStage
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
+from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.cascade import Cascade
 from serving.gateway.gate import UploadGate
@@ -65,7 +66,8 @@ def build_cascade(config: Settings, ledger: Ledger, policies: PolicyFile, clock:
     book = PatternBook(config.patterns, policies.ids, clock)
     stages: list[Stage] = [PatternStage(book), BankStage(banks, rules.banks, policies.ids)]
     repeated = RepeatedUploads(ledger, rules.duplicates, clock)
-    return Cascade(banks, book, repeated, Prefilter(stages, clock))
+    behaviour = BehaviourStage(rules.behaviour, clock)
+    return Cascade(banks, book, repeated, Prefilter(stages, clock), behaviour)
 
 
 def main() -> int:

@@ -7,9 +7,9 @@ replayed, so that what it misses stays measured (`moderation.prefilter_audit`).
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from prometheus_client import Counter
 
@@ -17,7 +17,9 @@ from moderation.behaviour_prefilter import Opinion, Prefilter, digest_of
 from moderation.clock import Clock
 from moderation.decision import STATUS_CODES, SignalStatus
 from moderation.errors import TidegateError
+from moderation.prefilter_audit import random_draw
 from moderation.serving_rules import BehaviourRules
+from moderation.stage_1 import StageSignal
 from serving.gateway.behaviour import Behaviour
 
 _LOG = logging.getLogger(__name__)
@@ -31,14 +33,20 @@ FETCHES: Final = Counter(
     "tidegate_behaviour_prefilter_fetches_total", "Prefilters asked of predictors.", ["outcome"]
 )
 
+NAME: Final = "behaviour"
+_COST_MS: Final = 0.5
 _MAX_RELEASES: Final = 4
 """Champion, candidate, shadow and the one before: older ones are forgotten."""
 
 _OK: Final = STATUS_CODES[SignalStatus.OK]
-_ERROR: Final = STATUS_CODES[SignalStatus.ERROR]
 
-Fetch = Callable[[str], Awaitable[bytes | None]]
-"""Gives the verified bytes of a bundle's prefilter, None if it has none; raises where it cannot be asked."""
+
+class Fetch(Protocol):
+    """Gives the verified bytes of a bundle's prefilter."""
+
+    def __call__(self, *, bundle: str) -> Awaitable[bytes | None]:
+        """Return them, None if it has none; raises where it cannot be asked."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class StageAnswer:
     """What the stage says of one upload, for its record."""
 
     status: SignalStatus
-    """Missing: no prefilter, or one that could not judge. Never a reason to let go."""
+    """Missing: no prefilter, or nothing that it could judge. Error: it could not be fetched, or its trees failed."""
 
     score: float | None
     lets_go: bool
@@ -62,6 +70,24 @@ class StageAnswer:
     latency_ms: float
     version: str | None
     """SHA-256 of the prefilter that was asked."""
+
+    def signal(self) -> StageSignal:
+        """Return it as stage 1 records it, with what the estimate of misses needs."""
+        drawn: dict[str, str | int | float] = {
+            "random_share": self.random_share,
+            "was_random": int(self.was_random),
+        }
+        return StageSignal(
+            name=NAME,
+            status=self.status.value,
+            reason=self.reason,
+            version=self.version,
+            value=self.score,
+            cost=_COST_MS,
+            latency_ms=self.latency_ms,
+            is_decisive=self.lets_go,
+            found=(drawn,) if self.lets_go or self.was_random else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +161,10 @@ class BehaviourStage:
             version=known.version if known else None,
         )
 
+    def draw(self, submission_id: str) -> float:
+        """Return the draw of a submission, under the contract's salt."""
+        return random_draw(submission_id, self._rules.salt)
+
     async def close(self) -> None:
         """Give up what is being fetched."""
         for task in list(self._fetching.values()):
@@ -143,7 +173,7 @@ class BehaviourStage:
 
     async def _fetch(self, bundle: str, fetch: Fetch) -> None:
         try:
-            data = await fetch(bundle)
+            data = await fetch(bundle=bundle)
             # Off the event loop: the first one imports LightGBM, which takes seconds.
             found = await asyncio.to_thread(_read, data)
         except Exception as error:
@@ -185,7 +215,4 @@ def _opinion(known: _Known | None, behaviour: Behaviour) -> tuple[Opinion, Signa
         # The edge where nothing may stop an upload: trees that fail let nothing go.
         _LOG.exception("the prefilter failed")
         return Opinion(None, False, f"{type(error).__name__}: {error}"), SignalStatus.ERROR
-    if said.score is not None:
-        return said, SignalStatus.OK
-    failed = bool((behaviour.status_F == _ERROR).any())
-    return said, SignalStatus.ERROR if failed else SignalStatus.MISSING
+    return said, SignalStatus.MISSING if said.score is None else SignalStatus.OK

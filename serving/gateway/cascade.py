@@ -15,6 +15,8 @@ from moderation.policy import PolicyFile
 from moderation.prefilter import Incoming, Prefilter
 from moderation.repeats import JudgedBy
 from moderation.stage_1 import Stage1, StageSignal
+from serving.gateway.behaviour import Behaviour
+from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.repeated import RepeatedUploads, Seen
 from serving.routing import Choice
 
@@ -43,13 +45,20 @@ class Cascade:
         book: analysts' patterns.
         repeated: answers that may be given again.
         prefilter: the stages, those of banks and patterns among them.
+        behaviour: lets go whom the release's behaviour trees clear, unless another stage raises something.
     """
 
     def __init__(
-        self, banks: Banks, book: PatternBook, repeated: RepeatedUploads, prefilter: Prefilter
+        self,
+        banks: Banks,
+        book: PatternBook,
+        repeated: RepeatedUploads,
+        prefilter: Prefilter,
+        behaviour: BehaviourStage,
     ) -> None:
         self._banks, self._book = banks, book
         self._repeated, self._prefilter = repeated, prefilter
+        self.behaviour = behaviour
         self.refresh()
 
     def refresh(self) -> None:
@@ -73,9 +82,16 @@ class Cascade:
         _count([seen.signal])
         return seen
 
-    def look(self, upload: Incoming, policies: PolicyFile, seen: Seen) -> Stage1:
+    def look(
+        self, upload: Incoming, policies: PolicyFile, seen: Seen, choice: Choice | None
+    ) -> Stage1:
         """Return what the stages say of an upload that was not seen."""
-        found = self._prefilter.run(upload, policies, [seen.signal])
+        said = self.behaviour.judge(
+            choice.release if choice else None,
+            Behaviour(upload.behaviour_F, upload.status_F, None),
+            self.behaviour.draw(upload.submission_id),
+        )
+        found = self._prefilter.run(upload, policies, [seen.signal, said.signal()])
         _count(found.signals[1:])
         return found
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import Counter
@@ -111,6 +112,7 @@ class UploadGate:
     async def close(self) -> None:
         """Close connections and threads."""
         self.behaviour.close()
+        await self.cascade.behaviour.close()
         await self.predictors.close()
         self.executor.shutdown(wait=False)
 
@@ -175,7 +177,12 @@ class UploadGate:
             behaviour.status_F,
         )
         with span("gateway.stage_1", self.clock):
-            stage_1 = await self.run(self.cascade.look, incoming, policies, seen)
+            if choice is not None:
+                fetch = partial(
+                    self.predictors.get(choice.url).prefilter, timeout_s=self.predictor_timeout_s
+                )
+                self.cascade.behaviour.prepare(choice.release, fetch)
+            stage_1 = await self.run(self.cascade.look, incoming, policies, seen, choice)
         attempts: tuple[Attempt, ...] = ()
         if not stage_1.is_decisive:
             with span("gateway.predictor", self.clock):

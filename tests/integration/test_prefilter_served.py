@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ async def test_a_gateway_judges_as_the_bundle_does(tiny: TinyRun, tmp_path: Path
     stage = BehaviourStage(RULES, SystemClock())
     with start_predictor(bundle.folder, log_folder=tmp_path, num_threads=1) as process:
         client = PredictorClient(process.url)
-        stage.prepare(bundle.digest, lambda digest: client.prefilter(bundle=digest, timeout_s=20))
+        stage.prepare(bundle.digest, partial(client.prefilter, timeout_s=20))
         await stage.ready()
         await client.close()
     local = Prefilter.load(bundle.folder)

@@ -19,6 +19,7 @@ from moderation.stages import BankStage, PatternStage
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour
+from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.cascade import Cascade
 from serving.gateway.gate import UploadGate
@@ -54,7 +55,8 @@ def a_cascade(
         *more,
     ]
     repeated = RepeatedUploads(ledger, duplicates, clock)
-    return Cascade(banks, book, repeated, Prefilter(stages, clock))
+    behaviour = BehaviourStage(SERVING.stage_1.behaviour, clock)
+    return Cascade(banks, book, repeated, Prefilter(stages, clock), behaviour)
 
 
 @pytest.fixture

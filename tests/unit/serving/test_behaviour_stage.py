@@ -30,7 +30,7 @@ class Source:
         self.error: Exception | None = None
         self.asked: list[str] = []
 
-    async def fetch(self, bundle: str) -> bytes | None:
+    async def fetch(self, *, bundle: str) -> bytes | None:
         self.asked.append(bundle)
         if self.error:
             raise self.error
@@ -92,7 +92,7 @@ async def test_a_feature_that_is_not_ok_goes_on(
     status_F = np.zeros(len(FEATURE_NAMES), np.int8)
     status_F[3] = STATUS_CODES[status]
     said = stage.judge(BUNDLE, replace(_read(CALM), status_F=status_F), NEVER)
-    assert (said.lets_go, said.status) == (False, status)
+    assert (said.lets_go, said.status) == (False, SignalStatus.MISSING)
     assert FEATURE_NAMES[3] in said.reason
 
 
@@ -101,7 +101,7 @@ async def test_behaviour_that_could_not_be_read_goes_on(
 ) -> None:
     await _fetched(stage, Source(opened.to_bytes()))
     said = stage.judge(BUNDLE, Behaviour.failed("timeout"), NEVER)
-    assert (said.lets_go, said.status) == (False, SignalStatus.ERROR)
+    assert (said.lets_go, said.status) == (False, SignalStatus.MISSING)
 
 
 async def test_a_new_seller_goes_on(stage: BehaviourStage, opened: Prefilter) -> None:
