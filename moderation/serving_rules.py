@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000, strict=True)]
 Seconds = Annotated[float, Field(gt=0, le=3_600, strict=True)]
 
 
@@ -31,6 +32,24 @@ class Breakers(_Frozen):
 
     predictor: BreakerRules
     features: BreakerRules
+    ledger: BreakerRules
+
+
+class Budgets(_Frozen):
+    """How long one upload waits for a part of the gateway before it goes on without it."""
+
+    ledger_ms: Milliseconds
+    """For each read and each write of the ledger; then events go to the spill."""
+
+
+class SpillRules(_Frozen):
+    """What happens to events and blobs that the ledger or the content store cannot take."""
+
+    max_bytes: Count
+    """Of the files that a gateway may fill; then it refuses uploads."""
+
+    retry_s: Seconds
+    """Seconds between two tries to move them where they belong."""
 
 
 class PredictionBreaker(_Frozen):
@@ -135,6 +154,8 @@ class ServingRules(_Frozen):
     """
 
     breakers: Breakers
+    budgets: Budgets
+    spill: SpillRules
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

@@ -21,6 +21,9 @@ class Settings(BaseSettings):
     home: Path = Path("build/home")
     """Folder of everything that a laptop keeps: ledger, content store, caches, registry, pipeline runs."""
 
+    spill_folder: Path | None = None
+    """Where a gateway keeps what the ledger cannot take; unset means below `home`. Name a folder on another disk."""
+
     policy_file: Path = Path("policies/marketplace.yaml")
     """The policies that a gateway and a pipeline apply."""
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import uvicorn
 
 from featurestore.layout import Place
-from ledger.ledger import SqliteLedger
-from ledger.store import ContentStore
 from moderation import telemetry
 from moderation.clock import SystemClock
 from moderation.errors import TidegateError
@@ -22,6 +20,7 @@ from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
+from serving.gateway.keeping import Keeper
 from serving.gateway.quotas import Quotas
 from serving.gateway.safeguards import Around, safeguards_of
 from serving.routing import Router
@@ -35,13 +34,13 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
     serving = load_release(config.release_file).serving
     rules = serving.breakers
     budget_s = config.feature_timeout_ms / 1e3
-    ledger = SqliteLedger(config.home / "ledger.sqlite")
+    keeper = Keeper.of(config, serving, clock)
     router, policies = Router(routing, clock), load_policies(config.policy_file)
     features = Breaker("features", rules.features, clock)
     predictors = Breakers("predictor", rules.predictor, clock)
     around = Around(
         home=config.home,
-        ledger=ledger,
+        ledger=keeper.ledger,
         router=router,
         policies=policies,
         clock=clock,
@@ -49,8 +48,7 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         breakers=lambda: {"features": features.state(), **predictors.states()},
     )
     return UploadGate(
-        ledger=ledger,
-        store=ContentStore(config.home / "content", durable=True),
+        keeper=keeper,
         behaviour=BudgetedBehaviour(
             FeastReader(Place.of(config), budget_s),
             budget_s,

@@ -12,11 +12,11 @@ from typing import Final, ParamSpec, TypeVar
 from prometheus_client import Counter
 
 from ledger.events import Event, from_decision, from_review_task, from_submission
-from ledger.ledger import Ledger, LedgerConflict, TraceTaken
+from ledger.ledger import LedgerConflict, SqliteLedger, TraceTaken
 from ledger.store import ContentStore
 from moderation.clock import Clock
 from moderation.decision import Attempt, Decision, Versions
-from moderation.errors import TidegateError
+from moderation.errors import TemporaryError, TidegateError
 from moderation.listing import Listing, Submission
 from moderation.policy import PolicyFile
 from moderation.telemetry import span
@@ -24,6 +24,7 @@ from serving.client import PredictorPool, Query
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
+from serving.gateway.keeping import Keeper
 from serving.gateway.record import answered, degradations, failed, review_task
 from serving.gateway.requests import Upload
 from serving.gateway.safeguards import Safeguards
@@ -63,8 +64,7 @@ def new_hex_id() -> str:
 class UploadGate:
     """Everything that a decision needs; its parts are shared by all requests of a process."""
 
-    ledger: Ledger
-    store: ContentStore
+    keeper: Keeper
     behaviour: BudgetedBehaviour
     router: Router
     policies: PolicyFile
@@ -80,28 +80,40 @@ class UploadGate:
         default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="gate")
     )
 
+    @property
+    def ledger(self) -> SqliteLedger:
+        """Where events come to lie in the end."""
+        return self.keeper.ledger
+
+    @property
+    def store(self) -> ContentStore:
+        """Where inputs come to lie in the end."""
+        return self.keeper.store
+
     async def decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
         """Return the decision about an upload, and whether it was recorded before this call.
 
-        The submission is in the ledger before a model is asked, and the decision before it is answered.
+        The submission is in the ledger before a model is asked, and the decision before it is answered; what the ledger
+        cannot take is in the spill.
 
         Raises:
             SubmissionConflict: if the submission id was used for another content.
-            TemporaryError: if the ledger or the store cannot keep it; nothing is accepted then.
+            TemporaryError: if the spill cannot take it either; nothing is accepted then.
         """
         with self.safeguards.traffic.upload():
             return await self._decide(upload, trace_id)
 
     async def _decide(self, upload: Upload, trace_id: str) -> tuple[Decision, bool]:
         with span("gateway.record_submission", self.clock):
+            before, is_known = await self._look_up(upload)
             digests = await self.run(self._keep_inputs, upload)
-            submission, recorded = await self._submission(upload, digests)
-            if recorded and (before := await self._recorded_decision(submission)):
-                return before, True
+            submission, recorded = self._submission(upload, digests, before)
+            if recorded and (decided := await self._recorded_decision(submission)):
+                return decided, True
         with span("gateway.behaviour", self.clock):
             behaviour = await self.behaviour.read(submission)
         if not recorded:
-            submission = await self._record(submission)
+            submission = await self._record(submission, to_spill=not is_known)
         query = _query(upload, behaviour)
         with span("gateway.predictor", self.clock):
             outcome = await self._ask(query, submission)
@@ -127,41 +139,54 @@ class UploadGate:
         await self.predictors.close()
         await self.safeguards.close(self.ledger)
         self.executor.shutdown(wait=False)
+        self.keeper.close()
 
     def _keep_inputs(self, upload: Upload) -> dict[str, str]:
-        if upload.submission_id and self.ledger.is_erased(f"submission:{upload.submission_id}"):
-            raise SubmissionConflict(
-                f"submission_id {upload.submission_id} was used by a seller that was erased; send a new id"
-            )
-        seller_id, put = upload.listing.seller_id, self.store.put
+        seller_id, put = upload.listing.seller_id, self.keeper.put
         images = {f"image.{k}": put(data, seller_id) for k, data in enumerate(upload.images)}
         return {"listing": put(listing_bytes(upload.listing), seller_id), **images}
 
-    async def _submission(self, upload: Upload, digests: dict[str, str]) -> tuple[Submission, bool]:
-        """Return the submission of an upload, and whether it is in the ledger already."""
+    async def _look_up(self, upload: Upload) -> tuple[Submission | None, bool]:
+        """Return what was recorded under an upload's id, and whether that could be found out.
+
+        Where it could not, the upload is spilled: what it repeats shows when that is moved to the ledger.
+        """
+        if not upload.submission_id:
+            return None, True
+        try:
+            if await self.keeper.is_erased(f"submission:{upload.submission_id}"):
+                raise SubmissionConflict(
+                    f"submission_id {upload.submission_id} was used by a seller that was erased; send a new id"
+                )
+            return await self.keeper.get_submission(upload.submission_id), True
+        except TemporaryError as error:
+            _LOG.error("the ledger cannot be read", extra={"reason": str(error)})
+            return None, False
+
+    def _submission(
+        self, upload: Upload, digests: dict[str, str], before: Submission | None
+    ) -> tuple[Submission, bool]:
+        """Return the submission of an upload, and whether it was recorded already."""
         submission = Submission(
             submission_id=upload.submission_id or self.new_id(),
             listing=upload.listing,
             image_digests=tuple(digests[f"image.{k}"] for k in range(len(upload.images))),
             submitted_at=self.clock.now(),
         )
-        before = None
-        if upload.submission_id:
-            before = await self.run(self.ledger.get_submission, upload.submission_id)
         return (_same(before, submission), True) if before else (submission, False)
 
-    async def _record(self, submission: Submission) -> Submission:
+    async def _record(self, submission: Submission, *, to_spill: bool) -> Submission:
         """Append the submission; where another request was faster with the same one, return that."""
         event = from_submission(submission, recorded_at=self.clock.now())
         try:
-            await self.run(self.ledger.append, [event])
+            await self.keeper.append([event], to_spill=to_spill)
         except LedgerConflict:
-            before = await self.run(self.ledger.get_submission, submission.submission_id)
+            before = await self.keeper.get_submission(submission.submission_id)
             return _same(before or submission, submission)
         return submission
 
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
-        return await self.run(self.ledger.get_decision_of, submission.submission_id)
+        return await self.keeper.get_decision_of(submission.submission_id)
 
     async def _ask(self, query: Query, submission: Submission) -> _Outcome:
         """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
@@ -223,7 +248,10 @@ class UploadGate:
                 bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
             ),
             on_failure=None if attempt.status == "ok" else on_failure,
-            degraded=degradations(attempt, behaviour, policies, no_table, on_failure),
+            degraded=(
+                *degradations(attempt, behaviour, policies, no_table, on_failure),
+                *self.keeper.said_of(tuple(digests.values())),
+            ),
             submitted_at=submission.submitted_at,
             decided_at=self.clock.now(),
         )
@@ -235,7 +263,7 @@ class UploadGate:
         while True:
             decision = decision.model_copy(update={"recorded_at": self.clock.now()})
             try:
-                await self.run(self.ledger.append, self._events(decision, submission))
+                said = await self.keeper.append(self._events(decision, submission))
             except TraceTaken:
                 # One trace of a caller may hold many uploads; a decision is found by a trace of its own.
                 decision = decision.model_copy(update={"trace_id": self.new_id()})
@@ -246,7 +274,8 @@ class UploadGate:
                 return before, True
             else:
                 _count(decision, submission)
-                return decision, False
+                degraded = (*decision.degraded, *said)
+                return decision.model_copy(update={"degraded": degraded}), False
 
     def _events(self, decision: Decision, submission: Submission) -> list[Event]:
         at, seller_id = self.clock.now(), submission.listing.seller_id

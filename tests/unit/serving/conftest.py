@@ -5,10 +5,8 @@ import httpx
 import pytest
 
 from ledger.ledger import SqliteLedger
-from ledger.store import ContentStore
 from moderation.clock import SystemClock
 from moderation.policy import load_policies
-from moderation.release import load_release
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour
@@ -16,10 +14,11 @@ from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
 from serving.routing import Route, Router, RoutingTable, write_table
 from tests.folded_behaviour import FoldedBehaviour
+from tests.kept import SERVING, a_keeper
 from tests.unit.serving.fakes import BUNDLE, TOKENS, FakePredictor
 
 # Nothing is left alone after a few calls: tests of breakers bring their own.
-RULES = load_release(Path("policies/release.yaml")).serving.breakers
+RULES = SERVING.breakers
 
 
 @pytest.fixture
@@ -43,8 +42,7 @@ async def gate(
     write_table(routing, RoutingTable(revision=7, champion=BUNDLE, releases=releases))
     ledger, clock = SqliteLedger(tmp_path / "ledger.sqlite"), SystemClock()
     gate = UploadGate(
-        ledger=ledger,
-        store=ContentStore(tmp_path / "content"),
+        keeper=a_keeper(tmp_path, ledger),
         behaviour=BudgetedBehaviour(
             FoldedBehaviour(ledger), 5.0, Breaker("features", RULES.features, clock)
         ),
