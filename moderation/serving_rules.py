@@ -147,6 +147,58 @@ class Audit(_Frozen):
         return chance
 
 
+class ParityRules(_Frozen):
+    """What an engine must be shown to keep to before it answers in the place of the reference one."""
+
+    min_rows: Count
+    max_rows: Count
+    """Of more, a sample is compared."""
+
+    min_positives: Count
+    """Violations under each policy."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)]
+    """Of the bounds on flips and on lost precision, one-sided."""
+
+    max_difference: Share
+    """Of any probability."""
+
+    quantile: Share
+    quantile_difference: Share
+    """Of the probabilities, at that quantile."""
+
+    tier_flips: Share
+    """Share of listings that come to another tier, its upper bound."""
+
+    precision_loss: Share
+    """Average precision lost under any policy, the upper bound of the paired difference."""
+
+
+class TritonRules(_Frozen):
+    """How a Triton server batches the towers, as its exported model repository says."""
+
+    max_batch: Count
+    preferred_batches: Annotated[tuple[Count, ...], Field(min_length=1)]
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+    """Microseconds that a request waits for others."""
+
+    instances: Count
+    """Copies of a tower on each device."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "TritonRules":
+        if max(self.preferred_batches) > self.max_batch:
+            raise ValueError("preferred_batches: none may be larger than max_batch")
+        return self
+
+
+class EngineRules(_Frozen):
+    """What runs the towers, beside the reference."""
+
+    parity: ParityRules
+    triton: TritonRules
+
+
 class ServingRules(_Frozen):
     """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`.
 
@@ -156,6 +208,7 @@ class ServingRules(_Frozen):
     breakers: Breakers
     budgets: Budgets
     spill: SpillRules
+    engines: EngineRules
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

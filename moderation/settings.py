@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from moderation.engines.engine import REFERENCE, EngineName
 from moderation.errors import SettingsError
 
 _PREFIX = "TIDEGATE__"
@@ -41,6 +42,12 @@ class Settings(BaseSettings):
 
     tracking_url: str | None = None
     """MLflow tracking and registry server; unset means SQLite and a folder below `home`."""
+
+    engine: EngineName = REFERENCE
+    """What runs the towers of a predictor; any but the reference needs a passing comparison with it."""
+
+    triton_url: str | None = None
+    """Triton server of the engine `triton`, `grpc://host:port`."""
 
     study_url: str | None = None
     """Optuna storage; unset means SQLite below `home`."""

@@ -141,6 +141,7 @@ def release_of(scorer: Scorer) -> Release:
         thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
         shares={one.policy: one.enforced_share for one in solved if one.enforced_share > 0},
         versions=scorer.bundle.versions,
+        engine=scorer.engine,
     )
 
 
