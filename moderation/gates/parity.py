@@ -17,7 +17,7 @@ from moderation.engines.engine import EngineFacts
 from moderation.errors import BundleRejected
 from moderation.evaluation.bootstrap import GroupBootstrap, Ranking, paired_difference
 from moderation.gates.deciding import strongest_tiers
-from moderation.rescoring import LazyItem
+from moderation.rescoring import LazyItem, answering
 from moderation.scores import ScoringItem
 from moderation.scoring import Scorer
 from moderation.serving_rules import ParityRules
@@ -60,18 +60,13 @@ def compare(reference: Scorer, other: Scorer, rows: ParityRows) -> Compared:
     """Return what two engines with the same bundle say of `rows`, each scored as it serves, without any cache.
 
     Raises:
-        BundleRejected: if the two are not the same bundle, or an answer is no number.
+        BundleRejected: if the two are not the same bundle, or one does not answer with numbers.
     """
     if reference.digest != other.digest:
         raise BundleRejected(
             f"{other.digest[:12]} and {reference.digest[:12]} are two bundles; compare engines on one"
         )
-    found = [
-        np.concatenate([scorer.score(chunk).probability_NP for chunk in _chunks(rows.items)])
-        for scorer in (reference, other)
-    ]
-    if not np.isfinite(found).all():
-        raise BundleRejected(f"engine {other.engine} answers with what is no number; use another")
+    found = [_answers(scorer, rows.items) for scorer in (reference, other)]
     return Compared(found[0], found[1], other.policies, other.thresholds)
 
 
@@ -124,6 +119,11 @@ def parity_statement(
         metrics=dict(figures),
         engine=facts,
     )
+
+
+def _answers(scorer: Scorer, items: Sequence[LazyItem]) -> Floats:
+    with answering(f"engine {scorer.engine}"):
+        return np.concatenate([scorer.score(chunk).probability_NP for chunk in _chunks(items)])
 
 
 def _chunks(items: Sequence[LazyItem]) -> Iterator[list[ScoringItem]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from moderation import torch_engine
 from moderation.bundle import Bundle
@@ -170,7 +171,7 @@ def test_a_missing_torch_says_what_to_install(
         opener(tiny_bundle, EngineChoice("torch-cuda"))
 
 
-@pytest.mark.skipif(torch_engine.torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_a_missing_gpu_says_what_to_do(tiny_bundle: Bundle) -> None:
     with pytest.raises(PermanentError, match="needs a CUDA device"):
         torch_engine.open_tower(tiny_bundle.folder / TEXT_FOLDER, PROFILES["tiny"])
