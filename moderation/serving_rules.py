@@ -208,7 +208,9 @@ class ServingRules(_Frozen):
     breakers: Breakers
     budgets: Budgets
     spill: SpillRules
-    engines: EngineRules
+    engines: EngineRules | None = None
+    """Without it the reference engine alone may answer."""
+
     prediction_breaker: PredictionBreaker | None = None
     enforcement_quotas: EnforcementQuotas | None = None
     shadow: ShadowRules | None = None

@@ -17,11 +17,11 @@ from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
 from moderation.derived_graphs import derive, derived_folder
 from moderation.engines.engine import QUANTISED, REFERENCE, engine_named
-from moderation.errors import InvalidSnapshot, SettingsError
+from moderation.errors import InvalidSnapshot, PolicyError, SettingsError
 from moderation.gates.evidence import digest_rows
 from moderation.gates.parity import ParityRows, compare, judge_parity, parity_statement
 from moderation.release import ReleaseContract
-from moderation.serving_rules import ParityRules
+from moderation.serving_rules import EngineRules, ParityRules
 from moderation.settings import settings
 from moderation.snapshot import Snapshot
 from serving.engines import EngineChoice, facts_of, scorer_with
@@ -78,7 +78,7 @@ def compare_engine(bundle: str, engine: str, *, table: Path | None, seed: int) -
         snapshot,
         found,
         ContentStore(Home(config.home).content).get,
-        contract.serving.engines.parity,
+        engine_rules(contract).parity,
         seed,
     )
     said = attest_engine(found, choice, rows, contract, seed=seed)
@@ -109,7 +109,7 @@ def attest_engine(
     verdicts, figures = judge_parity(
         compared,
         rows,
-        contract.serving.engines.parity,
+        engine_rules(contract).parity,
         resamples=contract.risk.resamples,
         seed=seed,
     )
@@ -155,6 +155,19 @@ def parity_rows(
     )
 
 
+def engine_rules(contract: ReleaseContract) -> EngineRules:
+    """Return what the contract says of engines.
+
+    Raises:
+        PolicyError: if it says nothing: then the reference alone may answer.
+    """
+    if contract.serving.engines is None:
+        raise PolicyError(
+            f"the release contract has no section serving.engines: {REFERENCE} alone may answer; add it with its limits"
+        )
+    return contract.serving.engines
+
+
 def show_parity(said: Attestation) -> None:
     """Print what was found about an engine."""
     assert said.engine is not None
@@ -186,7 +199,7 @@ def export_towers(bundle: str, out: Path, kind: str) -> None:
         raise SettingsError(f"no such kind: {kind!r}; known are {', '.join(kinds)}")
     config = settings()
     found = named_bundle(bundle, config)
-    rules = contract_of(config).serving.engines.triton
+    rules = engine_rules(contract_of(config)).triton
     for name in export_repository(found, out, rules, kind=wanted):
         say(f"model    {out / name}")
     say(

@@ -29,10 +29,10 @@ from moderation.scoring import Scorer
 from serving.engines import EngineChoice, facts_of, scorer_with, trusted_scorer
 from tests.parity_world import RELEASE_FILE, contract, toy_parity_rows
 from tests.toy import POLICIES
-from tidegate.engines import attest_engine
+from tidegate.engines import attest_engine, engine_rules
 
 ENGINE: EngineName = "openvino-int8"
-RULES = contract().serving.engines.parity
+RULES = engine_rules(contract()).parity
 FACTS = EngineFacts(name=ENGINE, library="openvino 1", machine="x86_64 avx2")
 THRESHOLDS = {policy: {"review": 0.4, "block": 0.8} for policy in POLICIES}
 PASS = Verdict(gate=ROWS, verdict="pass", reason="448 rows")

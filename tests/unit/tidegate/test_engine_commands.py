@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from moderation import attestation
 from moderation.bundle import Bundle
-from moderation.errors import InvalidSnapshot, SettingsError
+from moderation.errors import InvalidSnapshot, PolicyError, SettingsError
 from moderation.snapshot import Snapshot
 from tests.parity_world import RELEASE_FILE, contract
 from tests.tiny_bundle import TinyRun
 from tidegate.app import app
-from tidegate.engines import parity_rows
+from tidegate.engines import engine_rules, parity_rows
 
 ENGINE = "openvino-int8"
 ROOT = Path(__file__).parents[3]
@@ -61,7 +61,7 @@ def test_too_few_rows_of_the_bundles_own_are_refused_and_attested(
 
 
 def test_rows_are_those_that_no_member_was_fitted_on(tiny: TinyRun) -> None:
-    snapshot, rules = Snapshot.open(_table(tiny)), contract().serving.engines.parity
+    snapshot, rules = Snapshot.open(_table(tiny)), engine_rules(contract()).parity
     read = _store_of(tiny)(Path()).get
     rows = parity_rows(snapshot, tiny.bundle, read, rules, 1)
     fitted = int(
@@ -75,7 +75,7 @@ def test_rows_are_those_that_no_member_was_fitted_on(tiny: TinyRun) -> None:
 def test_rows_whose_images_were_erased_are_left_out(tiny: TinyRun, tmp_path: Path) -> None:
     from ledger.store import ContentStore
 
-    snapshot, rules = Snapshot.open(_table(tiny)), contract().serving.engines.parity
+    snapshot, rules = Snapshot.open(_table(tiny)), engine_rules(contract()).parity
     rows = parity_rows(snapshot, tiny.bundle, ContentStore(tmp_path / "c").get, rules, 1)
     assert rows.items
     assert not [item for item in rows.items if item.images]
@@ -85,9 +85,15 @@ def test_rows_of_another_snapshot_are_refused(tiny: TinyRun, tmp_path: Path) -> 
     from tests.toy import toy_world
 
     other = toy_world(40, seed=3).snapshot(tmp_path / "other")
-    rules = contract().serving.engines.parity
+    rules = engine_rules(contract()).parity
     with pytest.raises(InvalidSnapshot, match="is not the snapshot that bundle"):
         parity_rows(other, tiny.bundle, lambda _: b"", rules, 1)
+
+
+def test_a_contract_without_engines_lets_none_be_compared() -> None:
+    serving = contract().serving.model_copy(update={"engines": None})
+    with pytest.raises(PolicyError, match="no section serving.engines"):
+        engine_rules(contract().model_copy(update={"serving": serving}))
 
 
 def test_export_triton_writes_both_towers(bundle_copy: Path, tmp_path: Path) -> None:
