@@ -67,6 +67,10 @@ audit: setup ## check that the simulated world does not give its answers away (t
 .PHONY: check
 check: lint test contract ## what every commit must pass; CI adds the audit, small benchmarks and the demo
 
+.PHONY: alerts
+alerts: setup ## render the alert rules from the contract into manifests/monitoring
+	$(BIN)/python -m serving.alerts > manifests/monitoring/alerts.yaml
+
 .PHONY: pipelines
 pipelines: setup ## compile the pipelines into build/pipelines
 	$(BIN)/tidegate pipelines compile

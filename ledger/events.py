@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from moderation.decision import Decision
+from moderation.decision import Attempt, Decision
+from moderation.enforcement import EnforcementChange
 from moderation.errors import PermanentError
 from moderation.listing import Appeal, GroundTruth, Identifier, Report, Reversal, Submission
 
@@ -30,6 +31,8 @@ class EventKind(StrEnum):
     REVIEW_TASK = "review_task"
     REVERSAL = "reversal"
     ERASURE = "erasure"
+    ENFORCEMENT = "enforcement"
+    SHADOW = "shadow"
 
 
 class ReviewTask(BaseModel):
@@ -40,11 +43,25 @@ class ReviewTask(BaseModel):
     task_id: Identifier
     submission_id: Identifier
     trace_id: str
-    priority: Literal["high", "normal"]
+    priority: Literal["high", "normal", "low"]
     reason: str
-    """Reason code that opened it."""
+    """Reason code that opened it, or AUDIT."""
 
     opened_at: AwareDatetime
+
+
+class ShadowAnswer(BaseModel):
+    """What a shadow said of an upload that another release had decided; it decides nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    submission_id: Identifier
+    trace_id: str
+    """Of the decision that it makes a pair with."""
+
+    routing_revision: int
+    attempt: Attempt
+    answered_at: AwareDatetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +243,34 @@ def from_review_task(
     )
 
 
+def from_enforcement(change: EnforcementChange, *, recorded_at: datetime) -> Event:
+    """Return the event of a change of automatic enforcement; its number names it, so that each comes once."""
+    return Event(
+        f"enforcement:{change.number}",
+        EventKind.ENFORCEMENT,
+        "",
+        None,
+        change.at,
+        recorded_at,
+        change.model_dump(mode="json"),
+    )
+
+
+def from_shadow(
+    answer: ShadowAnswer, *, recorded_at: datetime, seller_id: str | None = None
+) -> Event:
+    """Return the event of a shadow's answer; an upload has one shadow at most."""
+    return Event(
+        f"shadow:{answer.submission_id}",
+        EventKind.SHADOW,
+        answer.submission_id,
+        seller_id,
+        answer.answered_at,
+        recorded_at,
+        answer.model_dump(mode="json"),
+    )
+
+
 def _parser(record: type[_RecordT], kind: EventKind) -> Callable[[Event], _RecordT]:
     def parse(event: Event) -> _RecordT:
         if event.kind != kind:
@@ -245,3 +290,5 @@ to_report = _parser(Report, EventKind.REPORT)
 to_appeal = _parser(Appeal, EventKind.APPEAL)
 to_reversal = _parser(Reversal, EventKind.REVERSAL)
 to_review_task = _parser(ReviewTask, EventKind.REVIEW_TASK)
+to_enforcement = _parser(EnforcementChange, EventKind.ENFORCEMENT)
+to_shadow = _parser(ShadowAnswer, EventKind.SHADOW)

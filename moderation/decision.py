@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from moderation.policy import PolicyFile, Tier
+from moderation.policy import OnFailure, PolicyFile, Tier
 from moderation.stage_1 import Stage1, TierName, floors, is_decisive, strongest
 
 SIGNALS: Final = ("fusion", "image", "text", "ngram", "behaviour")
@@ -143,6 +143,15 @@ class Decision(_Record):
     sticky_key: str
     routing_revision: int
     audit_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Chance with which it was drawn for a random audit, drawn or not; 0 where no audit is done."""
+
+    on_failure: OnFailure | None = None
+    """What was applied because no model answered; None where one did, or where the record is older than this field."""
+
+    enforcement: Literal["automatic", "stopped"] = "automatic"
+    """Stopped: nothing was blocked or suspended without a person; the tier of the scores is in the attempt."""
+
+    stopped_because: str | None = None
     input_digests: dict[str, str]
     """SHA-256 of each stored input: `listing` and `image.<index>`."""
 
@@ -251,12 +260,15 @@ class Conclusion(NamedTuple):
 
 
 def conclude(
-    attempts: Sequence[Attempt], stage_1: Stage1 | None, policies: PolicyFile
+    attempts: Sequence[Attempt],
+    stage_1: Stage1 | None,
+    policies: PolicyFile,
+    on_failure: OnFailure,
 ) -> Conclusion:
     """Return the decision that recorded attempts and signals give; nothing is scored or looked up.
 
     Decisive signals decide alone. Otherwise the strongest of what the model and stage 1 reach under any policy wins;
-    without a model, of the failure policy and stage 1.
+    without a model, of `on_failure` and stage 1.
     """
     signals = stage_1.signals if stage_1 else ()
     floor_by_policy = floors(signals)
@@ -264,9 +276,9 @@ def conclude(
         return Conclusion("stage_1", *strongest(floor_by_policy, policies))
     answer = _answer(attempts)
     if answer is None:
-        fallback = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
         tier, codes = strongest(floor_by_policy, policies)
-        return Conclusion("failure_policy", max(fallback, tier), (MODEL_UNAVAILABLE, *codes))
+        tier = max(failure_tier(on_failure), tier)
+        return Conclusion("failure_policy", tier, (MODEL_UNAVAILABLE, *codes))
     reached = _reached(answer.scores, answer.thresholds)
     for policy, floor in floor_by_policy.items():
         reached[policy] = max(floor, reached.get(policy, floor))
@@ -278,11 +290,56 @@ def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
     return answer if answer is not None and answer.status == "ok" else None
 
 
+def concluded(decision: Decision, policies: PolicyFile) -> Conclusion:
+    """Return what the recorded attempts and signals of a decision come to, whatever held it back afterwards."""
+    on_failure = decision.on_failure or policies.on_failure
+    return conclude(decision.attempts, decision.stage_1, policies, on_failure)
+
+
 def replay(decision: Decision, policies: PolicyFile) -> tuple[str, tuple[str, ...]]:
     """Return the tier and reason codes that the recorded signals of `decision` give again, bit for bit.
 
     The answer attempt's recorded probabilities and thresholds decide with the signals of stage 1; nothing is scored or
     looked up again.
     """
-    _, tier, codes = conclude(decision.attempts, decision.stage_1, policies)
+    _, tier, codes = concluded(decision, policies)
+    if decision.enforcement == "stopped":
+        tier = min(tier, Tier.REVIEW)
     return tier.label, codes
+
+
+def failure_tier(on_failure: OnFailure) -> Tier:
+    """Return the tier of an upload that no model judged."""
+    return Tier.REVIEW if on_failure == "review" else Tier.ALLOW
+
+
+def held(decision: Decision, reason: str) -> Decision:
+    """Return a decision while automatic enforcement is stopped: what would be blocked or suspended goes to review."""
+    changes: dict[str, object] = {"enforcement": "stopped", "stopped_because": reason}
+    if Tier[decision.tier.upper()] > Tier.REVIEW:
+        said = f"enforcement: stopped, {decision.tier} goes to review; {reason}"
+        changes |= {"tier": Tier.REVIEW.label, "degraded": (*decision.degraded, said)}
+    return decision.model_copy(update=changes)
+
+
+def asked_tier(decision: Decision) -> str:
+    """Return the strongest tier that scores or stage 1 ask for, whatever became of it."""
+    asked = floors(decision.stage_1.signals if decision.stage_1 else ())
+    tiers = [*asked.values(), *(Tier[one.tier.upper()] for one in decision.attempts)]
+    return max(tiers, default=Tier.ALLOW).label
+
+
+def enforced_under(decision: Decision) -> frozenset[str]:
+    """Return the policies under which scores or stage 1 ask for block or stronger."""
+    asked = floors(decision.stage_1.signals if decision.stage_1 else ())
+    by_stage_1 = {policy for policy, tier in asked.items() if tier > Tier.REVIEW}
+    return frozenset(by_stage_1.union(*map(flagged, decision.attempts)))
+
+
+def flagged(attempt: Attempt) -> frozenset[str]:
+    """Return the policies under which the scores of an attempt reach block or stronger."""
+    return frozenset(
+        score.policy
+        for score in attempt.scores
+        if tier_of(score.probability, attempt.thresholds.get(score.policy, {})) > Tier.REVIEW
+    )

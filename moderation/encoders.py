@@ -1,4 +1,4 @@
-"""Encoders: exported towers run by ONNX Runtime, one item at a time; training and serving embed through them.
+"""Encoders: exported towers run by an engine, one item at a time; training and serving embed through them.
 
 An item is run alone, on one thread, so its embedding depends on nothing but its own bytes: not on the batch that it
 came in, not on the number of threads. One item at a time costs 0 to 10 % over batches on a CPU. Items of one call
@@ -13,15 +13,17 @@ from typing import Any, Final, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
+from moderation.engines.engine import REFERENCE, EngineName, EngineOpener
+from moderation.engines.onnx_runtime import open_reference
 from moderation.errors import BundleRejected
 from moderation.image import to_tensor
 
 IMAGE_FOLDER: Final = "image_tower"
 TEXT_FOLDER: Final = "text_tower"
+_OUTPUT: Final = "embedding_BD"
 
 ENCODING_VERSION: Final = 1
 """Raised when the way to an embedding changes without the tower: cached embeddings of another version are stale."""
@@ -31,38 +33,29 @@ Result = TypeVar("Result")
 Embedding = npt.NDArray[np.float32]
 
 
-def open_session(path: Path) -> Any:
-    """Return an ONNX Runtime session on one thread, the same wherever a graph of ours is run.
-
-    Raises:
-        BundleRejected: if the file is missing or is no graph.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's errors share no base class but Exception
-        raise BundleRejected(f"{path.name} cannot be loaded: {error}; export it again") from error
-
-
 class _Encoder:
-    """What both encoders share: the facts of the tower, its session, and a pool of threads."""
+    """What both encoders share: the facts of the tower, its engine, and a pool of threads."""
 
-    def __init__(self, folder: Path, num_threads: int) -> None:
+    def __init__(self, folder: Path, num_threads: int, open_engine: EngineOpener) -> None:
         try:
             self.facts: dict[str, Any] = json.loads((folder / "tower.json").read_text())
         except (OSError, ValueError) as error:
             raise BundleRejected(f"{folder} holds no tower: {error}; export it again") from error
         self.digest: str = self.facts["digest"]
         self.dim: int = self.facts["dim"]
-        self._session = open_session(folder / "model.onnx")
+        self._engine = open_engine(folder)
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+
+    @property
+    def engine(self) -> EngineName:
+        """Which engine runs the tower."""
+        return self._engine.name
 
     @property
     def cache_key(self) -> str:
         """What embeddings of this tower are kept under: the same tower and the same way to an embedding."""
-        return f"{self.digest}:{ENCODING_VERSION}"
+        other = "" if self._engine.name == REFERENCE else f":{self._engine.name}"
+        return f"{self.digest}:{ENCODING_VERSION}{other}"
 
     def each(self, task: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
         """Yield `task(item)` in order, run side by side on the encoder's threads."""
@@ -85,8 +78,10 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
 class ImageEncoder(_Encoder):
     """The image tower of a bundle or of a training run."""
 
-    def __init__(self, folder: Path, num_threads: int = 1) -> None:
-        super().__init__(folder, num_threads)
+    def __init__(
+        self, folder: Path, num_threads: int = 1, open_engine: EngineOpener = open_reference
+    ) -> None:
+        super().__init__(folder, num_threads, open_engine)
         self._size: int = self.facts["image_size"]
         self._mean = _three(self.facts["mean"])
         self._std = _three(self.facts["std"])
@@ -98,15 +93,17 @@ class ImageEncoder(_Encoder):
     def encode_one(self, image: Image.Image) -> Embedding:
         """Return the embedding of one decoded image, float32[D]; safe to call from several threads."""
         pixels_CHW = to_tensor(image, self._size, self._mean, self._std)
-        (embedding_1D,) = self._session.run(None, {"images_BCHW": pixels_CHW[None]})
-        return cast(Embedding, embedding_1D[0])
+        found = self._engine.run({"images_BCHW": pixels_CHW[None]})
+        return cast(Embedding, found[_OUTPUT][0])
 
 
 class TextEncoder(_Encoder):
     """The text tower of a bundle or of a training run, with its tokenizer."""
 
-    def __init__(self, folder: Path, num_threads: int = 1) -> None:
-        super().__init__(folder, num_threads)
+    def __init__(
+        self, folder: Path, num_threads: int = 1, open_engine: EngineOpener = open_reference
+    ) -> None:
+        super().__init__(folder, num_threads, open_engine)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.facts["max_tokens"])
@@ -121,6 +118,5 @@ class TextEncoder(_Encoder):
         """Return the embedding of one text, float32[D]; safe to call from several threads."""
         ids = self._tokenizer.encode(text[: self._max_chars]).ids
         ids_1T = np.array([ids], np.int64)
-        feed = {"ids_BT": ids_1T, "mask_BT": np.ones_like(ids_1T)}
-        (embedding_1D,) = self._session.run(None, feed)
-        return cast(Embedding, embedding_1D[0])
+        found = self._engine.run({"ids_BT": ids_1T, "mask_BT": np.ones_like(ids_1T)})
+        return cast(Embedding, found[_OUTPUT][0])

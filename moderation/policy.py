@@ -5,14 +5,17 @@ from datetime import datetime
 from enum import IntEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
+from moderation.yaml_lines import line_of, repeated
 
 Share = Annotated[float, Field(ge=0, le=1)]
+OnFailure = Literal["allow_and_review", "review"]
+"""What becomes of an upload that no model judged: it passes and is looked at, or it waits until it was looked at."""
 
 
 class Tier(IntEnum):
@@ -100,10 +103,23 @@ class PolicyFile(_Frozen):
 
     version: str
     digest: str
-    on_failure: Literal["allow_and_review", "review"]
+    on_failure: OnFailure = "allow_and_review"
+    on_failure_by_category: dict[Annotated[str, Field(min_length=1, max_length=64)], OnFailure] = (
+        Field(default_factory=dict)
+    )
+    """Categories of listings that are treated differently; spelled in any case."""
+
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     policies: Annotated[tuple[Policy, ...], Field(min_length=1, max_length=64)]
     overrides: tuple[Override, ...] = ()
+
+    def on_failure_in(self, category: str | None) -> OnFailure:
+        """Return what becomes of an upload of a category that no model judged."""
+        wanted = (category or "").strip().casefold()
+        named = {
+            name.strip().casefold(): said for name, said in self.on_failure_by_category.items()
+        }
+        return named.get(wanted, self.on_failure)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -119,6 +135,10 @@ class PolicyFile(_Frozen):
         strangers = {override.policy for override in self.overrides} - set(self.ids)
         if strangers:
             raise ValueError(f"overrides name unknown policies: {sorted(strangers)}")
+        spelled = [name.strip().casefold() for name in self.on_failure_by_category]
+        twice = sorted({name for name in spelled if spelled.count(name) > 1})
+        if twice:
+            raise ValueError(f"on_failure_by_category: one category is there twice: {twice}")
         return self
 
 
@@ -127,7 +147,7 @@ def load_policies(path: Path) -> PolicyFile:
     """Return the checked policies of a YAML file.
 
     Raises:
-        PolicyError: naming the file and each wrong field.
+        PolicyError: naming the file, the line and each wrong field.
     """
     try:
         raw = path.read_bytes()
@@ -144,14 +164,18 @@ def parse_policies(raw: bytes, origin: str) -> PolicyFile:
         origin: where the bytes came from, for people.
 
     Raises:
-        PolicyError: naming the origin and each wrong field.
+        PolicyError: naming the origin, the line and each wrong field.
     """
     try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
         content = yaml.safe_load(raw)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, policies, ... is expected")
+    twice = [_explain(origin, node, loc, "is said twice") for loc in repeated(node)]
+    if twice:
+        raise PolicyError("; ".join(twice))
     content = {
         key: value for key, value in content.items() if key != "tiers"
     }  # only an anchor for the policies
@@ -162,5 +186,14 @@ def parse_policies(raw: bytes, origin: str) -> PolicyFile:
     try:
         return PolicyFile.model_validate(content)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PolicyError(f"{origin}: {wrong}") from error
+        wrong = [_explain(origin, node, one["loc"], one["msg"]) for one in error.errors()]
+        raise PolicyError("; ".join(wrong)) from error
+
+
+def _explain(origin: str, node: Any, loc: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    if (
+        not loc
+    ):  # a check over the whole file may name its field itself: "on_failure_by_category: ..."
+        return f"{origin}:{line_of(node, (message.partition(':')[0],))}: {message}"
+    return f"{origin}:{line_of(node, loc)}: {'.'.join(map(str, loc))}: {message}"

@@ -32,8 +32,9 @@ from moderation.encoders import (
     TEXT_FOLDER,
     ImageEncoder,
     TextEncoder,
-    open_session,
 )
+from moderation.engines.engine import EngineOpener
+from moderation.engines.onnx_runtime import open_reference, open_session
 from moderation.ensemble import Ensemble
 from moderation.errors import InvalidListing
 from moderation.image import decode
@@ -72,17 +73,32 @@ _FUSION, _IMAGE, _TEXT, _NGRAM, _BEHAVIOUR = (
 
 
 class Scorer:
-    """A loaded bundle; safe to use from many threads."""
+    """A loaded bundle; safe to use from many threads.
 
-    def __init__(self, bundle: Bundle, num_threads: int = 1, clock: Clock | None = None) -> None:
+    Args:
+        bundle: verified.
+        num_threads: items that are embedded side by side; the scores do not depend on it.
+        clock: times the stages.
+        open_engine: runs the towers. The heads take microseconds and always run in the reference engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        num_threads: int = 1,
+        clock: Clock | None = None,
+        *,
+        open_engine: EngineOpener = open_reference,
+    ) -> None:
         folder = bundle.folder
         self.bundle = bundle
         self.digest = bundle.digest
         self.policies = bundle.manifest.policies
         self.thresholds = read_thresholds(folder / "thresholds.json")
         self._clock = clock or SystemClock()
-        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads)
-        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads)
+        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads, open_engine)
+        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads, open_engine)
+        self.engine = self.text_encoder.engine
         self._heads = open_session(folder / "heads" / "heads.onnx")
         self.ngram = NgramModel.load(folder / "ngram")
         self._boosting = BoostingModel.load(folder / "behaviour")

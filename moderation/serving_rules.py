@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000, strict=True)]
 Seconds = Annotated[float, Field(gt=0, le=3_600, strict=True)]
 
 
@@ -31,6 +32,171 @@ class Breakers(_Frozen):
 
     predictor: BreakerRules
     features: BreakerRules
+    ledger: BreakerRules
+
+
+class Budgets(_Frozen):
+    """How long one upload waits for a part of the gateway before it goes on without it."""
+
+    ledger_ms: Milliseconds
+    """For each read and each write of the ledger; then events go to the spill."""
+
+
+class SpillRules(_Frozen):
+    """What happens to events and blobs that the ledger or the content store cannot take."""
+
+    max_bytes: Count
+    """Of the files that a gateway may fill; then it refuses uploads."""
+
+    retry_s: Seconds
+    """Seconds between two tries to move them where they belong."""
+
+
+class PredictionBreaker(_Frozen):
+    """When what a release says of listings is not believed any more, and automatic enforcement stops.
+
+    Each gateway looks at the listings that it judged itself.
+    """
+
+    window_s: Seconds
+    """Listings that were judged earlier are not looked at."""
+
+    least_listings: Count
+    """Of one release; fewer say nothing."""
+
+    most_listings: Count
+    """The newest of one release; more are not kept."""
+
+    share: Share
+    """Of a release's listings that it puts at block or stronger, from which enforcement stops."""
+
+    share_of_policy: Share
+    """The same under one policy."""
+
+    times_expected: Annotated[float, Field(gt=1, strict=True)]
+    """As many times the share that calibration expected of this bundle under one policy, too; where it is known."""
+
+    least_flags: Count
+    """At block or stronger, below which nothing is many times what was expected."""
+
+    auto_close_s: Annotated[float, Field(gt=0, strict=True)] | None = None
+    """Seconds of quiet traffic after which enforcement goes on by itself; None: an admin says so."""
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> "PredictionBreaker":
+        if self.most_listings < self.least_listings:
+            raise ValueError("most_listings: must be at least least_listings")
+        return self
+
+
+class EnforcementQuotas(_Frozen):
+    """How many listings all gateways of a home together may block or suspend without a person in an hour."""
+
+    per_hour: Count
+    per_policy_per_hour: Count
+    auto_close_s: Annotated[float, Field(gt=0, strict=True)] | None = None
+    """Seconds within the quota after which enforcement goes on by itself; None: an admin says so."""
+
+
+class ShadowRules(_Frozen):
+    """What a shadow may cost; above it, requests to it are shed."""
+
+    max_in_flight: Count
+    max_mib_in_flight: Count
+    """Of photos that wait for an answer."""
+
+    timeout_s: Seconds
+    shed_above: Annotated[int, Field(ge=0, strict=True)]
+    """Uploads in flight, above which no shadow is asked."""
+
+    max_kept: Count
+    """Answers that wait for the ledger; above it, requests are shed."""
+
+
+class Heartbeat(_Frozen):
+    """How each gateway says that it lives."""
+
+    every_s: Seconds
+    stale_s: Seconds
+    """After which a gateway that said nothing counts as gone."""
+
+    @model_validator(mode="after")
+    def _is_seen_in_time(self) -> "Heartbeat":
+        if self.stale_s < 2 * self.every_s:
+            raise ValueError(
+                "stale_s: must be at least twice every_s, or a living gateway looks gone"
+            )
+        return self
+
+
+Chance = Annotated[float, Field(ge=0, le=1, strict=True)]
+
+
+class Audit(_Frozen):
+    """Chance of a decision of each tier to be looked at by a person at random."""
+
+    allow: Chance
+    tag: Chance
+    review: Chance
+    block: Chance
+    suspend: Chance
+
+    def chance_of(self, tier: str) -> float:
+        """Return the chance of a tier's decision."""
+        chance: float = getattr(self, tier)
+        return chance
+
+
+class ParityRules(_Frozen):
+    """What an engine must be shown to keep to before it answers in the place of the reference one."""
+
+    min_rows: Count
+    max_rows: Count
+    """Of more, a sample is compared."""
+
+    min_positives: Count
+    """Violations under each policy."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)]
+    """Of the bounds on flips and on lost precision, one-sided."""
+
+    max_difference: Share
+    """Of any probability."""
+
+    quantile: Share
+    quantile_difference: Share
+    """Of the probabilities, at that quantile."""
+
+    tier_flips: Share
+    """Share of listings that come to another tier, its upper bound."""
+
+    precision_loss: Share
+    """Average precision lost under any policy, the upper bound of the paired difference."""
+
+
+class TritonRules(_Frozen):
+    """How a Triton server batches the towers, as its exported model repository says."""
+
+    max_batch: Count
+    preferred_batches: Annotated[tuple[Count, ...], Field(min_length=1)]
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+    """Microseconds that a request waits for others."""
+
+    instances: Count
+    """Copies of a tower on each device."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "TritonRules":
+        if max(self.preferred_batches) > self.max_batch:
+            raise ValueError("preferred_batches: none may be larger than max_batch")
+        return self
+
+
+class EngineRules(_Frozen):
+    """What runs the towers, beside the reference."""
+
+    parity: ParityRules
+    triton: TritonRules
 
 
 class BankRules(_Frozen):
@@ -90,7 +256,20 @@ class Stage1Rules(_Frozen):
 
 
 class ServingRules(_Frozen):
-    """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`."""
+    """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`.
+
+    A part that is not there, or null, is switched off.
+    """
 
     breakers: Breakers
+    budgets: Budgets
+    spill: SpillRules
     stage_1: Stage1Rules
+    engines: EngineRules | None = None
+    """Without it the reference engine alone may answer."""
+
+    prediction_breaker: PredictionBreaker | None = None
+    enforcement_quotas: EnforcementQuotas | None = None
+    shadow: ShadowRules | None = None
+    heartbeat: Heartbeat | None = None
+    audit: Audit | None = None

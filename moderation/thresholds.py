@@ -73,6 +73,12 @@ class SolvedThresholds:
     tiers: dict[str, TierEvidence]
 
     @property
+    def enforced_share(self) -> float:
+        """Weighted share of traffic at block or stronger; 0 where these are closed."""
+        enforcing = (self.tiers[tier.label] for tier in Tier if tier > Tier.REVIEW)
+        return max((one.share for one in enforcing if one.threshold is not None), default=0.0)
+
+    @property
     def open(self) -> dict[str, float]:
         """Tier -> smallest probability that opens it; closed tiers are not there."""
         limits = {name: evidence.threshold for name, evidence in self.tiers.items()}

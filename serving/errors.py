@@ -26,6 +26,10 @@ class SubmissionConflict(PermanentError):
     """The id was used for another content; send new content under a new id (HTTP 409)."""
 
 
+class NothingToChange(PermanentError):
+    """It is in the asked state already (HTTP 409)."""
+
+
 class BodyTooLarge(PermanentError):
     """The body is beyond the limit and was not read to its end (HTTP 413)."""
 
@@ -54,6 +58,7 @@ STATUS: Final[dict[type[Exception], int]] = {
     NotFound: 404,
     SubmissionConflict: 409,
     LedgerConflict: 409,
+    NothingToChange: 409,
     BodyTooLarge: 413,
     WrongMediaType: 415,
     QuotaExceeded: 429,

@@ -21,6 +21,7 @@ RELEASE_METADATA_KEY: Final = "tidegate-release-bin"
 DTYPES: Final[dict[str, type[np.generic]]] = {
     "INT8": np.int8,
     "INT32": np.int32,
+    "INT64": np.int64,
     "FP32": np.float32,
     "FP64": np.float64,
 }

@@ -26,11 +26,17 @@ class Release(BaseModel):
     thresholds: dict[str, dict[str, float]]
     """Open tiers by policy, as calibration solved them."""
 
+    shares: dict[str, float] = Field(default_factory=dict)
+    """Policy -> share of traffic that calibration expected at block or stronger."""
+
     versions: dict[str, str] = Field(default_factory=dict)
     """Version of each component of the bundle."""
 
     prefilter: str | None = None
     """SHA-256 of the behaviour prefilter that the same server hands out; None where the bundle has none."""
+
+    engine: str = ""
+    """What runs the towers: `onnxruntime` is the reference that every other one was compared with."""
 
     def to_bytes(self) -> bytes:
         """Return the release as canonical JSON."""

@@ -14,7 +14,7 @@ from moderation.decision import (
     STATUS_CODES,
     Attempt,
     Decision,
-    conclude,
+    concluded,
     replay,
     tier_of,
 )
@@ -156,7 +156,7 @@ def _judged_differences(decision: Decision, policies: PolicyFile) -> tuple[str, 
 
 def _stage_1_differences(decision: Decision, policies: PolicyFile) -> Iterator[str]:
     """Yield where the signals of stage 1 do not give again what is recorded of it, or of who decided."""
-    by = conclude(decision.attempts, decision.stage_1, policies).decided_by
+    by = concluded(decision, policies).decided_by
     wanted = "duplicate" if decision.duplicate_of else by
     if decision.decided_by != wanted:
         yield f"decided by: {wanted} again, recorded is {decision.decided_by}"

@@ -187,6 +187,12 @@ class Router:
         self.refresh()
         return self._table
 
+    @property
+    def is_lease_live(self) -> bool:
+        """Whether a candidate of the table in force may get traffic now."""
+        table = self._table
+        return table is not None and self._lease.is_live(table.lease_s, self._clock.monotonic())
+
     def refresh(self) -> None:
         """Look at the file; also called on a timer, so that no renewal is counted from a late look."""
         try:

@@ -2,14 +2,14 @@
 
 import argparse
 import logging
+import secrets
 import sys
 from pathlib import Path
 
 import uvicorn
 
 from featurestore.layout import Place
-from ledger.ledger import Ledger, SqliteLedger
-from ledger.store import ContentStore
+from ledger.ledger import Ledger
 from moderation import telemetry
 from moderation.bank_versions import BankVersions
 from moderation.banks import Banks
@@ -28,8 +28,10 @@ from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.cascade import Cascade
 from serving.gateway.gate import UploadGate
+from serving.gateway.keeping import Keeper
 from serving.gateway.quotas import Quotas
 from serving.gateway.repeated import RepeatedUploads
+from serving.gateway.safeguards import Around, safeguards_of
 from serving.routing import Router
 
 _LOG = logging.getLogger("serving.gateway")
@@ -38,22 +40,34 @@ _LOG = logging.getLogger("serving.gateway")
 def build_gate(config: Settings, routing: Path) -> UploadGate:
     """Return the gate that the settings describe."""
     clock = SystemClock()
-    rules = load_release(config.release_file).serving.breakers
-    policies = load_policies(config.policy_file)
+    serving = load_release(config.release_file).serving
+    rules = serving.breakers
     budget_s = config.feature_timeout_ms / 1e3
-    ledger = SqliteLedger(config.home / "ledger.sqlite")
+    keeper = Keeper.of(config, serving, clock)
+    router, policies = Router(routing, clock), load_policies(config.policy_file)
+    features = Breaker("features", rules.features, clock)
+    predictors = Breakers("predictor", rules.predictor, clock)
+    around = Around(
+        home=config.home,
+        ledger=keeper.ledger,
+        router=router,
+        policies=policies,
+        clock=clock,
+        gateway=secrets.token_hex(8),
+        breakers=lambda: {"features": features.state(), **predictors.states()},
+    )
     return UploadGate(
-        ledger=ledger,
-        store=ContentStore(config.home / "content", durable=True),
+        keeper=keeper,
         behaviour=BudgetedBehaviour(
             FeastReader(Place.of(config), budget_s),
             budget_s,
-            Breaker("features", rules.features, clock),
+            features,
         ),
-        breakers=Breakers("predictor", rules.predictor, clock),
-        router=Router(routing, clock),
-        cascade=build_cascade(config, ledger, policies, clock),
+        breakers=predictors,
+        router=router,
+        cascade=build_cascade(config, keeper.ledger, policies, clock),
         policies=policies,
+        safeguards=safeguards_of(serving, around),
         clock=clock,
         predictor_timeout_s=config.predictor_timeout_ms / 1e3,
     )

@@ -24,6 +24,7 @@ class Role(StrEnum):
 
 SUBMITS = frozenset({Role.SUBMITTER, Role.ADMIN})
 SEES_EVIDENCE = frozenset({Role.REVIEWER, Role.ADMIN})
+STEERS = frozenset({Role.ADMIN})
 
 
 @dataclass(frozen=True)

@@ -118,3 +118,7 @@ class Breakers:
         if name not in self._by_name:
             self._by_name[name] = Breaker(f"{self._kind} {name}", self._rules, self._clock)
         return self._by_name[name]
+
+    def states(self) -> dict[str, str]:
+        """Return what a call to each dependency that was called before would meet."""
+        return {f"{self._kind} {name}": breaker.state() for name, breaker in self._by_name.items()}

@@ -1,11 +1,23 @@
 """What a decision is made of, before it has an id: from stage 1 and a release, or from an earlier decision."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from moderation.decision import Attempt, Decision, Earlier, FeatureValue, Versions
 from moderation.stage_1 import Stage1, StageSignal
+from serving.client import Query
 from serving.routing import Choice
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a release was asked about an upload, and what it said."""
+
+    query: Query
+    attempt: Attempt
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Policy -> share of listings at block or stronger that calibration expected of the bundle."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +36,8 @@ class Judged:
     versions: Versions
     degraded: tuple[str, ...]
     duplicate_of: Earlier | None = None
+    asked: Asked | None = None
+    """None where no release was asked about this very upload."""
 
 
 def repeated(signal: StageSignal, earlier: Decision, choice: Choice | None) -> Judged:

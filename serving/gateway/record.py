@@ -16,9 +16,10 @@ from moderation.decision import (
     SignalStatus,
     Versions,
     effective_thresholds,
+    failure_tier,
     judge,
 )
-from moderation.policy import PolicyFile, Tier
+from moderation.policy import OnFailure, PolicyFile, Tier
 from moderation.stage_1 import Stage1
 from moderation.stages import BankStage, PatternStage
 from serving.client import Answer
@@ -35,20 +36,20 @@ def answered(
     caps: Mapping[str, str],
     now: datetime,
     latency_ms: float,
-) -> tuple[Attempt, tuple[str, ...]]:
-    """Return the attempt of a predictor that answered, and the reason codes.
+) -> Attempt:
+    """Return the attempt of a predictor that answered.
 
     Args:
         answer: of the predictor.
-        policies: give reason codes and overrides.
+        policies: give overrides.
         caps: policy -> weakest tier that stays closed for this release.
         now: decides which overrides hold.
         latency_ms: how long the answer took.
     """
     scores = policy_scores(answer)
     thresholds = effective_thresholds(answer.release.thresholds, policies, now, caps=caps)
-    tier, codes = judge(scores, thresholds, policies)
-    attempt = Attempt(
+    tier, _ = judge(scores, thresholds, policies)
+    return Attempt(
         role="answer",
         release=answer.release.bundle,
         status="ok",
@@ -57,23 +58,20 @@ def answered(
         thresholds=thresholds,
         tier=tier.label,
     )
-    return attempt, codes
 
 
 def failed(
-    reason: str, policies: PolicyFile, *, release: str | None, is_timeout: bool, latency_ms: float
-) -> tuple[Attempt, tuple[str, ...]]:
-    """Return the attempt of a predictor that did not answer, and the reason code of the failure policy."""
-    tier = Tier.REVIEW if policies.on_failure == "review" else Tier.ALLOW
-    attempt = Attempt(
+    reason: str, on_failure: OnFailure, *, release: str | None, is_timeout: bool, latency_ms: float
+) -> Attempt:
+    """Return the attempt of a predictor that did not answer."""
+    return Attempt(
         role="answer",
         release=release,
         status="timeout" if is_timeout else "error",
         latency_ms=latency_ms,
-        tier=tier.label,
+        tier=failure_tier(on_failure).label,
         error=reason,
     )
-    return attempt, (MODEL_UNAVAILABLE,)
 
 
 def policy_scores(answer: Answer) -> tuple[PolicyScore, ...]:
@@ -115,7 +113,11 @@ def versions_of(attempts: Sequence[Attempt], stage_1: Stage1, policies: PolicyFi
 
 
 def degradations(
-    attempts: Sequence[Attempt], stage_1: Stage1, behaviour: Behaviour, policies: PolicyFile
+    attempts: Sequence[Attempt],
+    stage_1: Stage1,
+    behaviour: Behaviour,
+    policies: PolicyFile,
+    on_failure: OnFailure,
 ) -> tuple[str, ...]:
     """Return what was missing or fell back on the way, each as `part: what`."""
     found: list[str] = []
@@ -123,7 +125,7 @@ def degradations(
         if attempt.release is None:
             found.append("routing: no routing table")
         if attempt.status != "ok":
-            found.append(f"model: {attempt.status}; answered by on_failure={policies.on_failure}")
+            found.append(f"model: {attempt.status}; answered by on_failure={on_failure}")
     found.extend(behaviour.degraded)
     found.extend(f"stage 1: {error}" for error in stage_1.errors())
     for attempt in attempts:

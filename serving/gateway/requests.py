@@ -68,7 +68,8 @@ class TruthRequest(BaseModel):
     """When it was established; now, if absent. It becomes known when it arrives."""
 
     propensity: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Chance that this submission was chosen for review: an audit must send it; otherwise 1, if absent."""
+    """Chance that this submission was chosen for review; 1 if absent. Of an audit of ours the ledger knows it: leave it
+    out. An audit of your own must send it."""
 
     adjudicated: bool = False
 
@@ -141,7 +142,7 @@ def parse_upload(body: bytes, content_type: str = _JSON) -> Upload:
     """
     if content_type.lower().startswith(MEDIA_TYPE):
         return _parse_form(parse_form(body, content_type))
-    envelope = _parse(body, DecisionRequest)
+    envelope = parse_model(body, DecisionRequest)
     listing = check_listing(envelope.listing)
     images = tuple(_image(text, f"images[{k}]") for k, text in enumerate(envelope.images))
     return _upload(envelope, listing, images)
@@ -153,7 +154,7 @@ def parse_truth(body: bytes) -> TruthRequest:
     Raises:
         BadRequest: if the body is not of the described shape.
     """
-    return _parse(body, TruthRequest)
+    return parse_model(body, TruthRequest)
 
 
 def parse_reversal(body: bytes) -> ReversalRequest:
@@ -162,7 +163,7 @@ def parse_reversal(body: bytes) -> ReversalRequest:
     Raises:
         BadRequest: if the body is not of the described shape.
     """
-    return _parse(body, ReversalRequest)
+    return parse_model(body, ReversalRequest)
 
 
 def _parse_form(form: Form) -> Upload:
@@ -179,7 +180,12 @@ def _upload(envelope: DecisionRequest, listing: Listing, images: Sequence[_Read]
     return Upload(envelope.submission_id, listing, data, views)
 
 
-def _parse(body: bytes, model: type[_ModelT]) -> _ModelT:
+def parse_model(body: bytes, model: type[_ModelT]) -> _ModelT:
+    """Return what a JSON body of one shape says.
+
+    Raises:
+        BadRequest: if the body is not of that shape.
+    """
     return _checked(_json_object(body), model)
 
 

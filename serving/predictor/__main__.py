@@ -27,18 +27,32 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_is_ours)
 
-    from moderation.scoring import Scorer
+    from moderation.bundle import Bundle
+    from serving.engines import EngineChoice, trusted_scorer
     from serving.predictor.model import TidegateModel, release_of, warm_up
     from serving.predictor.prefilter import PrefilterModel
     from serving.predictor.server import PredictorServer
 
     try:
-        scorer = Scorer.load(arguments.bundle, num_threads=arguments.num_threads)
+        config = settings()
+        scorer = trusted_scorer(
+            Bundle.open(arguments.bundle),
+            EngineChoice.of(config),
+            config.release_file,
+            num_threads=arguments.num_threads,
+        )
         warm_up(scorer, _photo())
         model = TidegateModel(scorer, release_of(scorer), num_workers=arguments.num_workers)
-        _LOG.info("serving", extra={"bundle": scorer.digest, "http_port": arguments.http_port})
         found = scorer.prefilter
         prefilter = None if found is None else PrefilterModel(found, scorer.digest)
+        _LOG.info(
+            "serving",
+            extra={
+                "bundle": scorer.digest,
+                "engine": scorer.engine,
+                "http_port": arguments.http_port,
+            },
+        )
         PredictorServer(
             model,
             prefilter,

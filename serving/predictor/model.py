@@ -17,6 +17,7 @@ from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
 from moderation.scoring import Scorer, Scores, ScoringItem
 from moderation.telemetry import span
+from moderation.thresholds import load_solved
 from serving.openinference import MODEL_NAME
 from serving.predictor.inputs import parse_items
 from serving.release import Release
@@ -132,14 +133,17 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
 def release_of(scorer: Scorer) -> Release:
     """Return what the loaded bundle is, for the model's metadata."""
     manifest = scorer.bundle.manifest
+    solved = load_solved(scorer.bundle.folder / "thresholds.json")
     return Release(
         bundle=scorer.digest,
         policies=manifest.policies,
         members=manifest.members,
         features=manifest.features,
         thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
+        shares={one.policy: one.enforced_share for one in solved if one.enforced_share > 0},
         versions=scorer.bundle.versions,
         prefilter=None if scorer.prefilter is None else digest_of(scorer.prefilter.to_bytes()),
+        engine=scorer.engine,
     )
 
 

@@ -19,6 +19,8 @@ from moderation.decision import (
     capped,
     conclude,
     effective_thresholds,
+    flagged,
+    held,
     judge,
     replay,
     tier_of,
@@ -222,6 +224,33 @@ def test_replay_answers_by_policy_when_the_model_failed(
     assert replay(failed, policies) == (tier, (MODEL_UNAVAILABLE,))
 
 
+def test_replay_applies_what_the_record_says_was_applied() -> None:
+    failed = decision(attempt("answer", "error"), on_failure="review", tier="review")
+    assert POLICIES.on_failure == "allow_and_review"
+    assert replay(failed, POLICIES) == ("review", (MODEL_UNAVAILABLE,))
+
+
+def test_stopped_enforcement_holds_what_would_be_blocked() -> None:
+    scored = attempt("answer", "ok", 0.2, 0.9, 0).model_copy(update={"tier": "block"})
+    codes = ("COUNTERFEIT_SUSPECTED", "WEAPONS_PROHIBITED")
+    stopped = held(decision(scored, tier="block", reason_codes=codes), "too many blocks")
+    assert (stopped.tier, stopped.attempts[0].tier) == ("review", "block")
+    assert (stopped.enforcement, stopped.stopped_because) == ("stopped", "too many blocks")
+    assert any("block goes to review; too many blocks" in said for said in stopped.degraded)
+    again = Decision.model_validate_json(stopped.model_dump_json())
+    assert replay(again, POLICIES) == (stopped.tier, stopped.reason_codes)
+
+
+@pytest.mark.parametrize("tier", ["allow", "tag", "review"])
+def test_stopped_enforcement_leaves_what_is_weaker(tier: str) -> None:
+    stopped = held(decision(attempt(), tier=tier), "too many blocks")
+    assert (stopped.tier, stopped.enforcement, stopped.degraded) == (tier, "stopped", ())
+
+
+def test_flagged_policies_are_those_at_block_or_stronger() -> None:
+    assert flagged(attempt("answer", "ok", 0.9, 0.79, 0.8)) == {POLICIES.ids[0], POLICIES.ids[2]}
+
+
 def test_replay_answers_by_policy_when_nothing_answered() -> None:
     only_shadow = decision(attempt("shadow", "ok", 1.0, 1.0, 1.0))
     assert replay(only_shadow, POLICIES) == ("allow", (MODEL_UNAVAILABLE,))
@@ -291,7 +320,7 @@ def test_model_and_stage_1_conclude_and_replay_alike(
     tier: str,
     codes: tuple[str, ...],
 ) -> None:
-    found = conclude(attempts, stage_1(*signals), POLICIES)
+    found = conclude(attempts, stage_1(*signals), POLICIES, POLICIES.on_failure)
     assert (found.decided_by, found.tier.label, found.reason_codes) == (by, tier, codes)
     record = decision(*attempts, decided_by=by, stage_1=stage_1(*signals))
     again = Decision.model_validate_json(record.model_dump_json())
@@ -322,9 +351,9 @@ def test_a_floor_never_weakens_what_the_model_says(
     probabilities: tuple[float, ...], asked: dict[str, str]
 ) -> None:
     answers = (attempt("answer", "ok", *probabilities),)
-    alone = conclude(answers, None, POLICIES)
+    alone = conclude(answers, None, POLICIES, POLICIES.on_failure)
     signals = stage_1(*(floor(policy, tier) for policy, tier in asked.items()))
-    both = conclude(answers, signals, POLICIES)
+    both = conclude(answers, signals, POLICIES, POLICIES.on_failure)
     assert both.tier is max([alone.tier, *(Tier[tier.upper()] for tier in asked.values())])
     assert {*alone.reason_codes, *signals.reason_codes} == {*both.reason_codes}
 

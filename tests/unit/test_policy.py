@@ -110,6 +110,13 @@ def _tiers(**changes: Any) -> list[dict[str, Any]]:
         (content(confidence=0.5), "confidence"),
         (content(confidence=1), "confidence"),
         (content(on_failure="allow"), "on_failure"),
+        (content(on_failure_by_category={"knives": "block"}), r"on_failure_by_category\.knives"),
+        (content(on_failure_by_category={"": "review"}), "on_failure_by_category"),
+        (content(on_failure_by_category={"no": True}), r"on_failure_by_category\.no"),
+        (
+            content(on_failure_by_category={"a": "review", "A ": "review"}),
+            "category is there twice",
+        ),
         (content(colour="red"), "colour: Extra inputs"),
         (content(policies=[policy(id="Weapons")]), r"policies\.0\.id"),
         (content(policies=[policy(id="x" * 33)]), r"policies\.0\.id"),
@@ -152,4 +159,34 @@ def test_policies_refuse_bytes_that_are_no_text(tmp_path: Path) -> None:
 def test_policies_report_every_wrong_field_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, content(confidence=3, on_failure="?"))
     with pytest.raises(PolicyError, match=r"on_failure.*confidence|confidence.*on_failure"):
+        load_policies(path)
+
+
+def test_failure_policy_follows_the_category(tmp_path: Path) -> None:
+    named = {"Knives": "review", "books": "allow_and_review"}
+    policies = load_policies(write(tmp_path, content(on_failure_by_category=named)))
+    found = [policies.on_failure_in(name) for name in ("knives ", "KNIVES", "books", "toys", None)]
+    assert found == ["review", "review", "allow_and_review", "allow_and_review", "allow_and_review"]
+
+
+def test_failure_policy_is_to_let_through_and_look_when_nothing_is_said(tmp_path: Path) -> None:
+    said = {key: value for key, value in content().items() if key != "on_failure"}
+    assert load_policies(write(tmp_path, said)).on_failure == "allow_and_review"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "reason"),
+    [
+        ("  knives: block", 4, r"on_failure_by_category\.knives"),
+        ("  knives: review\n  knives: allow_and_review", 5, "is said twice"),
+        ("  knives: review\n  Knives: review", 3, "category is there twice"),
+    ],
+)
+def test_policies_name_the_line_of_what_is_wrong(
+    tmp_path: Path, wrong: str, line: int, reason: str
+) -> None:
+    rest = yaml.safe_dump({"confidence": 0.95, "policies": [policy()]})
+    text = f"version: 1\non_failure: allow_and_review\non_failure_by_category:\n{wrong}\n{rest}"
+    path = write(tmp_path, text)
+    with pytest.raises(PolicyError, match=rf"policies\.yaml:{line}: .*{reason}"):
         load_policies(path)

@@ -96,6 +96,13 @@ def test_closed_tier_says_when_no_number_would_do() -> None:
     assert "below the bound" in evidence.reason
 
 
+def test_enforced_share_is_that_of_the_weakest_open_tier() -> None:
+    both, block = _solve(*_sure(299)), _solve(*_sure(59))
+    assert both.enforced_share == both.tiers["block"].share >= both.tiers["suspend"].share > 0
+    assert block.enforced_share == pytest.approx(59 / 1_059)
+    assert _solve(*_sure(58)).enforced_share == 0.0, "closed tiers take nothing"
+
+
 def test_review_falls_back_to_its_share_of_traffic() -> None:
     rng = np.random.default_rng(3)
     truth_N = (rng.random(5_000) < 0.01).astype(np.int8)

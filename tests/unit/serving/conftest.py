@@ -6,14 +6,12 @@ import httpx
 import pytest
 
 from ledger.ledger import Ledger, SqliteLedger
-from ledger.store import ContentStore
 from moderation.bank_versions import BankVersions
 from moderation.banks import Banks
 from moderation.clock import Clock, SystemClock
 from moderation.pattern_book import PatternBook
 from moderation.policy import load_policies
 from moderation.prefilter import Prefilter, Stage
-from moderation.release import load_release
 from moderation.serving_rules import DuplicateRules
 from moderation.stages import BankStage, PatternStage
 from serving.gateway.app import create_app
@@ -26,10 +24,10 @@ from serving.gateway.gate import UploadGate
 from serving.gateway.repeated import RepeatedUploads
 from serving.routing import Route, Router, RoutingTable, write_table
 from tests.folded_behaviour import FoldedBehaviour
+from tests.kept import SERVING, a_keeper
 from tests.unit.serving.fakes import BUNDLE, TOKENS, FakePredictor
 
 # Nothing is left alone after a few calls: tests of breakers bring their own.
-SERVING = load_release(Path("policies/release.yaml")).serving
 RULES = SERVING.breakers
 POLICIES = load_policies(Path("policies/marketplace.yaml"))
 # Tests send the same upload again and again, and mean it to be judged; tests of duplicates bring their own rules.
@@ -80,8 +78,7 @@ async def gate(
     write_table(routing, RoutingTable(revision=7, champion=BUNDLE, releases=releases))
     ledger, clock = SqliteLedger(tmp_path / "ledger.sqlite"), SystemClock()
     gate = UploadGate(
-        ledger=ledger,
-        store=ContentStore(tmp_path / "content"),
+        keeper=a_keeper(tmp_path, ledger),
         behaviour=BudgetedBehaviour(
             FoldedBehaviour(ledger), 5.0, Breaker("features", RULES.features, clock)
         ),

@@ -23,8 +23,9 @@ from serving.gateway.requests import ReversalRequest
 from serving.gateway.truth import record_reversal
 from serving.replay import replay_decision
 from serving.routing import Route, Router, RoutingTable, write_table
+from tests.kept import SERVING, a_keeper
 from tests.pictures import a_picture, encoded
-from tests.unit.serving.conftest import SERVING, a_cascade
+from tests.unit.serving.conftest import a_cascade
 from tests.unit.serving.fakes import BUNDLE, FakePredictor, an_upload, as_text
 from tests.unit.serving.test_replay import FakeScorer
 from tidegate.erasing import belonging
@@ -192,11 +193,11 @@ async def test_truth_that_another_gateway_recorded_counts(
     client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
 ) -> None:
     await _decided(client, gate, 1)
-    other = replace(gate, ledger=SqliteLedger(tmp_path / "ledger.sqlite"))
+    other = replace(gate, keeper=a_keeper(tmp_path, SqliteLedger(tmp_path / "ledger.sqlite")))
     asked = ReversalRequest.model_validate(
         {"reversal_id": "r1", "submission_id": "u1", "reason": "policy_error"}
     )
-    assert record_reversal(other, asked, Role.REVIEWER)
+    assert await record_reversal(other, asked, Role.REVIEWER)
     assert (await _decided(client, gate, 2)).decided_by == "model"
 
 
