@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from moderation.behaviour_prefilter import Flags, Prefilter
 from moderation.boosting import BoostingModel
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
@@ -32,8 +33,9 @@ from moderation.encoders import (
     TEXT_FOLDER,
     ImageEncoder,
     TextEncoder,
-    open_session,
 )
+from moderation.engines.engine import EngineOpener
+from moderation.engines.onnx_runtime import open_reference, open_session
 from moderation.ensemble import Ensemble
 from moderation.errors import InvalidListing
 from moderation.image import decode
@@ -75,21 +77,38 @@ _FUSION, _IMAGE, _TEXT, _NGRAM, _BEHAVIOUR = (
 
 
 class Scorer:
-    """A loaded bundle; safe to use from many threads."""
+    """A loaded bundle; safe to use from many threads.
 
-    def __init__(self, bundle: Bundle, num_threads: int = 1, clock: Clock | None = None) -> None:
+    Args:
+        bundle: verified.
+        num_threads: items that are embedded side by side; the scores do not depend on it.
+        clock: times the stages.
+        open_engine: runs the towers. The heads take microseconds and always run in the reference engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        num_threads: int = 1,
+        clock: Clock | None = None,
+        *,
+        open_engine: EngineOpener = open_reference,
+    ) -> None:
         folder = bundle.folder
         self.bundle = bundle
         self.digest = bundle.digest
         self.policies = bundle.manifest.policies
         self.thresholds = read_thresholds(folder / "thresholds.json")
         self._clock = clock or SystemClock()
-        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads)
-        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads)
+        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads, open_engine)
+        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads, open_engine)
+        self.engine = self.text_encoder.engine
         self._heads = open_session(folder / "heads" / "heads.onnx")
         self.ngram = NgramModel.load(folder / "ngram")
         self._boosting = BoostingModel.load(folder / "behaviour")
         self._ensemble = Ensemble.load(folder / "ensemble.json")
+        self.prefilter = Prefilter.load(folder)
+        """None for a bundle that was built without one."""
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1, *, digest: str | None = None) -> "Scorer":
@@ -133,6 +152,12 @@ class Scorer:
         """Return the calibrated log-odds_NP behind `combine`."""
         log_odds_NP: Floats = self._ensemble.log_odds(signals_NPM, signal_status_NPM)
         return log_odds_NP
+
+    def lets_go(self, items: Sequence[Readable]) -> Flags | None:
+        """Return which listings would pass without being scored; None where the bundle lets nothing go."""
+        if self.prefilter is None or not self.prefilter.evidence.is_open:
+            return None
+        return self.prefilter.lets_go(known_behaviour(items).astype(np.float32))
 
     def score_embedded(
         self,

@@ -1,6 +1,7 @@
 """Asks a predictor over gRPC: one listing in, one checked answer out, or an error that says which kind of failure."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,11 +15,13 @@ from serving.errors import PredictorError, PredictorOverloaded, PredictorTimeout
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
     MODEL_NAME,
+    PREFILTER_MODEL_NAME,
     RELEASE_METADATA_KEY,
     RETRY_AFTER_METADATA_KEY,
     SERVICE,
     add_input,
     messages,
+    read_bytes_output,
     read_outputs,
 )
 from serving.release import Release, parse_release
@@ -107,6 +110,28 @@ class PredictorClient:
             raise PredictorError(f"the predictor does not say what it serves: {error}") from error
         self._release = release
         return release
+
+    async def prefilter(self, *, bundle: str, timeout_s: float) -> bytes | None:
+        """Return the behaviour prefilter of the release `bundle`, its digest verified; None if it has none.
+
+        Raises:
+            PredictorError: if it cannot be asked, serves another bundle, or what came was altered.
+        """
+        release = await self.release(timeout_s=timeout_s)
+        _expect(release.bundle == bundle, f"it serves {release.bundle}, not {bundle}")
+        if release.prefilter is None:
+            return None
+        request = messages.ModelInferRequest(model_name=PREFILTER_MODEL_NAME)
+        add_input(request, "bundle", [bundle.encode()])
+        try:
+            data = read_bytes_output(await self._infer(request, timeout=timeout_s), "prefilter")
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        except ValueError as error:
+            raise PredictorError(f"the predictor's answer is broken: {error}") from error
+        actual = hashlib.sha256(data).hexdigest()
+        _expect(actual == release.prefilter, f"its prefilter has the SHA-256 {actual}")
+        return data
 
     async def ask(self, query: Query, *, bundle: str, timeout_s: float) -> Answer:
         """Return the scores of one listing by the release `bundle`.

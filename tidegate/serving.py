@@ -60,6 +60,8 @@ def serving(bundle: Bundle, config: Settings) -> Iterator[Served]:
         "TIDEGATE__RELEASE_FILE": str(config.release_file.resolve()),
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
+    if config.pattern_file is not None:
+        environment["TIDEGATE__PATTERN_FILE"] = str(config.pattern_file.resolve())
     with (
         start_features(log_folder=home.logs, environment=environment) as features,
         start_predictor(

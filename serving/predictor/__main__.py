@@ -14,6 +14,7 @@ from moderation.errors import TidegateError
 from moderation.settings import settings
 
 if TYPE_CHECKING:
+    from moderation.scoring import Scorer
     from serving.predictor.model import TidegateModel
 
 _LOG = logging.getLogger("serving.predictor")
@@ -31,11 +32,15 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_is_ours)
 
+    from serving.predictor.prefilter import PrefilterModel
     from serving.predictor.server import PredictorServer
 
     try:
+        scorer, model = _load(arguments)
+        found = scorer.prefilter
         PredictorServer(
-            _load(arguments),
+            model,
+            None if found is None else PrefilterModel(found, scorer.digest),
             host=arguments.host,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,
@@ -46,30 +51,38 @@ def main() -> int:
     return 0
 
 
-def _load(arguments: argparse.Namespace) -> "TidegateModel":
-    """Return the bundle behind its queue, warmed up."""
+def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
+    """Return the bundle and the model that queues for it, warmed up."""
+    from moderation.bundle import Bundle
     from moderation.release import load_release
-    from moderation.scoring import Scorer
+    from serving.engines import EngineChoice, trusted_scorer
     from serving.predictor.model import TidegateModel, release_of
     from serving.predictor.queue import BatchQueue
     from serving.predictor.threads import plan_threads, visible_cores
     from serving.predictor.warming import warm_up
 
-    rules = load_release(settings().release_file).serving.predictor
+    config = settings()
+    rules = load_release(config.release_file).serving.predictor
     plan = plan_threads(
         visible_cores(),
         arguments.num_threads,
         workers=arguments.num_workers,
-        prepare_threads=settings().predictor_prepare_threads,
-        is_pinned=settings().predictor_pin_threads,
+        prepare_threads=config.predictor_prepare_threads,
+        is_pinned=config.predictor_pin_threads,
     )
-    scorer = Scorer.load(arguments.bundle, num_threads=arguments.num_threads)
+    scorer = trusted_scorer(
+        Bundle.open(arguments.bundle),
+        EngineChoice.of(config),
+        config.release_file,
+        num_threads=arguments.num_threads,
+    )
     queue = BatchQueue(scorer, rules, plan)
     warm_up(scorer, _photo(), rules.max_batch, queue.latency)
     _LOG.info(
         "serving",
         extra={
             "bundle": scorer.digest,
+            "engine": scorer.engine,
             "http_port": arguments.http_port,
             "workers": plan.workers,
             "num_threads": arguments.num_threads,
@@ -78,7 +91,7 @@ def _load(arguments: argparse.Namespace) -> "TidegateModel":
             "pass_ms": round(queue.latency.pass_s * 1e3, 3),
         },
     )
-    return TidegateModel(queue, release_of(scorer))
+    return scorer, TidegateModel(queue, release_of(scorer))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -40,6 +40,7 @@ _TYPES: Final = {
     "behaviour_status": "INT8",
 }
 INPUTS: Final = tuple(_TYPES)
+_DIGEST_CHARS: Final = 64
 _KINDS: Final[dict[str, type[np.generic]]] = {
     "INT32": np.int32,
     "INT8": np.int8,
@@ -130,6 +131,19 @@ def _size(tensor: InferInput) -> int:
 def _expect(name: str, holds: bool, remedy: str) -> None:
     if not holds:
         raise InvalidInput(f'input "{name}": send {remedy}')
+
+
+def parse_bundle(request: InferRequest) -> str:
+    """Return the digest of the bundle that a request for its prefilter names.
+
+    Raises:
+        InvalidInput: if it names none.
+    """
+    tensors = [one for one in request.inputs if (one.name, one.datatype) == ("bundle", "BYTES")]
+    digests = _texts(tensors[0], _DIGEST_CHARS) if len(tensors) == 1 else []
+    if len(digests) != 1:
+        raise InvalidInput('send one input, "bundle", BYTES[1]: the digest of the bundle')
+    return digests[0]
 
 
 def _tensors(request: InferRequest) -> dict[str, InferInput]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from kserve import InferOutput, InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
 
+from moderation.behaviour_prefilter import digest_of
 from moderation.clock import Clock, SystemClock
 from moderation.errors import InvalidListing
 from moderation.scoring import Scorer, Scores
@@ -140,6 +141,8 @@ def release_of(scorer: Scorer) -> Release:
         thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
         shares={one.policy: one.enforced_share for one in solved if one.enforced_share > 0},
         versions=scorer.bundle.versions,
+        prefilter=None if scorer.prefilter is None else digest_of(scorer.prefilter.to_bytes()),
+        engine=scorer.engine,
     )
 
 

@@ -22,6 +22,7 @@ from serving.openinference import (
 )
 from serving.predictor.inputs import DEADLINE_HEADER
 from serving.predictor.model import TidegateModel
+from serving.predictor.prefilter import PrefilterModel
 from serving.predictor.queue import Overloaded, TooLate
 from serving.predictor.rest import RestInference
 
@@ -30,19 +31,28 @@ _GRACE_S: Final = 30
 
 
 class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServe ships no types
-    """Serve one model over REST and gRPC on one address.
+    """Serve one model, and its prefilter, over REST and gRPC on one address.
 
     KServe's own server binds every interface, lets a second process share its gRPC port without a word, takes
     messages up to 8 MiB, and drops what the metadata says beyond its five fields.
 
     Args:
         model: the loaded model.
+        prefilter: of the same bundle, if it has one.
         host: address to listen on.
         http_port: port of the REST side.
         grpc_port: port of the gRPC side.
     """
 
-    def __init__(self, model: TidegateModel, *, host: str, http_port: int, grpc_port: int) -> None:
+    def __init__(
+        self,
+        model: TidegateModel,
+        prefilter: PrefilterModel | None = None,
+        *,
+        host: str,
+        http_port: int,
+        grpc_port: int,
+    ) -> None:
         super().__init__(
             http_port=http_port,
             grpc_port=grpc_port,
@@ -51,11 +61,14 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             grace_period=_GRACE_S,
         )
         self._model = model
+        self._prefilter = prefilter
         self._host = host
 
     def serve(self) -> None:
         """Serve until a signal stops the process; requests in flight are answered first."""
-        self._register_and_check_atleast_one_model_is_ready([self._model])
+        self._register_and_check_atleast_one_model_is_ready(
+            [self._model] if self._prefilter is None else [self._model, self._prefilter]
+        )
         _add_rest_routes(self._model)
         self._rest_server = RESTServer(
             kserve_server.FASTAPI_APP_IMPORT_STRING,

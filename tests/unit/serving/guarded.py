@@ -14,7 +14,7 @@ from moderation.serving_rules import (
 from serving.gateway.gate import UploadGate
 from serving.gateway.safeguards import Around, safeguards_of
 
-BREAKERS = load_release(Path("policies/release.yaml")).serving.breakers
+_SERVING = load_release(Path("policies/release.yaml")).serving
 
 
 def breaker_rules(**changes: Any) -> PredictionBreaker:
@@ -56,7 +56,12 @@ def heartbeat_rules() -> Heartbeat:
 
 
 def serving_rules(**parts: Any) -> ServingRules:
-    return ServingRules(breakers=BREAKERS, **parts)
+    needed = {
+        name: getattr(_SERVING, name)
+        for name, field in ServingRules.model_fields.items()
+        if field.is_required()
+    }
+    return ServingRules(**needed | parts)
 
 
 def guard(
