@@ -68,6 +68,11 @@ class Home:
         return self.folder / "bundles"
 
     @property
+    def banks(self) -> Path:
+        """Versions of the banks of known images, which one is active, and what is switched."""
+        return self.folder / "banks"
+
+    @property
     def golden(self) -> Path:
         """Versions of the golden set, who looked at them, and what was ever trained on."""
         return self.folder / "golden"

@@ -76,6 +76,8 @@ def decision_row(event: Event) -> Row:
     """
     decision = to_decision(event)
     answer = next(filter(_is_answer, decision.attempts), None)
+    # A duplicate was not waited for: it got an earlier answer again.
+    is_fresh = decision.decided_by != "duplicate"
     top = max(answer.scores, key=lambda one: one.probability, default=None) if answer else None
     return {
         "listing_id": decision.submission_id,
@@ -84,7 +86,7 @@ def decision_row(event: Event) -> Row:
         "release": decision.versions.bundle or "",
         "arm": decision.arm,
         "policy_version": decision.versions.policy,
-        "latency_ms": answer.latency_ms if answer else None,
+        "latency_ms": answer.latency_ms if answer and is_fresh else None,
         "degraded": len(decision.degraded),
         "top_policy": top.policy if top else "",
         "top_probability": top.probability if top else None,

@@ -112,8 +112,8 @@ class KeyRing:
     Nothing is created before the first key is made. A process remembers keys until one is destroyed anywhere.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lock = path, threading.Lock()
+    def __init__(self, path: Path, *, busy_s: float | None = None) -> None:
+        self._path, self._busy_s, self._lock = path, busy_s, threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
         self._version = self._num_erased = -1
@@ -198,7 +198,8 @@ class KeyRing:
         """Give the connection, and forget what was remembered where a key was destroyed since."""
         with self._lock, translated(self._path):
             if self._connection is None or self._pid != os.getpid():  # a fork opens its own
-                self._connection, self._pid, self._version = connect(self._path), os.getpid(), -1
+                opened = connect(self._path, busy_s=self._busy_s)
+                self._connection, self._pid, self._version = opened, os.getpid(), -1
             connection = self._connection
             version = connection.execute("PRAGMA data_version").fetchone()[0]
             if version != self._version:
@@ -209,7 +210,7 @@ class KeyRing:
             yield connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, *, busy_s: float | None = None) -> sqlite3.Connection:
     """Return a connection to a file of keys, made for its owner alone where it is missing.
 
     What is deleted is overwritten, and every transaction is on the disk when it is committed.
@@ -217,7 +218,10 @@ def connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     is_new = not path.exists()
     connection = sqlite3.connect(
-        path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        path,
+        timeout=_BUSY_S if busy_s is None else busy_s,
+        isolation_level=None,
+        check_same_thread=False,
     )
     if is_new:  # still empty; opening it otherwise than by SQLite would take SQLite's locks away
         path.chmod(0o600)

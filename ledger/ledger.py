@@ -3,10 +3,9 @@
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,16 +19,23 @@ from ledger.events import (
     to_submission,
 )
 from ledger.keys import FILE_NAME, KeyRing, KeysLost, SellerKey
-from ledger.sealing import COLUMNS, INSERT, digest_of, keys_for, readable, to_row
+from ledger.sealing import COLUMNS, Row, readable
+from ledger.writing import ROWS, LedgerConflict, Moved, TraceTaken, add, add_each, move
 from moderation.decision import Decision
 from moderation.errors import PermanentError, TemporaryError
 from moderation.listing import Submission
 
-# Rows of one statement: large enough that statements cost nothing, small enough that memory stays flat.
-_ROWS: Final = 1_000
+BUSY_S: Final = 30.0
+"""How long a writer waits for another process's transaction before it gives up, where nobody says otherwise."""
 
-# How long a writer waits for another process's transaction before it gives up.
-_BUSY_S: Final = 30.0
+__all__ = [
+    "Ledger",
+    "LedgerConflict",
+    "LedgerUnavailable",
+    "SqliteLedger",
+    "TraceTaken",
+    "UnknownSeller",
+]
 
 # REPLACE deletes without firing delete triggers, so the insert trigger refuses to touch a taken place.
 _SCHEMA: Final = """
@@ -58,18 +64,6 @@ CREATE TRIGGER IF NOT EXISTS events_come_once BEFORE INSERT ON events
     WHEN EXISTS (SELECT 1 FROM events WHERE event_id = NEW.event_id)
     BEGIN SELECT RAISE(IGNORE); END;
 """
-
-
-class LedgerConflict(PermanentError):
-    """An event id is taken by another content; use a new id for a new event."""
-
-    def __init__(self, event_id: str) -> None:
-        super().__init__(f"event {event_id} is in the ledger already, with another content")
-        self.event_id = event_id
-
-
-class TraceTaken(PermanentError):
-    """Another decision carries this trace id; decide under a fresh one."""
 
 
 class LedgerUnavailable(TemporaryError):
@@ -156,18 +150,28 @@ class SqliteLedger:
 
     The keys of sellers lie beside it, in a file of their own. Opening a ledger without the keys that it was sealed with
     raises KeysLost: a writer would seal on under keys that part from the rest for good.
+
+    Args:
+        path: of the file, made when missing.
+        busy_s: how long a writer waits for another process's transaction before it gives up.
+        may_be_late: open even where the file cannot be read or written now; until it can, every call raises.
+
+    Raises:
+        LedgerUnavailable: if the file cannot be opened now.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._keys = KeyRing(path.with_name(FILE_NAME))
+    def __init__(self, path: Path, *, busy_s: float = BUSY_S, may_be_late: bool = False) -> None:
+        self._path, self._busy_s = path, busy_s
+        self._keys = KeyRing(path.with_name(FILE_NAME), busy_s=busy_s)
         self._erasures = Erasures(path.with_name(FILE_NAME))
-        self._local = threading.local()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _translated(path):
-            _refuse_older(self._connection(), path)
-            self._connection().executescript(_SCHEMA)
-            self._check_keys(self._connection())
+        self._local, self._is_prepared = threading.local(), False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _translated(path):
+                self._connection()
+        except (LedgerUnavailable, OSError):
+            if not may_be_late:
+                raise
 
     @property
     def erasures(self) -> Erasures:
@@ -179,9 +183,38 @@ class SqliteLedger:
         with self._writing() as connection:
             if not self._keys.is_there:
                 self._check_keys(connection)
-            added = sum(_insert(connection, chunk, self._keys) for chunk in _chunks(events))
+            added = add(connection, events, self._keys)
             connection.execute("COMMIT")
         return added
+
+    def append_each(self, batches: Sequence[Sequence[Event]]) -> list[int | Exception]:
+        """Keep the batches of several callers in one durable transaction, each whole or not at all.
+
+        Returns:
+            for each batch how many of its events were new, or the LedgerConflict or TraceTaken that is its alone.
+
+        Raises:
+            KeysLost: as `append` does.
+            LedgerUnavailable: if nothing can be written now; nothing of any batch was kept.
+        """
+        with self._writing() as connection:
+            if not self._keys.is_there:
+                self._check_keys(connection)
+            outcomes = add_each(connection, batches, self._keys)
+            connection.execute("COMMIT")
+        return outcomes
+
+    def move_each(self, batches: Sequence[Sequence[Row]]) -> list[Moved]:
+        """Move rows in that were sealed elsewhere under keys of this home; each batch whole or not at all.
+
+        Raises:
+            KeysLost: if a key is not there, and nobody destroyed it.
+            LedgerUnavailable: if nothing can be written now; nothing was moved.
+        """
+        with self._writing() as connection:
+            outcomes = [move(connection, rows, self._keys) for rows in batches]
+            connection.execute("COMMIT")
+        return outcomes
 
     def erase(
         self,
@@ -274,14 +307,14 @@ class SqliteLedger:
         behind = "(occurred_us, sequence) > (?, ?)" if in_time_order else "sequence > ?"
         query = (
             f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(where)} AND {behind}"
-            f" ORDER BY {order} LIMIT {_ROWS}"
+            f" ORDER BY {order} LIMIT {ROWS}"
         )
         last = (-(2**63), 0) if in_time_order else (after_sequence,)
         while True:
             with _translated(self._path):
                 rows = self._connection().execute(query, (*values, *last)).fetchall()
             yield from readable(rows, self._keys)
-            if len(rows) < _ROWS:
+            if len(rows) < ROWS:
                 return
             sequence, occurred = rows[-1][0], rows[-1][5]
             last = (occurred, sequence) if in_time_order else (sequence,)
@@ -323,8 +356,8 @@ class SqliteLedger:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """Keep other writers out; what was not committed within the block is undone."""
-        connection = self._connection()
         with _translated(self._path):
+            connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -337,58 +370,25 @@ class SqliteLedger:
         local = self._local
         if getattr(local, "pid", None) != os.getpid():
             connection = sqlite3.connect(
-                self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                self._path, timeout=self._busy_s, isolation_level=None, check_same_thread=False
             )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
             local.connection, local.pid = connection, os.getpid()
         opened: sqlite3.Connection = local.connection
         return opened
 
-
-def _chunks(events: Iterable[Event]) -> Iterator[list[Event]]:
-    iterator = iter(events)
-    while chunk := list(islice(iterator, _ROWS)):
-        yield chunk
-
-
-def _insert(connection: sqlite3.Connection, events: list[Event], ring: KeyRing) -> int:
-    """Insert what is new and return its count; what was there already, in the ledger or in the batch, must be the same.
-
-    Keys are made for new events alone: one that was erased must not bring its seller back.
-    """
-    marks = ",".join("?" * len(events))
-    query = f"SELECT event_id FROM events WHERE event_id IN ({marks})"
-    there = {row[0] for row in connection.execute(query, [event.event_id for event in events])}
-    fresh = [event for event in events if event.event_id not in there]
-    keys = keys_for(fresh, ring)
-    rows = [to_row(event, event.payload_json(), keys[event.seller_id]) for event in fresh]
-    before = connection.total_changes
-    try:
-        connection.executemany(INSERT, rows)
-    except sqlite3.IntegrityError as error:
-        if "trace_id" in str(error):
-            raise TraceTaken("a decision of this batch carries a trace id that is taken") from error
-        raise
-    added = connection.total_changes - before
-    if added < len(events):
-        _check_same(connection, events, ring)
-    return added
-
-
-def _check_same(connection: sqlite3.Connection, events: list[Event], ring: KeyRing) -> None:
-    """Refuse events whose id holds another content; what was erased holds none that could be compared."""
-    marks = ",".join("?" * len(events))
-    query = f"SELECT event_id, key_id, digest FROM events WHERE event_id IN ({marks})"
-    kept = {row[0]: row[1:] for row in connection.execute(query, [e.event_id for e in events])}
-    live = ring.live({key_id for key_id, _ in kept.values() if key_id is not None})
-    for event in events:
-        key_id, digest = kept[event.event_id]
-        if key_id is not None and key_id not in live:
-            continue
-        key = None if key_id is None else live[key_id]
-        if digest_of(event, event.payload_json(), key) != digest:
-            raise LedgerConflict(event.event_id)
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        if not self._is_prepared:
+            _refuse_older(connection, self._path)
+            connection.executescript(_SCHEMA)
+            self._check_keys(connection)
+            self._is_prepared = True
 
 
 def _refuse_older(connection: sqlite3.Connection, path: Path) -> None:

@@ -16,7 +16,7 @@ _IMAGE: Final = re.compile(r"image\.\d+")
 
 
 def answer_of(decision: Decision) -> Attempt | None:
-    """Return the attempt of the release that decided; None where the failure policy did."""
+    """Return the answer of the release that decided, maybe about an earlier upload; None where no release did."""
     answer = next((attempt for attempt in decision.attempts if attempt.role == "answer"), None)
     return answer if answer is not None and answer.status == "ok" else None
 

@@ -69,6 +69,21 @@ def readable(rows: Sequence[Row], ring: KeyRing) -> Iterator[StoredEvent]:
             yield _stored(row, _opened(row, key), key.seller_id)
 
 
+def event_of(row: Row, ring: KeyRing) -> Event:
+    """Return the event of a row of `INSERT` that no ledger holds yet; its seller must not be erased.
+
+    Raises:
+        SealBroken: if it was altered, or its seller is erased.
+        KeysLost: if its key is not there, and nobody destroyed it.
+    """
+    event_id, kind, submission_id, key_id, occurred, recorded, _, _, payload = row
+    read = (0, event_id, kind, submission_id, key_id, occurred, recorded, payload)
+    stored = next(readable([read], ring), None)
+    if stored is None:
+        raise SealBroken(f"event {event_id} is of a seller that was erased")
+    return stored.event
+
+
 def keys_for(events: Iterable[Event], ring: KeyRing) -> dict[str | None, SellerKey | None]:
     """Return the key that each event is sealed under, by seller; None where it names nobody."""
     sellers = {event.seller_id for event in events if event.seller_id is not None}

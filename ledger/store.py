@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ledger.keys import FILE_NAME, SEALED_BYTES, KeyRing, SealBroken, SellerKey
-from moderation.errors import PermanentError
+from moderation.errors import PermanentError, TemporaryError
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -24,6 +24,10 @@ class ContentMissing(PermanentError):
 
 class ContentCorrupt(PermanentError):
     """Stored bytes do not have the digest that names them; restore them from a copy."""
+
+
+class StoreUnavailable(TemporaryError):
+    """The store cannot be written now (disk full, read-only); retry, nothing was kept."""
 
 
 class ContentStore:
@@ -48,6 +52,7 @@ class ContentStore:
 
         Raises:
             KeysUnavailable: if a seller's key cannot be read or made now.
+            StoreUnavailable: if nothing can be written now.
         """
         digest = hashlib.sha256(data).hexdigest()
         if seller_id is None:
@@ -64,6 +69,29 @@ class ContentStore:
             if self._keys.live([key.key_id]):
                 return digest
             path.unlink(missing_ok=True)  # the seller was erased in between: this is a new one
+
+    def put_sealed(self, digest: str, key_id: str | None, data: bytes) -> bool:
+        """Store bytes that were sealed elsewhere under a key of this home; return False where that key was destroyed.
+
+        Args:
+            digest: SHA-256 of what is sealed, in hex.
+            key_id: of the key; None for bytes that belong to nobody and are not sealed.
+            data: the bytes as they lie in the store.
+
+        Raises:
+            KeysLost: if the key is not there, and nobody destroyed it.
+            StoreUnavailable: if nothing can be written now.
+        """
+        name = digest if key_id is None else f"{digest}.{key_id}"
+        path = self._path(digest).with_name(name)
+        if key_id is not None and not self._keys.live([key_id]):
+            return False
+        if not _is_there(path, len(data)):
+            self._write(path, data)
+        if key_id is not None and not self._keys.live([key_id]):
+            path.unlink(missing_ok=True)  # the seller was erased in between
+            return False
+        return True
 
     def make_keys(self, seller_ids: Collection[str]) -> None:
         """Make the keys of sellers at once; a bulk import would wait for the disk at every new one.
@@ -125,6 +153,12 @@ class ContentStore:
             yield sealed[key_id], key
 
     def _write(self, path: Path, data: bytes) -> None:
+        try:
+            self._write_file(path, data)
+        except OSError as error:
+            raise StoreUnavailable(f"{path}: {error}") from error
+
+    def _write_file(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".put-")
         try:

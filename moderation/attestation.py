@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from moderation import bundle_files as files
 from moderation.bundle import ATTESTATIONS, Bundle
 from moderation.clock import Clock
+from moderation.engines.engine import REFERENCE, EngineFacts
 from moderation.errors import BundleRejected, GateRejected, PermanentError
 from moderation.release import STANDARD
 
@@ -24,6 +25,9 @@ _UNFINISHED: Final = ".writing-"
 _REMEDY: Final = "evaluate the bundle again; an attestation is never edited or copied"
 GATES: Final = "gates"
 """Kind of a statement that decides about a release."""
+
+PARITY: Final = "parity"
+"""Kind of a statement that lets an engine answer in the place of the reference one."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -73,6 +77,9 @@ class Statement(_Frozen):
 
     profile: str = ""
     """Profile of the contract that was judged under; empty where nothing was judged."""
+
+    engine: EngineFacts | None = None
+    """What was compared with the reference engine; None where no engine was."""
 
     caps: dict[str, TierName] = Field(default_factory=dict)
     """Policy -> weakest tier that stays closed, and every stronger one, because it is not certified."""
@@ -148,7 +155,7 @@ def read(bundle: Bundle, *, folder: Path | None = None) -> list[Attestation]:
 def latest_passing(
     bundle: Bundle, *, contract: str | None = None, folder: Path | None = None
 ) -> Attestation | None:
-    """Return the newest attestation with verdicts if it passes; None if it does not, or there is none.
+    """Return the newest verdicts of the gates if they pass; None if they do not, or there are none.
 
     The newest decides: a bundle that passed once and failed since is not passing.
 
@@ -163,7 +170,7 @@ def latest_passing(
     judged = [
         said
         for said in read(bundle, folder=folder)
-        if said.verdicts and contract in (None, said.contract)
+        if said.kind == GATES and said.verdicts and contract in (None, said.contract)
     ]
     return judged[-1] if judged and judged[-1].is_passing else None
 
@@ -209,6 +216,46 @@ def require_passing(
             f"bundle {short} passed only under the profile {weak!r}, which does not count in this home; {remedy} "
             f"--profile {accepts}, or accept it with TIDEGATE__RELEASE_PROFILE={weak}"
         )
+    return counted[-1]
+
+
+def require_parity(
+    bundle: Bundle, facts: EngineFacts, contract: str, *, folder: Path | None = None
+) -> Attestation:
+    """Return the newest comparison of an engine with the reference one, which passes: what lets the engine answer.
+
+    Args:
+        bundle: the bundle in question.
+        facts: the engine as it would run here; a comparison of other graphs, of another version or on another kind of
+            machine does not count.
+        contract: digest of the release contract in force.
+        folder: where attestations are kept; None means beside the bundle's files.
+
+    Raises:
+        GateRejected: if there is none, or it does not pass; the message says why, and what to run.
+        BundleRejected: as `read`.
+    """
+    who = f"engine {facts.name} may not answer for bundle {bundle.digest[:12]}"
+    remedy = f"run `tidegate bundle parity {bundle.folder} --engine {facts.name}` here, or use engine {REFERENCE}"
+    compared = [
+        (said, said.engine)
+        for said in read(bundle, folder=folder)
+        if said.kind == PARITY and said.engine is not None and said.engine.name == facts.name
+    ]
+    if not compared:
+        raise GateRejected(f"{who}: it was never compared with {REFERENCE}; {remedy}")
+    counted = [said for said, engine in compared if (engine, said.contract) == (facts, contract)]
+    if not counted:
+        newest, engine = compared[-1]
+        held = engine.model_dump() | {"contract": newest.contract}
+        wanted = facts.model_dump() | {"contract": contract}
+        odd = [
+            f"{key} {held[key]}, here {wanted[key]}" for key in wanted if held[key] != wanted[key]
+        ]
+        raise GateRejected(f"{who}: the comparison was under {'; '.join(odd)}; {remedy}")
+    if not counted[-1].is_passing:
+        wrong = [f"{one.gate} ({one.reason})" for one in counted[-1].verdicts if one.blocks]
+        raise GateRejected(f"{who}: it was refused by {', '.join(wrong)}; {remedy}")
     return counted[-1]
 
 

@@ -19,13 +19,21 @@ from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from moderation.bank_index import BankIndex, build_version, open_version, sweep, verify_version
+from moderation.bank_index import (
+    BankIndex,
+    Manifest,
+    build_version,
+    open_version,
+    sweep,
+    verify_version,
+)
 from moderation.clock import Clock
 from moderation.errors import BankRejected
 from moderation.listing import Digest
 
 _ACTIVE: Final = "ACTIVE"
 _VERSIONS: Final = "versions"
+_SHOWN: Final = 12
 _KEPT: Final = 32
 """Versions that can be rolled back to, one after the other."""
 
@@ -149,6 +157,32 @@ class BankVersions:
             _replace(self._switch_file(made.number), content)
             update = {"switches": made.number, "switches_digest": _digest(content)}
             return self._save(now.model_copy(update=update))
+
+    def versions(self) -> tuple[str, ...]:
+        """Return the names of all versions that were built, damaged ones too, the oldest first."""
+        found = self._root.joinpath(_VERSIONS).glob("[!.]*")
+        return tuple(path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns))
+
+    def named(self, beginning: str) -> str:
+        """Return the one version whose name begins so.
+
+        Raises:
+            BankRejected: if there is none, or several.
+        """
+        found = [name for name in self.versions() if beginning and name.startswith(beginning)]
+        if len(found) != 1:
+            known = ", ".join(name[:_SHOWN] for name in self.versions()) or "none was built"
+            many = "several versions begin" if found else "no version begins"
+            raise BankRejected(f"{many} with {beginning!r}; there are: {known}")
+        return found[0]
+
+    def verify(self, version: str) -> Manifest:
+        """Return what a version holds, of which every byte was read.
+
+        Raises:
+            BankRejected: if it is absent or damaged.
+        """
+        return verify_version(self._folder(version))
 
     def active(self) -> Active | None:
         """Return what is active, None where nothing was ever activated.

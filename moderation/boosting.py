@@ -3,7 +3,7 @@
 import ctypes
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -113,9 +113,14 @@ class BoostingModel:
         for policy, text in zip(policy_ids, self.model_texts, strict=True):
             if text is not None:
                 (folder / f"{policy}.txt").write_text(text)
-        info = {
+        info = self.describe(policy_ids)
+        (folder / _INFO_FILE).write_text(json.dumps(info, indent=1, sort_keys=True))
+
+    def describe(self, policy_ids: tuple[str, ...]) -> dict[str, Any]:
+        """Return what `parse` needs beside the text of each booster: plain JSON values."""
+        return {
             "format": FORMAT,
-            "features": FEATURE_NAMES,
+            "features": list(FEATURE_NAMES),
             "policies": [
                 {"id": policy, "shift": float(shift), "constant": text is None}
                 for policy, shift, text in zip(
@@ -123,7 +128,6 @@ class BoostingModel:
                 )
             ],
         }
-        (folder / _INFO_FILE).write_text(json.dumps(info, indent=1, sort_keys=True))
 
     @classmethod
     def load(cls, folder: Path) -> "BoostingModel":
@@ -134,17 +138,27 @@ class BoostingModel:
         """
         try:
             info = json.loads((folder / _INFO_FILE).read_text())
-            if info["format"] != FORMAT or tuple(info["features"]) != FEATURE_NAMES:
-                raise ValueError("it has another format or other features")
-            entries = info["policies"]
-            texts = tuple(
-                None if entry["constant"] else (folder / f"{entry['id']}.txt").read_text()
-                for entry in entries
-            )
-            model = cls(texts, np.array([entry["shift"] for entry in entries], np.float64))
-            _ = model._boosters  # built here, so that damage shows now
+            return cls.parse(info, lambda policy: (folder / f"{policy}.txt").read_text())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleRejected(f"{folder}: no readable behaviour model: {error}") from error
+
+    @classmethod
+    def parse(cls, info: Any, text_of: Callable[[str], str]) -> "BoostingModel":
+        """Return the model that `describe` described.
+
+        Args:
+            info: what `describe` gave.
+            text_of: gives the text of a policy's booster.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is damaged, or was trained on other features.
+        """
+        if info["format"] != FORMAT or tuple(info["features"]) != FEATURE_NAMES:
+            raise ValueError("it has another format or other features")
+        entries = info["policies"]
+        texts = tuple(None if entry["constant"] else text_of(entry["id"]) for entry in entries)
+        model = cls(texts, np.array([entry["shift"] for entry in entries], np.float64))
+        _ = model._boosters  # built here, so that damage shows now
         return model
 
 

@@ -40,6 +40,9 @@ from moderation.manifest import (
 __all__ = ["Bundle", "Description", "Inputs", "Part", "build", "store", "upgrade", "versions"]
 
 ATTESTATIONS: Final = "attestations"
+ENGINES_FOLDER: Final = "engines"
+"""Graphs that engines derived from the bundle; outside its digest, bound to it by attestations."""
+
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -107,7 +110,7 @@ class Bundle:
 def _verify_files(folder: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         files.check_path(name)
-    found = files.list_files(folder, skip=frozenset({MANIFEST, ATTESTATIONS}))
+    found = files.list_files(folder, skip=frozenset({MANIFEST, ATTESTATIONS, ENGINES_FOLDER}))
     for name in sorted(found.keys() - manifest.files.keys()):
         files.reject(name, "is not in the manifest")
     for name in sorted(manifest.files.keys() - found.keys()):

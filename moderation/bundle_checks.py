@@ -14,6 +14,7 @@ from moderation.errors import BundleRejected
 
 HEADS_ONNX: Final = "heads/heads.onnx"
 HEADS_TENSORS: Final = "heads/heads.safetensors"
+PREFILTER: Final = "prefilter.json"
 
 _FIT_AGAIN: Final = "fit the part again for this bundle's towers and policies"
 # Two exports of the same weights differ by rounding alone; a head that was trained anew differs in the first digits.
@@ -54,6 +55,8 @@ def _facts(folder: Path, policies: tuple[str, ...]) -> Iterator[tuple[str, str, 
     yield "ensemble.json", "policies", _names(_get(folder, "ensemble.json", "policies")), policies
     solved = _names(_get(folder, "thresholds.json", "policies"))
     yield "thresholds.json", "policies", sorted(solved or ()), sorted(policies)
+    if (folder / PREFILTER).is_file():
+        yield PREFILTER, "policies", _names(_get(folder, PREFILTER, "policies")), policies
 
 
 def _get(folder: Path, name: str, key: str) -> Any:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from moderation.policy import OnFailure, PolicyFile, Tier
+from moderation.stage_1 import Stage1, TierName, floors, is_decisive, strongest
 
 SIGNALS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 """Members of the ensemble: the order of every M axis."""
@@ -16,7 +17,7 @@ SIGNALS: Final = ("fusion", "image", "text", "ngram", "behaviour")
 MODEL_UNAVAILABLE: Final = "MODEL_UNAVAILABLE"
 """Reason code of a decision taken by the failure policy, without a model."""
 
-TierName = Literal["allow", "tag", "review", "block", "suspend"]
+DecidedBy = Literal["model", "stage_1", "failure_policy", "duplicate"]
 
 
 class SignalStatus(StrEnum):
@@ -77,6 +78,11 @@ class Versions(_Record):
 
     bundle: str | None
     index: str | None = None
+    """Version of the banks and number of their switches, as `<digest>+<number>`."""
+
+    patterns: str | None = None
+    """Version and digest of the pattern file."""
+
     policy: str
     """Version and digest of the policy file."""
 
@@ -99,8 +105,21 @@ class Attempt(_Record):
     error: str | None = None
 
 
+class Earlier(_Record):
+    """A decision whose answer is given again."""
+
+    decision_id: str
+    trace_id: str
+    submission_id: str
+
+
+def _decided_by(fields: Mapping[str, Any]) -> DecidedBy:
+    """Return who took a decision of before there was a stage 1."""
+    return "model" if _answer(fields.get("attempts", ())) else "failure_policy"
+
+
 class Decision(_Record):
-    """The final answer; replayed bit for bit from `attempts` alone."""
+    """The final answer; replayed bit for bit from `attempts` and `stage_1` alone."""
 
     decision_id: str
     trace_id: str
@@ -108,6 +127,15 @@ class Decision(_Record):
     tier: TierName
     reason_codes: tuple[str, ...]
     attempts: tuple[Attempt, ...]
+    """Empty where stage 1 decided; of a duplicate, the answer that it takes over, with the latency of then."""
+
+    decided_by: DecidedBy = Field(default_factory=_decided_by)
+    stage_1: Stage1 | None = None
+    """None in records of before there was one."""
+
+    duplicate_of: Earlier | None = None
+    """The same upload a little earlier, where its answer was taken over."""
+
     arm: Literal["champion", "candidate"]
     weight: float
     """Share of traffic that the arm had at that revision."""
@@ -128,6 +156,8 @@ class Decision(_Record):
     """SHA-256 of each stored input: `listing` and `image.<index>`."""
 
     features: tuple[FeatureValue, ...]
+    """As the answer used them: of a duplicate, those of the earlier decision."""
+
     features_through: AwareDatetime | None = None
     """Everything that was known by then is in the features; None where none could be read."""
 
@@ -214,25 +244,65 @@ def judge(
     Returns:
         The tier, and the codes of every policy that reached at least `tag`, strongest first.
     """
-    by_policy = {score.policy: score.probability for score in scores}
-    reached = [
-        (tier_of(by_policy[policy.id], thresholds.get(policy.id, {})), policy.reason_code)
-        for policy in policies.policies
-        if policy.id in by_policy
-    ]
-    raised = sorted((item for item in reached if item[0] > Tier.ALLOW), key=lambda item: -item[0])
-    return max((tier for tier, _ in reached), default=Tier.ALLOW), tuple(code for _, code in raised)
+    return strongest(_reached(scores, thresholds), policies)
+
+
+def _reached(scores: Sequence[PolicyScore], thresholds: Thresholds) -> dict[str, Tier]:
+    return {one.policy: tier_of(one.probability, thresholds.get(one.policy, {})) for one in scores}
+
+
+class Conclusion(NamedTuple):
+    """What a decision is, and who took it."""
+
+    decided_by: DecidedBy
+    tier: Tier
+    reason_codes: tuple[str, ...]
+
+
+def conclude(
+    attempts: Sequence[Attempt],
+    stage_1: Stage1 | None,
+    policies: PolicyFile,
+    on_failure: OnFailure,
+) -> Conclusion:
+    """Return the decision that recorded attempts and signals give; nothing is scored or looked up.
+
+    Decisive signals decide alone. Otherwise the strongest of what the model and stage 1 reach under any policy wins;
+    without a model, of `on_failure` and stage 1.
+    """
+    signals = stage_1.signals if stage_1 else ()
+    floor_by_policy = floors(signals)
+    if is_decisive(signals):
+        return Conclusion("stage_1", *strongest(floor_by_policy, policies))
+    answer = _answer(attempts)
+    if answer is None:
+        tier, codes = strongest(floor_by_policy, policies)
+        tier = max(failure_tier(on_failure), tier)
+        return Conclusion("failure_policy", tier, (MODEL_UNAVAILABLE, *codes))
+    reached = _reached(answer.scores, answer.thresholds)
+    for policy, floor in floor_by_policy.items():
+        reached[policy] = max(floor, reached.get(policy, floor))
+    return Conclusion("model", *strongest(reached, policies))
+
+
+def _answer(attempts: Sequence[Attempt]) -> Attempt | None:
+    answer = next((attempt for attempt in attempts if attempt.role == "answer"), None)
+    return answer if answer is not None and answer.status == "ok" else None
+
+
+def concluded(decision: Decision, policies: PolicyFile) -> Conclusion:
+    """Return what the recorded attempts and signals of a decision come to, whatever held it back afterwards."""
+    on_failure = decision.on_failure or policies.on_failure
+    return conclude(decision.attempts, decision.stage_1, policies, on_failure)
 
 
 def replay(decision: Decision, policies: PolicyFile) -> tuple[str, tuple[str, ...]]:
     """Return the tier and reason codes that the recorded signals of `decision` give again, bit for bit.
 
-    The answer attempt's recorded probabilities and thresholds decide; nothing is scored again.
+    The answer attempt's recorded probabilities and thresholds decide with the signals of stage 1; nothing is scored or
+    looked up again.
     """
-    answer = next((attempt for attempt in decision.attempts if attempt.role == "answer"), None)
-    if answer is None or answer.status != "ok":
-        return failure_tier(decision.on_failure or policies.on_failure).label, (MODEL_UNAVAILABLE,)
-    tier, codes = judge(answer.scores, answer.thresholds, policies)
+    _, tier, codes = concluded(decision, policies)
     if decision.enforcement == "stopped":
         tier = min(tier, Tier.REVIEW)
     return tier.label, codes
@@ -250,6 +320,20 @@ def held(decision: Decision, reason: str) -> Decision:
         said = f"enforcement: stopped, {decision.tier} goes to review; {reason}"
         changes |= {"tier": Tier.REVIEW.label, "degraded": (*decision.degraded, said)}
     return decision.model_copy(update=changes)
+
+
+def asked_tier(decision: Decision) -> str:
+    """Return the strongest tier that scores or stage 1 ask for, whatever became of it."""
+    asked = floors(decision.stage_1.signals if decision.stage_1 else ())
+    tiers = [*asked.values(), *(Tier[one.tier.upper()] for one in decision.attempts)]
+    return max(tiers, default=Tier.ALLOW).label
+
+
+def enforced_under(decision: Decision) -> frozenset[str]:
+    """Return the policies under which scores or stage 1 ask for block or stronger."""
+    asked = floors(decision.stage_1.signals if decision.stage_1 else ())
+    by_stage_1 = {policy for policy, tier in asked.items() if tier > Tier.REVIEW}
+    return frozenset(by_stage_1.union(*map(flagged, decision.attempts)))
 
 
 def flagged(attempt: Attempt) -> frozenset[str]:

@@ -104,6 +104,16 @@ def strip(data: bytes, *, field: str = "image") -> bytes:
     return _open(data, field).public
 
 
+def hash_view(image: Image.Image) -> Image.Image:
+    """Return what `pdq` sees of an image: at most `HASH_SIDE` on its longer side; both have one hash."""
+    longest = max(image.size)
+    if longest <= HASH_SIDE:
+        return image
+    scale = HASH_SIDE / longest
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
+
+
 def pdq(image: Image.Image) -> tuple[npt.NDArray[np.uint64], int]:
     """Return the PDQ hash of an image, four words of 64 bits, and its quality from 0 to 100.
 
@@ -112,11 +122,7 @@ def pdq(image: Image.Image) -> tuple[npt.NDArray[np.uint64], int]:
     Source:
         PDQ, https://github.com/facebook/ThreatExchange/tree/main/pdq.
     """
-    longest = max(image.size)
-    if longest > HASH_SIDE:
-        scale = HASH_SIDE / longest
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BOX)
+    image = hash_view(image)
     bits, quality = pdq_bits(np.asarray(image.convert("RGB")))
     return np.packbits(bits).view(">u8").astype(np.uint64), quality
 

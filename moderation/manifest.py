@@ -26,10 +26,11 @@ PLACES: Final[Mapping[str, str]] = {
     "ensemble": "ensemble.json",
     "thresholds": "thresholds.json",
     "reference": "reference.json",
+    "prefilter": "prefilter.json",
 }
 """Where each part's files lie; a trailing slash means a folder."""
 
-OPTIONAL: Final = frozenset({"reference"})
+OPTIONAL: Final = frozenset({"reference", "prefilter"})
 
 FITTED_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "image_tower": (),
@@ -42,6 +43,7 @@ FITTED_ON: Final[Mapping[str, tuple[str, ...]]] = {
     "ensemble": ("heads.image", "heads.text", "heads.fusion", "ngram", "behaviour"),
     "thresholds": ("ensemble",),
     "reference": ("image_tower", "text_tower", "ensemble"),
+    "prefilter": ("behaviour",),
 }
 """What each component was fitted on the outputs of: it holds for those versions and for no others."""
 

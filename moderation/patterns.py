@@ -149,6 +149,11 @@ class Patterns:
         self._literals = {one: _Literals(self._patterns, one) for one in readings}
         self._expressions = {one: _Expressions(self._patterns, one) for one in readings}
 
+    @property
+    def version(self) -> str:
+        """Version and digest of the file."""
+        return f"{self._file.version}@sha256:{self._file.digest}"
+
     def match(self, title: str, description: str) -> PatternSignal:
         """Return every hit in a listing's text.
 

@@ -124,8 +124,16 @@ def weight_of_an_error(score_K: Floats, truth_K: npt.NDArray[np.int8], weight_K:
     """
     order = np.argsort(-score_K, kind="stable")
     nearest = order[truth_K[order] == 0][:_NEAREST_NEGATIVES]
-    weights = weight_K[nearest] if len(nearest) else weight_K
-    return float((weights**2).sum() / weights.sum()) if len(weights) else 1.0
+    return typical_weight(weight_K[nearest] if len(nearest) else weight_K)
+
+
+def typical_weight(weight_R: Floats) -> float:
+    """Return the weight of the row that a unit of weight is likeliest to lie in; 1 without any row.
+
+    >>> typical_weight(np.array([1.0, 1.0, 2.0]))
+    1.5
+    """
+    return float((weight_R**2).sum() / weight_R.sum()) if len(weight_R) else 1.0
 
 
 def errors_allowed(trials: int, bound: float, confidence: float) -> int:

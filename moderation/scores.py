@@ -15,6 +15,7 @@ from moderation.decision import STATUS_CODES, SignalStatus
 from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
 from moderation.listing import MAX_IMAGES
+from moderation.text import NgramText
 
 _OK: Final = STATUS_CODES[SignalStatus.OK]
 
@@ -56,6 +57,21 @@ class Readable(Protocol):
     def behaviour_status(self) -> Codes | None:
         """As in `ScoringItem`."""
         ...
+
+
+@dataclass(frozen=True)
+class PreparedItem:
+    """One listing decoded, cut into tokens and normalised: what a batch of the models is made of."""
+
+    images: tuple[Vectors | None, ...]
+    """As the image tower reads them, float32[C, H, W]; None where one could not be decoded."""
+
+    tokens_T: npt.NDArray[np.int64] | None
+    """None where no text is left after normalisation."""
+
+    ngram: NgramText
+    behaviour: npt.NDArray[np.float32] | None
+    behaviour_status: Codes | None
 
 
 @dataclass(frozen=True)
@@ -194,3 +210,17 @@ def join_scores(parts: Sequence[Scores], latency_s: Mapping[str, float]) -> Scor
         joined[name] = None if values[0] is None else np.concatenate(values)
     undecodable = tuple(indices for part in parts for indices in part.undecodable)
     return Scores(undecodable=undecodable, latency_s=latency_s, **joined)
+
+
+def pick_scores(rows: Sequence[tuple[Scores, int]]) -> Scores:
+    """Return the scores of some listings, at least one, each given as a row of the batch that it was scored in."""
+    picked: dict[str, Any] = {}
+    for name in _ARRAYS:
+        values = [getattr(scores, name) for scores, _ in rows]
+        is_there = all(value is not None for value in values)
+        picked[name] = (
+            np.stack([value[row] for value, (_, row) in zip(values, rows, strict=True)])
+            if is_there
+            else None
+        )
+    return Scores(undecodable=tuple(scores.undecodable[row] for scores, row in rows), **picked)

@@ -1,7 +1,9 @@
 """The one scorer: a verified bundle and listings give scores, for predictor, evaluation, gates, replay and drift.
 
-N listings, K images of one, P policies, M ensemble members, F behaviour features, D embedding width. Every listing is
-run through the towers and heads by itself, so that its scores do not depend on what came in the same batch.
+N listings, K images of one, P policies, M ensemble members, F behaviour features, D embedding width. A listing is first
+prepared (decoded, cut into tokens, normalised), which needs no model; then a batch of prepared listings goes through
+the models. `score` does both and runs every listing through towers and heads by itself, so that its scores do not
+depend on what came in the same call; a server prepares on some threads and forms its batches of what is ready.
 
 What is missing or broken has a status and never a guess:
 
@@ -14,7 +16,6 @@ What is missing or broken has a status and never a guess:
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from moderation.behaviour_prefilter import Flags, Prefilter
 from moderation.boosting import BoostingModel
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
@@ -31,8 +33,9 @@ from moderation.encoders import (
     TEXT_FOLDER,
     ImageEncoder,
     TextEncoder,
-    open_session,
 )
+from moderation.engines.engine import EngineOpener
+from moderation.engines.onnx_runtime import open_reference, open_session
 from moderation.ensemble import Ensemble
 from moderation.errors import InvalidListing
 from moderation.image import decode
@@ -41,6 +44,7 @@ from moderation.scores import (
     Codes,
     EmbeddedItem,
     Floats,
+    PreparedItem,
     Readable,
     Scores,
     ScoringItem,
@@ -56,10 +60,12 @@ from moderation.telemetry import span
 from moderation.text import model_text, ngram_texts
 from moderation.thresholds import read_thresholds
 
-__all__ = ["Scorer", "Scores", "ScoringItem"]
+__all__ = ["PreparedItem", "Scorer", "Scores", "ScoringItem"]
 
-_CHUNK: Final = 64
-"""Listings that are in memory at once, each with the embeddings of its images."""
+_CHUNK: Final = 16
+"""Listings of one call that are in memory at once, each with its images as the tower reads them: 5 MB with eight."""
+
+_HEADS_CHUNK: Final = 64
 
 _OK: Final = STATUS_CODES[SignalStatus.OK]
 _MISSING: Final = STATUS_CODES[SignalStatus.MISSING]
@@ -71,21 +77,38 @@ _FUSION, _IMAGE, _TEXT, _NGRAM, _BEHAVIOUR = (
 
 
 class Scorer:
-    """A loaded bundle; safe to use from many threads."""
+    """A loaded bundle; safe to use from many threads.
 
-    def __init__(self, bundle: Bundle, num_threads: int = 1, clock: Clock | None = None) -> None:
+    Args:
+        bundle: verified.
+        num_threads: items that are embedded side by side; the scores do not depend on it.
+        clock: times the stages.
+        open_engine: runs the towers. The heads take microseconds and always run in the reference engine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        num_threads: int = 1,
+        clock: Clock | None = None,
+        *,
+        open_engine: EngineOpener = open_reference,
+    ) -> None:
         folder = bundle.folder
         self.bundle = bundle
         self.digest = bundle.digest
         self.policies = bundle.manifest.policies
         self.thresholds = read_thresholds(folder / "thresholds.json")
         self._clock = clock or SystemClock()
-        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads)
-        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads)
+        self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads, open_engine)
+        self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads, open_engine)
+        self.engine = self.text_encoder.engine
         self._heads = open_session(folder / "heads" / "heads.onnx")
         self.ngram = NgramModel.load(folder / "ngram")
         self.boosting = BoostingModel.load(folder / "behaviour")
         self._ensemble = Ensemble.load(folder / "ensemble.json")
+        self.prefilter = Prefilter.load(folder)
+        """None for a bundle that was built without one."""
 
     @classmethod
     def load(cls, folder: Path, num_threads: int = 1, *, digest: str | None = None) -> "Scorer":
@@ -130,6 +153,12 @@ class Scorer:
         log_odds_NP: Floats = self._ensemble.log_odds(signals_NPM, signal_status_NPM)
         return log_odds_NP
 
+    def lets_go(self, items: Sequence[Readable]) -> Flags | None:
+        """Return which listings would pass without being scored; None where the bundle lets nothing go."""
+        if self.prefilter is None or not self.prefilter.evidence.is_open:
+            return None
+        return self.prefilter.lets_go(known_behaviour(items).astype(np.float32))
+
     def score_embedded(
         self,
         items: Sequence[Readable],
@@ -170,17 +199,47 @@ class Scorer:
             probability_NP, signals_NPM, status_NPM, worst_NP, undecodable, None, None, latency
         )
 
-    def _score_chunk(
-        self, items: Sequence[ScoringItem], latency: dict[str, float], with_embeddings: bool
+    def prepare(self, item: ScoringItem) -> PreparedItem:
+        """Return a listing decoded, cut into tokens and normalised; from any thread.
+
+        Args:
+            item: within the limits that `score` checks.
+        """
+        images = tuple(self._prepare_image(image) for image in item.images)
+        text = model_text(item.title, item.description).strip()
+        return PreparedItem(
+            images,
+            self.text_encoder.prepare(text) if text else None,
+            ngram_texts(item.title, item.description),
+            item.behaviour,
+            item.behaviour_status,
+        )
+
+    def score_prepared(
+        self,
+        prepared: Sequence[PreparedItem],
+        *,
+        with_embeddings: bool = False,
+        is_grouped: bool = True,
+        latency: dict[str, float] | None = None,
     ) -> Scores:
-        embedded = self._embed(items, latency)
+        """Return the scores of one batch of prepared listings.
+
+        Args:
+            prepared: by `prepare` of this scorer, all in memory at once.
+            with_embeddings: whether to give the embeddings too.
+            is_grouped: as in `score_embedded`.
+            latency: seconds by stage, added to.
+        """
+        latency = {} if latency is None else latency
+        embedded = self._embed(prepared, latency)
         with self._stage("ngram", latency):
-            with_text = [
-                item for item, one in zip(items, embedded, strict=True) if one.text_D is not None
-            ]
-            texts = [ngram_texts(item.title, item.description) for item in with_text]
-            ngram_TP = self.ngram.logits(texts)
-        scores = self.score_embedded(items, embedded, ngram_TP, latency=latency)
+            ngram_TP = self.ngram.logits(
+                [one.ngram for one in prepared if one.tokens_T is not None]
+            )
+        scores = self.score_embedded(
+            prepared, embedded, ngram_TP, latency=latency, is_grouped=is_grouped
+        )
         if not with_embeddings:
             return scores
         return replace(
@@ -189,30 +248,41 @@ class Scorer:
             embedding_text_ND=text_vectors(embedded, self.text_encoder.dim),
         )
 
-    def _embed(self, items: Sequence[ScoringItem], latency: dict[str, float]) -> list[EmbeddedItem]:
+    def _score_chunk(
+        self, items: Sequence[ScoringItem], latency: dict[str, float], with_embeddings: bool
+    ) -> Scores:
+        with self._stage("prepare", latency):
+            prepared = list(self.image_encoder.each(self.prepare, items))
+        return self.score_prepared(
+            prepared, with_embeddings=with_embeddings, is_grouped=False, latency=latency
+        )
+
+    def _embed(
+        self, prepared: Sequence[PreparedItem], latency: dict[str, float]
+    ) -> list[EmbeddedItem]:
         with self._stage("image_tower", latency):
-            images = [image for item in items for image in item.images]
-            vectors = iter(list(self.image_encoder.each(self._embed_image, images)))
+            images = [image for one in prepared for image in one.images if image is not None]
+            vectors = iter(self.image_encoder.run(images))
         with self._stage("text_tower", latency):
-            texts = [model_text(item.title, item.description).strip() for item in items]
-            rows = [row for row, text in enumerate(texts) if text]
-            encoded = self.text_encoder.encode([texts[row] for row in rows])
-        text_of = dict(zip(rows, encoded, strict=True))
+            texts = [one.tokens_T for one in prepared if one.tokens_T is not None]
+            encoded = iter(self.text_encoder.run(texts))
         return [
             gather_embedded(
-                list(islice(vectors, len(item.images))), self.image_encoder.dim, text_of.get(row)
+                [None if image is None else next(vectors) for image in one.images],
+                self.image_encoder.dim,
+                None if one.tokens_T is None else next(encoded),
             )
-            for row, item in enumerate(items)
+            for one in prepared
         ]
 
-    def _embed_image(self, image: bytes | Image.Image) -> Vectors | None:
-        """Return the embedding; None where the bytes are no image that may be decoded."""
+    def _prepare_image(self, image: bytes | Image.Image) -> Vectors | None:
+        """Return the image as the tower reads it; None where the bytes are no image that may be decoded."""
         try:
             with span("decode"):
                 decoded = decode(image) if isinstance(image, bytes) else image
         except InvalidListing:
             return None
-        return self.image_encoder.encode_one(decoded)
+        return self.image_encoder.prepare(decoded)
 
     def _run_heads(
         self,
@@ -292,5 +362,5 @@ def _head_batches(
     num_images_N = np.array([len(one.images_KD) for one in embedded], np.int64)
     for number in np.unique(num_images_N):
         rows = np.flatnonzero(num_images_N == number)
-        for begin in range(0, len(rows), _CHUNK):
-            yield rows[begin : begin + _CHUNK]
+        for begin in range(0, len(rows), _HEADS_CHUNK):
+            yield rows[begin : begin + _HEADS_CHUNK]

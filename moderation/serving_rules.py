@@ -1,11 +1,12 @@
 """The section `serving` of the release contract: what the upload gate does, and when it stops doing it by itself."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+Milliseconds = Annotated[int, Field(ge=1, le=60_000, strict=True)]
 Seconds = Annotated[float, Field(gt=0, le=3_600, strict=True)]
 
 
@@ -31,6 +32,17 @@ class Breakers(_Frozen):
 
     predictor: BreakerRules
     features: BreakerRules
+    ledger: BreakerRules
+
+
+class SpillRules(_Frozen):
+    """What happens to events and blobs that the ledger or the content store cannot take."""
+
+    max_bytes: Count
+    """Of the files that a gateway may fill; then it refuses uploads."""
+
+    retry_s: Seconds
+    """Seconds between two tries to move them where they belong."""
 
 
 class PredictionBreaker(_Frozen):
@@ -133,6 +145,8 @@ class Budgets(_Frozen):
     """Of its usual time that a dependency must have had before its being too slow is counted against it."""
 
     shares: StageShares
+    ledger_ms: Milliseconds
+    """For each read and each write of the ledger; then events go to the spill."""
 
     @model_validator(mode="after")
     def _leave_something(self) -> "Budgets":
@@ -163,6 +177,145 @@ class Audit(_Frozen):
         return chance
 
 
+class LineRules(_Frozen):
+    """How much may wait at the predictor under one priority; beyond it a request is refused at once."""
+
+    items: Count
+    mib: Count
+    """Size of the requests that wait, as they came."""
+
+
+class Lines(_Frozen):
+    """Who may wait at the predictor, first to last."""
+
+    upload: LineRules
+    rescan: LineRules
+    backfill: LineRules
+
+
+class PredictorRules(_Frozen):
+    """How the predictor forms batches, and what it refuses."""
+
+    max_batch: Annotated[int, Field(ge=1, le=1_024, strict=True)]
+    """Listings that go through the models together."""
+
+    wait_ms: Annotated[float, Field(ge=0, le=1_000, strict=True)]
+    """Most that a busy engine waits for a batch to fill; never more than what sharing a batch saves."""
+
+    fair_every: Count
+    """Listings that may go ahead of a lower priority before its oldest goes."""
+
+    lines: Lines
+
+
+class ParityRules(_Frozen):
+    """What an engine must be shown to keep to before it answers in the place of the reference one."""
+
+    min_rows: Count
+    max_rows: Count
+    """Of more, a sample is compared."""
+
+    min_positives: Count
+    """Violations under each policy."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1, strict=True)]
+    """Of the bounds on flips and on lost precision, one-sided."""
+
+    max_difference: Share
+    """Of any probability."""
+
+    quantile: Share
+    quantile_difference: Share
+    """Of the probabilities, at that quantile."""
+
+    tier_flips: Share
+    """Share of listings that come to another tier, its upper bound."""
+
+    precision_loss: Share
+    """Average precision lost under any policy, the upper bound of the paired difference."""
+
+
+class TritonRules(_Frozen):
+    """How a Triton server batches the towers, as its exported model repository says."""
+
+    max_batch: Count
+    preferred_batches: Annotated[tuple[Count, ...], Field(min_length=1)]
+    max_queue_delay_us: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+    """Microseconds that a request waits for others."""
+
+    instances: Count
+    """Copies of a tower on each device."""
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "TritonRules":
+        if max(self.preferred_batches) > self.max_batch:
+            raise ValueError("preferred_batches: none may be larger than max_batch")
+        return self
+
+
+class EngineRules(_Frozen):
+    """What runs the towers, beside the reference."""
+
+    parity: ParityRules
+    triton: TritonRules
+
+
+class BankRules(_Frozen):
+    """What a known image leads to under the policy of its bank."""
+
+    tier: Literal["tag", "review", "block", "suspend"]
+    """Of a known-bad image; the model is not asked."""
+
+    contested: Literal["tag", "review"]
+    """At least, where a known-good image is about as near; the model is asked."""
+
+
+class DuplicateRules(_Frozen):
+    """When a seller's same upload gets the answer of the one before."""
+
+    window_s: Seconds
+    """Seconds for which an answer holds."""
+
+    max_repeats: Annotated[int, Field(ge=0, strict=True)]
+    """Uploads that one answer is given to again; then the model is asked with the behaviour of that time. 0: none."""
+
+    max_answers: Count
+    """Answers that a gateway keeps in mind; the oldest go first."""
+
+
+class BehaviourRules(_Frozen):
+    """What the behaviour prefilter must show before it lets an upload go without asking the towers."""
+
+    recall: Share
+    """Of violations that go on, per policy and of evasive ones: shown by a lower bound."""
+
+    confidence: Share
+    """One-sided, of each bound."""
+
+    min_positives: Count
+    """Violations per policy, and evasive ones; with fewer the prefilter stays closed."""
+
+    new_seller_days: Annotated[float, Field(ge=0, le=365, strict=True)]
+    """Uploads of sellers that are younger always go on: nothing is known of them."""
+
+    random_share: Share
+    """Of what it would let go that goes on all the same, so that what it lets go stays measured."""
+
+    salt: Annotated[str, Field(min_length=1, max_length=64)]
+    """Of the draw by submission id; a new one draws other uploads."""
+
+    retry_s: Seconds
+    """Until a prefilter that a predictor could not give is asked for again."""
+
+
+class Stage1Rules(_Frozen):
+    """What stage 1 does before a model is asked."""
+
+    banks: BankRules
+    duplicates: DuplicateRules
+    behaviour: BehaviourRules
+
+
 class ServingRules(_Frozen):
     """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`.
 
@@ -170,7 +323,13 @@ class ServingRules(_Frozen):
     """
 
     breakers: Breakers
+    predictor: PredictorRules
     budgets: Budgets
+    spill: SpillRules
+    stage_1: Stage1Rules
+    engines: EngineRules | None = None
+    """Without it the reference engine alone may answer."""
+
     explanation_timeout_s: Seconds
     """Until a reviewer's explanation is given up; no answer to an upload waits for one."""
 

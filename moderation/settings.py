@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from moderation.engines.engine import REFERENCE, EngineName
 from moderation.errors import SettingsError
 
 _PREFIX = "TIDEGATE__"
@@ -21,8 +22,14 @@ class Settings(BaseSettings):
     home: Path = Path("build/home")
     """Folder of everything that a laptop keeps: ledger, content store, caches, registry, pipeline runs."""
 
+    spill_folder: Path | None = None
+    """Where a gateway keeps what the ledger cannot take; unset means below `home`. Name a folder on another disk."""
+
     policy_file: Path = Path("policies/marketplace.yaml")
     """The policies that a gateway and a pipeline apply."""
+
+    pattern_file: Path | None = None
+    """Analysts' patterns; unset means `patterns.yaml` beside the policy file, or none where there is no such file."""
 
     release_file: Path = Path("policies/release.yaml")
     """The release contract that gates judge by."""
@@ -39,6 +46,15 @@ class Settings(BaseSettings):
     tracking_url: str | None = None
     """MLflow tracking and registry server; unset means SQLite and a folder below `home`."""
 
+    engine: EngineName = REFERENCE
+    """What runs the towers of a predictor; any but the reference needs a passing comparison with it."""
+
+    triton_url: str | None = None
+    """Triton server of the engine `triton`, `grpc://host:port`."""
+
+    triton_timeout_ms: Annotated[int, Field(ge=10, le=60_000)] = 5_000
+    """How long one run of a tower by a Triton server may take."""
+
     study_url: str | None = None
     """Optuna storage; unset means SQLite below `home`."""
 
@@ -54,11 +70,26 @@ class Settings(BaseSettings):
     explainer_url: str | None = None
     """Explainer that the gateway asks for reviewers, `http://host:port`; unset means that no score is explained."""
 
+    predictor_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Batches that the predictor runs at once, each on `num_threads`; 0 for as many as fill the visible cores."""
+
+    predictor_prepare_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Threads that decode images and cut text into tokens; 0 for half as many as there are cores."""
+
+    predictor_pin_threads: bool = False
+    """Whether the predictor's threads stay on their cores; only where no other process runs on these."""
+
     gateway_quota_per_s: Annotated[float, Field(gt=0)] = 500.0
     """Uploads a second that one caller may send for ever; an idle one may send two seconds' worth at once."""
 
     gateway_tokens: SecretStr = SecretStr("")
     """Callers as `name:role:token`, comma-separated; roles are submitter, reviewer, admin. Empty admits nobody."""
+
+    @property
+    def patterns(self) -> Path | None:
+        """The pattern file in force."""
+        beside = self.policy_file.with_name("patterns.yaml")
+        return self.pattern_file or (beside if beside.exists() else None)
 
 
 @lru_cache(maxsize=1)

@@ -16,6 +16,12 @@ from moderation.listing import Submission
 # violations would seem many times as frequent as they are.
 MATURITY: Final = timedelta(days=4)
 
+EVASION: Final = "evasion"
+"""Attribute by which the data says how a violation hides."""
+
+NOT_EVASIVE: Final = ("", "none", "no", "false", "0")
+"""Its values, in lower case, that say that it does not."""
+
 ROW_FIELDS: Final = [
     ("submission_id", pa.string()),
     ("listing_id", pa.string()),

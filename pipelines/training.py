@@ -85,7 +85,9 @@ def training(  # noqa: PLR0913  # every parameter of a run is one of the pipelin
     config = tuned.outputs["config"]
     trained = train(**inputs, config=config, seed=seed)
     model = trained.outputs["model"]
-    calibrated = calibrate(**inputs, model=model, policies=policies, seed=seed)
+    calibrated = calibrate(
+        **inputs, model=model, policies=policies, contract=release_contract, seed=seed
+    )
     bundled = bundle(
         table=table,
         towers=embedded.outputs["towers"],

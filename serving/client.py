@@ -1,6 +1,7 @@
 """Asks a predictor over gRPC: one listing in, one checked answer out, or an error that says which kind of failure."""
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.tracing import TRACEPARENT, traceparent
-from serving.errors import PredictorError, PredictorTimeout
+from serving.errors import PredictorError, PredictorOverloaded, PredictorTimeout
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
     MODEL_NAME,
+    PREFILTER_MODEL_NAME,
     RELEASE_METADATA_KEY,
+    RETRY_AFTER_METADATA_KEY,
     SERVICE,
     add_input,
     messages,
+    read_bytes_output,
     read_outputs,
 )
 from serving.release import Release, parse_release
@@ -33,6 +37,9 @@ _OPTIONS: Final = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+_RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,34 @@ class PredictorClient:
         self._release = release
         return release
 
+    async def prefilter(self, *, bundle: str, timeout_s: float) -> bytes | None:
+        """Return the behaviour prefilter of the release `bundle`, its digest verified; None if it has none.
+
+        Raises:
+            PredictorError: if it cannot be asked, serves another bundle, or what came was altered.
+        """
+        release = await self.release(timeout_s=timeout_s)
+        _expect(release.bundle == bundle, f"it serves {release.bundle}, not {bundle}")
+        if release.prefilter is None:
+            return None
+        request = messages.ModelInferRequest(model_name=PREFILTER_MODEL_NAME)
+        add_input(request, "bundle", [bundle.encode()])
+        try:
+            data = read_bytes_output(await self._infer(request, timeout=timeout_s), "prefilter")
+        except grpc.RpcError as error:
+            raise _translated(error) from error
+        except ValueError as error:
+            raise PredictorError(f"the predictor's answer is broken: {error}") from error
+        actual = hashlib.sha256(data).hexdigest()
+        _expect(actual == release.prefilter, f"its prefilter has the SHA-256 {actual}")
+        return data
+
     async def ask(self, query: Query, *, bundle: str, timeout_s: float) -> Answer:
         """Return the scores of one listing by the release `bundle`.
 
         Raises:
             PredictorTimeout: if no answer came within `timeout_s`, the metadata's round trip included.
+            PredictorOverloaded: if it had no room; `delay_s` says when it should.
             PredictorError: if it is down, refuses, serves another bundle, or answers nonsense.
         """
         try:
@@ -216,8 +246,14 @@ def _expect(holds: bool, reason: str) -> None:
 def _translated(error: grpc.RpcError) -> PredictorError:
     code = error.code()
     message = f"{code.name}: {error.details()}"
-    return (
-        PredictorTimeout(message)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED
-        else PredictorError(message)
-    )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return PredictorTimeout(message)
+    trailers = dict(error.trailing_metadata() or ())
+    # Without the trailer it is gRPC itself that ran out of something: a message beyond its limit, say.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and RETRY_AFTER_METADATA_KEY in trailers:
+        return PredictorOverloaded(message, delay_s=_seconds(trailers[RETRY_AFTER_METADATA_KEY]))
+    return PredictorError(message)
+
+
+def _seconds(milliseconds: str) -> float:
+    return int(milliseconds) / 1e3 if milliseconds.isdecimal() else _RETRY_S

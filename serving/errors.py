@@ -54,6 +54,10 @@ class PredictorTimeout(PredictorError):
     """The predictor did not answer in time; decide by the failure policy."""
 
 
+class PredictorOverloaded(PredictorError):
+    """The predictor works but has no room now; decide by the failure policy, come back after `delay_s`."""
+
+
 STATUS: Final[dict[type[Exception], int]] = {
     InvalidListing: 400,
     BadRequest: 400,

@@ -13,13 +13,18 @@ import numpy.typing as npt
 
 SERVICE: Final = "/inference.GRPCInferenceService"
 MODEL_NAME: Final = "tidegate"
+PREFILTER_MODEL_NAME: Final = "prefilter"
 
 RELEASE_METADATA_KEY: Final = "tidegate-release-bin"
 """gRPC trailer of ModelMetadata that carries the release: its message has no field for it."""
 
+RETRY_AFTER_METADATA_KEY: Final = "retry-after-ms"
+"""gRPC trailer of RESOURCE_EXHAUSTED: milliseconds until there should be room."""
+
 DTYPES: Final[dict[str, type[np.generic]]] = {
     "INT8": np.int8,
     "INT32": np.int32,
+    "INT64": np.int64,
     "FP32": np.float32,
     "FP64": np.float64,
 }
@@ -65,6 +70,22 @@ def add_input(request: Any, name: str, value: Sequence[bytes] | npt.NDArray[Any]
         tensor.datatype = "BYTES"
         tensor.shape.append(len(value))
         request.raw_input_contents.append(pack_bytes(value))
+
+
+def read_bytes_output(response: Any, name: str) -> bytes:
+    """Return the one element of a raw BYTES[1] tensor of a ModelInferResponse.
+
+    Raises:
+        ValueError: if the answer is not what the protocol says.
+    """
+    found = [(one.name, one.datatype, tuple(one.shape)) for one in response.outputs]
+    if found != [(name, "BYTES", (1,))] or len(response.raw_output_contents) != 1:
+        raise ValueError(f"the answer is not one raw BYTES[1] tensor {name}, but {found}")
+    raw = response.raw_output_contents[0]
+    element = raw[4:]
+    if raw != pack_bytes([element]):
+        raise ValueError(f"output {name} is cut short or has more than one element")
+    return bytes(element)
 
 
 def read_outputs(response: Any) -> dict[str, npt.NDArray[Any]]:

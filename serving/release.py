@@ -32,6 +32,12 @@ class Release(BaseModel):
     versions: dict[str, str] = Field(default_factory=dict)
     """Version of each component of the bundle."""
 
+    prefilter: str | None = None
+    """SHA-256 of the behaviour prefilter that the same server hands out; None where the bundle has none."""
+
+    engine: str = ""
+    """What runs the towers: `onnxruntime` is the reference that every other one was compared with."""
+
     def to_bytes(self) -> bytes:
         """Return the release as canonical JSON."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()

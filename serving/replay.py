@@ -1,5 +1,6 @@
 """Replay of one decision: from its recorded signals bit for bit, and scored again from its stored inputs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -13,12 +14,14 @@ from moderation.decision import (
     STATUS_CODES,
     Attempt,
     Decision,
+    concluded,
     replay,
     tier_of,
 )
 from moderation.errors import PermanentError
 from moderation.policy import PolicyFile
 from moderation.scoring import Scores, ScoringItem
+from moderation.stage_1 import Stage1
 
 TOLERANCE: Final = 1e-5
 """How far a probability may be off when it is scored again, on another machine or thread count."""
@@ -57,7 +60,7 @@ class ReplayReport:
 
     trace_id: str
     release: str | None
-    """Bundle that answered; None where none did and the failure policy decided."""
+    """Bundle that answered; None where stage 1 or the failure policy decided."""
 
     differences: tuple[str, ...]
     """What the recorded signals do not give again; empty when the replay is exact."""
@@ -143,12 +146,26 @@ def _signal_differences(answer: Attempt, scorer: Rescorer) -> tuple[str, ...]:
 
 def _judged_differences(decision: Decision, policies: PolicyFile) -> tuple[str, ...]:
     tier, codes = replay(decision, policies)
-    found = []
+    found = list(_stage_1_differences(decision, policies))
     if tier != decision.tier:
         found.append(f"tier: {tier} again, recorded is {decision.tier}")
     if codes != decision.reason_codes:
         found.append(f"reason codes: {codes} again, recorded are {decision.reason_codes}")
     return tuple(found)
+
+
+def _stage_1_differences(decision: Decision, policies: PolicyFile) -> Iterator[str]:
+    """Yield where the signals of stage 1 do not give again what is recorded of it, or of who decided."""
+    by = concluded(decision, policies).decided_by
+    wanted = "duplicate" if decision.duplicate_of else by
+    if decision.decided_by != wanted:
+        yield f"decided by: {wanted} again, recorded is {decision.decided_by}"
+    recorded = decision.stage_1
+    if recorded is not None:
+        again = Stage1.of(recorded.signals, policies, latency_ms=recorded.latency_ms)
+        if again != recorded:
+            said = f"{again.tier} {again.reason_codes} again"
+            yield f"stage 1: {said}, recorded is {recorded.tier} {recorded.reason_codes}"
 
 
 def _crossings(answer: Attempt, rescored_P: npt.NDArray[np.float64]) -> tuple[Crossing, ...]:

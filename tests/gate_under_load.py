@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -66,12 +67,22 @@ class Gate:
             "TIDEGATE__HOME": str(self.home),
             "TIDEGATE__GATEWAY_TOKENS": f"load:submitter:{TOKEN}",
             "TIDEGATE__GATEWAY_QUOTA_PER_S": "100000",
+            "TIDEGATE__RELEASE_FILE": str(self._contract()),
             **self.environment,
         }
         with start_gateway(
             routing=self.routing, log_folder=self.home / "logs", environment=environment
         ) as process:
             yield process
+
+    def _contract(self) -> Path:
+        """Return the shipped contract but for duplicates: every upload of a load is to be judged."""
+        shipped = Path("policies/release.yaml").read_text(encoding="utf-8")
+        changed = re.sub(r"max_repeats: \d+", "max_repeats: 0", shipped)
+        assert changed != shipped
+        path = self.home / "release.yaml"
+        path.write_text(changed, encoding="utf-8")
+        return path
 
     def _route(self, url: str) -> None:
         revision = load_table(self.routing).revision + 1 if self.routing.exists() else 1

@@ -5,10 +5,20 @@ from typing import Annotated
 
 import typer
 
+from tidegate.bank_commands import banks_app
 from tidegate.enforcement_commands import enforcement_app
 from tidegate.feature_commands import features_app
 from tidegate.golden_commands import golden_app
-from tidegate.options import Data, Mapping, Policies, Profile, ReleaseProfile, Seed
+from tidegate.options import (
+    Data,
+    Engine,
+    Mapping,
+    Named,
+    Policies,
+    Profile,
+    ReleaseProfile,
+    Seed,
+)
 from tidegate.privacy_commands import privacy_app
 
 app = typer.Typer(
@@ -27,6 +37,7 @@ app.add_typer(simulate_app, name="simulate")
 app.add_typer(bundle_app, name="bundle", help="Look at a trained bundle.")
 app.add_typer(gates_app, name="gates", help="Judge bundles by the release contract.")
 app.add_typer(golden_app, name="golden", help="The frozen listings that candidates are judged on.")
+app.add_typer(banks_app, name="banks", help="Known images that stage 1 looks up.")
 app.add_typer(features_app, name="features", help="The feature store: what sellers did.")
 app.add_typer(
     enforcement_app,
@@ -271,6 +282,52 @@ def verify(path: Annotated[Path, typer.Argument(help="Folder of the bundle.")]) 
     from tidegate.bundles import verify_bundle
 
     verify_bundle(path)
+
+
+@bundle_app.command()
+def quantise(bundle: Named, engine: Engine) -> None:
+    """Derive a bundle's int8 graphs for one engine; nothing answers with them until `parity` has passed.
+
+    Example: [cyan]tidegate bundle quantise champion --engine openvino-int8[/]
+    """
+    from tidegate.engines import quantise_bundle
+
+    quantise_bundle(bundle, engine)
+
+
+@bundle_app.command()
+def parity(
+    bundle: Named,
+    engine: Engine,
+    table: Annotated[
+        Path | None, typer.Option(help="Snapshot it was trained on; the recorded one if absent.")
+    ] = None,
+    seed: Seed = 17,
+) -> None:
+    """Compare an engine with the reference on real listings, and attest it: exit code 0 may answer, 1 may not.
+
+    Example: [cyan]tidegate bundle parity champion --engine openvino-int8[/]
+    """
+    from tidegate.engines import compare_engine
+
+    raise typer.Exit(compare_engine(bundle, engine, table=table, seed=seed))
+
+
+@bundle_app.command("export-triton")
+def export_triton(
+    bundle: Named,
+    out: Annotated[Path, typer.Option(help="Model repository to write the towers to.")],
+    kind: Annotated[
+        str, typer.Option(help="Where they run: KIND_AUTO, KIND_CPU or KIND_GPU.")
+    ] = "KIND_AUTO",
+) -> None:
+    """Write a bundle's towers as a model repository of Triton, with batching as the release contract says.
+
+    Example: [cyan]tidegate bundle export-triton champion --out build/triton[/]
+    """
+    from tidegate.engines import export_towers
+
+    export_towers(bundle, out, kind)
 
 
 @gates_app.command("run")

@@ -55,6 +55,16 @@ class Answered:
         answer = next((a for a in attempts if a["role"] == "answer"), None)
         return list(answer["scores"]) if answer else []
 
+    @property
+    def decided_by(self) -> str:
+        """Who decided; empty for callers who may not see evidence."""
+        return str((self.content.get("evidence") or {}).get("decided_by", ""))
+
+    @property
+    def stage_1(self) -> list[Mapping[str, Any]]:
+        """Signals of stage 1; empty for callers who may not see evidence."""
+        return list(((self.content.get("evidence") or {}).get("stage_1") or {}).get("signals", []))
+
 
 class GatewayCaller:
     """A caller of one gateway."""
@@ -127,7 +137,9 @@ def decide_one(
     show_decisions([(listed, answered)], with_truth=False)
     for reason in answered.content["reasons"]:
         say(f"{reason['code']}: {reason['message']}", markup=False)
-    show_signals(answered)
+    show_stage_1(answered)
+    if answered.scores:
+        show_signals(answered)
     say(f"trace {answered.content['trace_id']}: tidegate replay shows it again")
 
 
@@ -212,6 +224,8 @@ def _truth(truth: Mapping[str, bool]) -> str:
 def _why(listed: Listed, answered: Answered) -> str:
     """Return reasons, the policy in question, the members that say most, and the image that decided."""
     parts = [" ".join(reason["code"] for reason in answered.content["reasons"])]
+    if answered.decided_by not in ("", "model"):
+        parts.append(f"decided by {answered.decided_by.replace('_', ' ')}")
     score = max(answered.scores, key=lambda s: float(s["probability"]), default=None)
     if score is not None:
         known = [s for s in score["signals"] if s["value"] is not None]
@@ -223,6 +237,16 @@ def _why(listed: Listed, answered: Answered) -> str:
         else:
             parts.append(f"worst image {score['worst_image'] + 1} of {len(listed.images)}")
     return " · ".join(part for part in parts if part)
+
+
+def show_stage_1(answered: Answered) -> None:
+    """Print what each stage before the model said."""
+    for signal in answered.stage_1:
+        said = [signal["name"], signal["status"], signal["reason"], signal["policy"] or ""]
+        if signal["tier"] != "allow":
+            said.append(f"{signal['tier']} at least")
+        found = ", ".join(str(one) for one in signal["found"])
+        say(f"  {' '.join(word for word in said if word)}  {found}".rstrip(), markup=False)
 
 
 def show_signals(answered: Answered) -> None:

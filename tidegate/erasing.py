@@ -21,6 +21,7 @@ from ledger.erasures import Belongings, Erasure
 from ledger.events import Event, EventKind, StoredEvent, to_submission
 from ledger.importing import partial_report
 from ledger.ledger import SqliteLedger, UnknownSeller
+from ledger.spill import num_under
 from ledger.store import ContentStore
 from moderation.clock import Clock
 from moderation.embedding_cache import EmbeddingCache
@@ -109,7 +110,9 @@ class Eraser:
         clock: Clock,
         *,
         patience_s: float = PATIENCE_S,
+        spill_folder: Path | None = None,
     ) -> None:
+        self._spill_folder = spill_folder or home.folder / "spill"
         self._home, self._place, self._clock, self._patience_s = home, place, clock, patience_s
         self._ledger = SqliteLedger(home.ledger)
         self._store = ContentStore(home.content)
@@ -209,6 +212,11 @@ class Eraser:
                     f"{number} golden items, frozen; the next `tidegate golden rotate` leaves them out, and this "
                     "version may be deleted when no bundle that was judged on it serves"
                 )
+        if number := num_under(self._spill_folder, erasure.key_id):
+            left[f"{self._spill_folder}"] = (
+                f"{number} frames that nobody can read any more; the gateway lets go of them when it moves its spill "
+                "to the ledger, and what is kept aside there may be deleted"
+            )
         if number := self._ledger.num_about(erasure.key_id):
             left[f"{self._home.ledger}"] = (
                 f"{number} events that named no seller, about submissions of this one: ids, times and verdicts"

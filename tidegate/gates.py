@@ -55,7 +55,7 @@ def run_gates(
     opponent = _opponent(found, champion, registry, config)
     contract = contract_text(config.release_file, profile)
     policies = policy_text(config.policy_file)
-    rows = table or _table_of(found, registry)
+    rows = table or table_of(found, registry)
     evidence = home.reports / found.digest / "evidence"
     inputs = proving.ProveInputs(
         str(found.folder),
@@ -217,7 +217,7 @@ def _opponent(
     return opponent
 
 
-def _table_of(bundle: Bundle, registry: Registry) -> Path:
+def table_of(bundle: Bundle, registry: Registry) -> Path:
     """Return the snapshot that a bundle was trained on, where the registry says it lies."""
     version = registry.version_of(bundle.digest)
     table = Path(version.tags.get("table", "")) if version else Path()

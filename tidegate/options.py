@@ -18,3 +18,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 ReleaseProfile = Annotated[
     str, typer.Option(help="Profile of the release contract: standard, or demo for small data.")
 ]
+Named = Annotated[
+    str, typer.Argument(help="champion, candidate, a folder, or the start of a digest.")
+]
+Engine = Annotated[str, typer.Option(help="What runs the towers, such as openvino-int8.")]

@@ -21,7 +21,9 @@ def erase(seller: str) -> int:
     """
     config = settings()
     home = _home()
-    receipts = Eraser(home, Place.of(config), SystemClock()).erase(seller)
+    receipts = Eraser(
+        home, Place.of(config), SystemClock(), spill_folder=config.spill_folder
+    ).erase(seller)
     for one in receipts:
         _show(one, home)
     return int(any(one.pending for one in receipts))

@@ -69,6 +69,8 @@ def serving(bundle: Bundle, config: Settings, *, with_explainer: bool = False) -
         "TIDEGATE__RELEASE_FILE": str(config.release_file.resolve()),
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
+    if config.pattern_file is not None:
+        environment["TIDEGATE__PATTERN_FILE"] = str(config.pattern_file.resolve())
     with (
         start_features(log_folder=home.logs, environment=environment) as features,
         start_predictor(

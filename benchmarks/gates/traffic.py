@@ -44,7 +44,7 @@ def record_traffic(
 
 
 def _decided_by(home: Home) -> str | None:
-    """Return the release that took the first recorded decision; None where there is none."""
-    first = next(iter(SqliteLedger(home.ledger).read((EventKind.DECISION,))), None)
-    answer = None if first is None else answer_of(to_decision(first.event))
-    return None if answer is None else answer.release
+    """Return the release that gave the first recorded answer; None where there is none."""
+    found = SqliteLedger(home.ledger).read((EventKind.DECISION,))
+    answers = (answer_of(to_decision(stored.event)) for stored in found)
+    return next((answer.release for answer in answers if answer is not None), None)

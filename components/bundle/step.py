@@ -39,9 +39,10 @@ def run(parts: BundleParts, inputs: dict[str, Any], profile: str, *, out: str) -
         "ensemble": calibration / "ensemble.json",
         "thresholds": calibration / "thresholds.json",
     }
-    reference = calibration / "reference.json"
-    if reference.is_file():
-        placed["reference"] = reference
+    for optional in ("reference", "prefilter"):
+        path = calibration / f"{optional}.json"
+        if path.is_file():
+            placed[optional] = path
     description = bundles.Description(
         policies=snapshot.policy_ids,
         profile=profile,

@@ -11,6 +11,7 @@ def calibrate(
     embeddings: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     policies: str,
+    contract: str,
     seed: int,
     version: str,
     calibration: dsl.Output[dsl.Model],
@@ -22,6 +23,6 @@ def calibrate(
     from components.outputs import log_metrics
 
     inputs = step.CalibrateInputs(table.path, embeddings.path, model.path)
-    done = step.run(inputs, policies, seed, out=calibration.path, tiers=tiers.path)
+    done = step.run(inputs, policies, contract, seed, out=calibration.path, tiers=tiers.path)
     log_metrics(metrics, done)
     calibration.metadata["version"] = version

@@ -14,7 +14,9 @@ from components.evaluate.parity import check_parity
 from components.home import Home
 from components.policies import read_policies
 from ledger.store import ContentStore
+from moderation.behaviour_prefilter import PrefilterEvidence
 from moderation.bundle import Bundle
+from moderation.bundle_checks import PREFILTER
 from moderation.decision import tier_of
 from moderation.ensemble import Ensemble
 from moderation.evaluation.baseline import baseline_scores
@@ -79,6 +81,7 @@ def run(inputs: EvaluateInputs, policies: str, seed: int, *, report: str, figure
             "snapshot": snapshot.digest[:16],
             "cut-off": f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC",
             "split": snapshot.mode,
+            "behaviour prefilter": _prefilter(bundle),
         },
     )
     with TemporaryDirectory() as folder:
@@ -89,6 +92,11 @@ def run(inputs: EvaluateInputs, policies: str, seed: int, *, report: str, figure
     test = signals.select("test")
     roc, counts = _pooled(test, ensemble.combine(*test.natural()), solved)
     return Done(found["metrics"] | {"serving_parity": apart}, roc, _CATEGORIES, counts)
+
+
+def _prefilter(bundle: Bundle) -> str:
+    path = bundle.folder / PREFILTER
+    return str(PrefilterEvidence.load(path)) if path.is_file() else "none"
 
 
 def _pooled(

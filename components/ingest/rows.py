@@ -149,10 +149,12 @@ def read_rows(
 
 
 def served(ledger: Ledger, submission: Submission, until: datetime) -> Floats | None:
-    """Return the behaviour that a decision by `until` used, NaN where it had none; None without a decision."""
+    """Return the behaviour that a decision by `until` used, NaN where it had none; None where none used its own."""
     stored = ledger.get_event(f"decision:{submission.submission_id}")
     if stored is None or stored.event.occurred_at > until:
         return None
+    if stored.event.payload.get("duplicate_of"):
+        return None  # the features are those of another upload
     used = {one["name"]: one["value"] for one in stored.event.payload["features"]}
     values = [used.get(name) for name in FEATURE_NAMES]
     return np.array([np.nan if value is None else value for value in values], np.float32)

@@ -46,10 +46,10 @@ class Opponents:
         """
         candidate, champion = self.scores(rows.name, rows.items, progress)
         return rows.scored(
-            self._answers(self.candidate, candidate),
+            self._answers(self.candidate, candidate, rows.items),
             None
             if champion is None or self.champion is None
-            else self._answers(self.champion, champion),
+            else self._answers(self.champion, champion, rows.items),
             rules,
         )
 
@@ -86,7 +86,7 @@ class Opponents:
             self.missing[f"champion on {part}"] = refused
         return candidate, None
 
-    def _answers(self, scorer: Scorer, scores: Scores) -> Answers:
+    def _answers(self, scorer: Scorer, scores: Scores, items: Sequence[LazyItem]) -> Answers:
         log_odds_NP = scorer.log_odds(scores.signals_NPM, scores.signal_status_NPM)
         return Answers(
             scorer.digest,
@@ -94,6 +94,7 @@ class Opponents:
             self._columns(scorer, log_odds_NP),
             scorer.thresholds,
             tuple(policy for policy in self.policies if policy not in scorer.policies),
+            scorer.lets_go(items),
         )
 
     def _columns(self, scorer: Scorer, values_NQ: Floats) -> Floats:

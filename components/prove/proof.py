@@ -124,6 +124,8 @@ class Proof:
         )
         proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
+        prefilter = opponents.candidate.prefilter
+        proof.facts["behaviour prefilter"] = str(prefilter.evidence) if prefilter else "none"
         if opponents.champion is not None:
             proof.missing |= retired(opponents.policies, opponents.champion.policies)
         return proof

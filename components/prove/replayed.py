@@ -37,6 +37,7 @@ _REMEDY: Final = "let the gateway decide traffic (`tidegate serve`), then prove 
 _OK: Final = STATUS_CODES[SignalStatus.OK]
 
 BY_FAILURE_POLICY: Final = "decided by the failure policy"
+BY_STAGE_1: Final = "decided by stage 1 without a model"
 BY_OTHERS: Final = "decided by another release or under other thresholds"
 ERASED: Final = "inputs erased"
 
@@ -84,8 +85,9 @@ def recorded_rows(
 ) -> Recorded:
     """Return the decisions of a window by the release that took most of them.
 
-    Left out and counted are decisions by the failure policy, by another release or under other thresholds (no two
-    sets of thresholds can be compared with the candidate's at once), and those whose inputs were erased.
+    Left out and counted are decisions by stage 1 alone, by the failure policy, by another release or under other
+    thresholds (no two sets of thresholds can be compared with the candidate's at once), and those whose inputs were
+    erased.
 
     Args:
         ledger: holds the decisions.
@@ -188,7 +190,8 @@ def _of_one_release(
     for decision in decisions:
         answer = answer_of(decision)
         if answer is None:
-            left_out[BY_FAILURE_POLICY] += 1
+            is_stage_1 = decision.decided_by == "stage_1"
+            left_out[BY_STAGE_1 if is_stage_1 else BY_FAILURE_POLICY] += 1
             continue
         key = json.dumps([answer.release, answer.thresholds], sort_keys=True)
         by_release.setdefault(key, []).append((decision, answer))

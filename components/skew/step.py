@@ -68,6 +68,8 @@ def run(home: str, logical_date: str, *, report: str | None = None) -> Compared:
 def _used(ledger: Ledger, begin: datetime, end: datetime) -> Iterator[Used]:
     decisions = ledger.read((EventKind.DECISION,), until=end, since=begin, in_time_order=True)
     for stored in decisions:
+        if stored.event.payload.get("duplicate_of"):
+            continue  # nothing was read: the features are those of the earlier upload
         submission = ledger.get_submission(stored.event.submission_id)
         if submission is not None:
             yield Used.of(submission, stored.event.payload)

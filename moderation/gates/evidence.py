@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.str_]
 Thresholds = Mapping[str, Mapping[str, float]]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _REMEDY: Final = "score the sets again"
 
 
@@ -43,6 +43,9 @@ class Answers:
 
     lacks: tuple[str, ...] = ()
     """Policies of the set that the bundle has no head for: columns of NaN, which is not the NaN of a broken head."""
+
+    lets_go_N: Flags | None = None
+    """Rows that would pass by the seller's behaviour alone; None where the bundle lets nothing go."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class ScoredSet:
                 if getattr(answers, name).shape != shape:
                     raise InvalidSnapshot(f"set {self.name}: {name} is not of shape {shape}")
             self._check_heads(answers)
+            if answers.lets_go_N is not None and answers.lets_go_N.shape != shape[:1]:
+                raise InvalidSnapshot(f"set {self.name}: lets_go_N must have {shape[0]} rows")
         for name in ("truth_NP", "adjudicated_NP"):
             if getattr(self, name).shape != shape:
                 raise InvalidSnapshot(f"set {self.name}: {name} is not of shape {shape}")
@@ -292,6 +297,8 @@ def _save_set(one: ScoredSet, path: Path) -> None:
             continue
         arrays[f"{role}.probability_NP"] = answers.probability_NP
         arrays[f"{role}.log_odds_NP"] = answers.log_odds_NP
+        if answers.lets_go_N is not None:
+            arrays[f"{role}.lets_go_N"] = answers.lets_go_N
         facts[role] = {
             "bundle": answers.bundle,
             "thresholds": {policy: dict(tiers) for policy, tiers in answers.thresholds.items()},
@@ -311,6 +318,7 @@ def _load_set(path: Path) -> ScoredSet:
             arrays[f"{role}.log_odds_NP"],
             facts[role]["thresholds"],
             tuple(facts[role]["lacks"]),
+            arrays.get(f"{role}.lets_go_N"),
         )
         for role in ("candidate", "champion")
         if role in facts

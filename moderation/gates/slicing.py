@@ -16,6 +16,7 @@ import numpy.typing as npt
 from moderation.features import FEATURE_NAMES
 from moderation.release import SliceRules
 from moderation.signals import as_words
+from moderation.snapshot_rows import EVASION, NOT_EVASIVE
 from moderation.text import SIGNS, ngram_texts
 
 Words = npt.NDArray[np.str_]
@@ -43,7 +44,6 @@ _MIN_PRICES: Final = 6
 # An attribute of more values is an identifier, not a slice.
 _MAX_VALUES: Final = 40
 
-_NOT_EVASIVE: Final = ("", "none", "no", "false", "0")
 _OBFUSCATIONS: Final = tuple(
     SIGNS.index(name)
     for name in ("zero_width", "combining", "confusables", "styled", "leet", "separators")
@@ -126,8 +126,8 @@ def _price_bands(rows: Sequence[SliceRow]) -> list[str]:
 
 def _evasion(row: SliceRow) -> str:
     """Return whether a violation hides: by what the data says of it, else by what its text shows."""
-    if "evasion" in row.attributes:
-        is_evasive = row.attributes["evasion"].lower() not in _NOT_EVASIVE
+    if EVASION in row.attributes:
+        is_evasive = row.attributes[EVASION].lower() not in NOT_EVASIVE
     else:
         signs = ngram_texts(row.title, row.description).signs
         is_evasive = any(signs[sign] > 0 for sign in _OBFUSCATIONS)

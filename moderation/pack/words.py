@@ -37,6 +37,7 @@ _MEASURES: Final = {
     "tier_precision": "share of a tier's decisions that are right",
     "unreachable_tiers": "tiers that no listing could ever reach",
     "reviews_per_day": "listings sent to reviewers in a day",
+    "prefilter_recall": "share of violations that the behaviour prefilter does not let pass unread",
     "decisions_stronger": "share of yesterday's uploads that would now be treated more strictly",
     "decisions_weaker": "share of what was held yesterday that would now be let through",
     "latency_p99_ms": "milliseconds within which 99 of 100 answers come",

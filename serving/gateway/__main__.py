@@ -9,21 +9,29 @@ from pathlib import Path
 import uvicorn
 
 from featurestore.layout import Place
-from ledger.ledger import SqliteLedger
-from ledger.store import ContentStore
+from ledger.ledger import Ledger
 from moderation import telemetry
-from moderation.clock import SystemClock
+from moderation.bank_versions import BankVersions
+from moderation.banks import Banks
+from moderation.clock import Clock, SystemClock
 from moderation.errors import TidegateError
-from moderation.policy import load_policies
+from moderation.pattern_book import PatternBook
+from moderation.policy import PolicyFile, load_policies
+from moderation.prefilter import Prefilter, Stage
 from moderation.release import load_release
 from moderation.settings import Settings, settings
+from moderation.stages import BankStage, PatternStage
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
+from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.breaker import Breaker, Breakers
+from serving.gateway.cascade import Cascade
 from serving.gateway.explanations import ExplainerClient
 from serving.gateway.gate import UploadGate
+from serving.gateway.keeping import Keeper
 from serving.gateway.quotas import Quotas
+from serving.gateway.repeated import RepeatedUploads
 from serving.gateway.safeguards import Around, safeguards_of
 from serving.routing import Router
 
@@ -36,13 +44,13 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
     serving = load_release(config.release_file).serving
     rules, budgets = serving.breakers, serving.budgets
     connect_s = budgets.shares.behaviour * budgets.total_ms / 1e3
-    ledger = SqliteLedger(config.home / "ledger.sqlite")
+    keeper = Keeper.of(config, serving, clock)
     router, policies = Router(routing, clock), load_policies(config.policy_file)
     features = Breaker("features", rules.features, clock)
     predictors = Breakers("predictor", rules.predictor, clock)
     around = Around(
         home=config.home,
-        ledger=ledger,
+        ledger=keeper.ledger,
         router=router,
         policies=policies,
         clock=clock,
@@ -50,19 +58,30 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         breakers=lambda: {"features": features.state(), **predictors.states()},
     )
     return UploadGate(
-        ledger=ledger,
-        store=ContentStore(config.home / "content", durable=True),
+        keeper=keeper,
         behaviour=BudgetedBehaviour(
             FeastReader(Place.of(config), connect_s),
             features,
         ),
         breakers=predictors,
         router=router,
+        cascade=build_cascade(config, keeper.ledger, policies, clock),
         policies=policies,
         safeguards=safeguards_of(serving, around),
         clock=clock,
         budgets=budgets,
     )
+
+
+def build_cascade(config: Settings, ledger: Ledger, policies: PolicyFile, clock: Clock) -> Cascade:
+    """Return stage 1 of the gateway that the settings describe."""
+    rules = load_release(config.release_file).serving.stage_1
+    banks = Banks(BankVersions(config.home / "banks", clock), clock)
+    book = PatternBook(config.patterns, policies.ids, clock)
+    stages: list[Stage] = [PatternStage(book), BankStage(banks, rules.banks, policies.ids)]
+    repeated = RepeatedUploads(ledger, rules.duplicates, clock)
+    behaviour = BehaviourStage(rules.behaviour, clock)
+    return Cascade(banks, book, repeated, Prefilter(stages, clock), behaviour)
 
 
 def main() -> int:

@@ -83,10 +83,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        pollers = [asyncio.create_task(_poll(gate)), asyncio.create_task(_watch(gate))]
+        loops = (_poll(gate), _poll_stage_1(gate), _watch(gate), gate.keeper.keep_draining())
+        tasks = [asyncio.create_task(one) for one in loops]
         yield
-        for poller in pollers:
-            poller.cancel()
+        for task in tasks:
+            task.cancel()
         await explainer.close()
         await gate.close()
 
@@ -147,7 +148,7 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
         caller = callers.authenticate(request.headers.get("authorization"))
         if not _TRACE_ID.fullmatch(trace_id):
             raise BadRequest("trace_id: send 32 hexadecimal digits in lower case")
-        decision = await gate.run(gate.ledger.get_decision, trace_id)
+        decision = await gate.keeper.get_decision(trace_id)
         if decision is None:
             raise NotFound(f"no decision has the trace id {trace_id}")
         return JSONResponse(decision_answer(decision, gate.policies, caller))
@@ -165,7 +166,7 @@ def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SEES_EVIDENCE)
         truth = parse_truth(await read_body(request, MAX_TRUTH_BYTES))
-        recorded = await gate.run(record_truth, gate, truth)
+        recorded = await record_truth(gate, truth)
         return TruthAnswer(ground_truth_id=truth.ground_truth_id, recorded=recorded)
 
     @app.post(
@@ -179,7 +180,7 @@ def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SEES_EVIDENCE)
         asked = parse_reversal(await read_body(request, MAX_TRUTH_BYTES))
-        recorded = await gate.run(record_reversal, gate, asked, caller.role)
+        recorded = await record_reversal(gate, asked, caller.role)
         return ReversalAnswer(reversal_id=asked.reversal_id, recorded=recorded)
 
 
@@ -191,17 +192,13 @@ def _add_operations(app: FastAPI, gate: UploadGate) -> None:
 
     @app.get("/readyz", tags=["operations"], responses={503: {"description": "cannot record"}})
     async def readyz() -> JSONResponse:
-        """Say whether uploads can be recorded; a missing predictor or feature store is told, no more."""
-        checks = {
-            "ledger": "ok",
+        """Say whether uploads can be kept, in the ledger or the spill; what else is missing is told, no more."""
+        checks = await gate.keeper.state() | {
             "predictor": await _predictor_state(gate),
             "features": gate.behaviour.last,
+            **gate.cascade.state(),
         }
-        try:
-            await gate.run(gate.ledger.last_sequence)
-        except TidegateError as error:
-            checks["ledger"] = str(error)
-        is_ready = checks["ledger"] == "ok"
+        is_ready = await gate.keeper.can_keep()
         return JSONResponse({"ready": is_ready, "checks": checks}, 200 if is_ready else 503)
 
     @app.get("/metrics", tags=["operations"], include_in_schema=False)
@@ -237,7 +234,7 @@ def _note(decision: Decision, traced: str, num_images: int) -> None:
     tracing.note(
         tier=decision.tier,
         arm=decision.arm,
-        status=decision.attempts[0].status,
+        status=decision.attempts[0].status if decision.attempts else "not_asked",
         num_images=num_images,
         decision_trace_id=decision.trace_id if decision.trace_id != traced else None,
     )
@@ -246,6 +243,13 @@ def _note(decision: Decision, traced: str, num_images: int) -> None:
 async def _poll(gate: UploadGate) -> None:
     while True:
         gate.router.refresh()
+        await asyncio.sleep(_POLL_S)
+
+
+async def _poll_stage_1(gate: UploadGate) -> None:
+    """Follow banks and patterns on a timer of their own: what takes long there must not make a renewal look late."""
+    while True:
+        await gate.run(gate.cascade.refresh)
         await asyncio.sleep(_POLL_S)
 
 

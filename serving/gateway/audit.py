@@ -9,7 +9,6 @@ from typing import Final
 from prometheus_client import Counter
 
 from ledger.events import ReviewTask
-from ledger.ledger import Ledger
 from moderation.auditing import is_drawn
 from moderation.decision import Decision
 from moderation.errors import SettingsError
@@ -58,11 +57,6 @@ class RandomAudit:
 def audit_task_id(decision: Decision) -> str:
     """Return the id of the review that an audit of a decision opens."""
     return f"{decision.decision_id}:audit"
-
-
-def was_drawn(ledger: Ledger, decision: Decision) -> bool:
-    """Return whether a random audit drew a decision, by the review in the ledger."""
-    return ledger.get_event(f"review_task:{audit_task_id(decision)}") is not None
 
 
 def audit_salt(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 from moderation.clock import Clock
 from moderation.errors import TemporaryError
 from moderation.serving_rules import BreakerRules
-from serving.errors import PredictorTimeout
+from serving.errors import PredictorOverloaded, PredictorTimeout
 
 IS_OPEN: Final = Gauge(
     "tidegate_circuit_open", "Whether a dependency is left alone (1) or asked (0).", ["dependency"]
@@ -56,7 +56,8 @@ class Breaker:
     def call(self, *, is_fair: bool = True) -> Iterator[None]:
         """Let a call pass and learn how it ends: what may pass, or takes too long, is a failure of the dependency.
 
-        What else is raised says nothing of the dependency: a caller that went away, or a fault of ours.
+        What else is raised says nothing of the dependency: a caller that went away, a fault of ours, a predictor that
+        works but has no room now.
 
         Args:
             is_fair: whether the dependency had time enough that a timeout is its own fault.
@@ -67,6 +68,8 @@ class Breaker:
         is_trial = self._admit()
         try:
             yield
+        except PredictorOverloaded:
+            raise
         except (TemporaryError, TimeoutError) as error:
             if is_fair or not isinstance(error, (TimeoutError, PredictorTimeout)):
                 self._learn(is_failure=True)

@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge
 from ledger.enforcement import newest_change, next_number, record_change
 from ledger.ledger import Ledger
 from moderation.clock import Clock
-from moderation.decision import Decision, flagged, held
+from moderation.decision import Attempt, Decision, asked_tier, enforced_under, flagged, held
 from moderation.enforcement import (
     Buckets,
     EnforcementChange,
@@ -146,23 +146,22 @@ class Enforcement:
             return decision
         return held(decision, state.reason or "")
 
-    def observe(self, decision: Decision, expected: Mapping[str, float]) -> bool:
+    def observe(self, decision: Decision, expected: Mapping[str, float] | None) -> bool:
         """Take note of a recorded decision; return whether it was one too many, so that `sync` has to record a stop.
+
+        Everything that is enforced counts towards the quotas; what a release flags, only where it was asked.
 
         Args:
             decision: as it was recorded.
-            expected: policy -> share of listings at block or stronger that calibration expected of the bundle.
+            expected: policy -> share of listings at block or stronger that calibration expected of the bundle; None
+                where stage 1 or an earlier answer decided.
         """
-        attempt = decision.attempts[0]
-        if attempt.status != "ok" or attempt.release is None:
-            return False
-        if attempt.tier != decision.tier:
-            HELD.labels(attempt.tier).inc()
-        marks = flagged(attempt)
+        marks = enforced_under(decision)
+        if decision.enforcement == "stopped" and marks:
+            HELD.labels(asked_tier(decision)).inc()
         with self._counting:
-            if self._breaker is not None:
-                self._window(attempt.release).add(marks, self._clock.monotonic())
-                self._expected[attempt.release] = expected
+            if self._breaker is not None and expected is not None:
+                self._note(decision.attempts[0], expected)
             if decision.tier in ("block", "suspend"):
                 self._tally.add(marks, self._clock.now())
         if not marks or self.state.is_stopped:
@@ -175,6 +174,11 @@ class Enforcement:
         STOPS.labels(excess.cause).inc()
         _LOG.error("automatic enforcement stopped", extra={"reason": excess.reason})
         return True
+
+    def _note(self, attempt: Attempt, expected: Mapping[str, float]) -> None:
+        if attempt.status == "ok" and attempt.release is not None:
+            self._window(attempt.release).add(flagged(attempt), self._clock.monotonic())
+            self._expected[attempt.release] = expected
 
     def sync(self) -> None:
         """Record a stop that is not recorded yet, and follow the ledger; one that fails now is asked again later."""

@@ -4,23 +4,25 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from prometheus_client import Counter
 
 from ledger.events import Event, from_decision, from_review_task, from_submission
-from ledger.ledger import Ledger, LedgerConflict, TraceTaken
+from ledger.ledger import LedgerConflict, SqliteLedger, TraceTaken
 from ledger.store import ContentStore
 from moderation import tracing
 from moderation.clock import Clock
-from moderation.decision import Attempt, Decision, Versions
-from moderation.errors import TidegateError
+from moderation.decision import Decision, conclude
+from moderation.errors import ModelNotReady, TemporaryError, TidegateError
 from moderation.listing import Listing, Submission
-from moderation.policy import PolicyFile
+from moderation.policy import OnFailure, PolicyFile
+from moderation.prefilter import Incoming
 from moderation.serving_rules import Budgets
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
@@ -28,7 +30,11 @@ from serving.deadline import Deadline, DeadlineSpent
 from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
-from serving.gateway.record import answered, degradations, failed, review_task
+from serving.gateway.cascade import DECIDED, Cascade
+from serving.gateway.judged import Asked, Judged, repeated
+from serving.gateway.keeping import Keeper
+from serving.gateway.record import answered, degradations, failed, review_task, versions_of
+from serving.gateway.repeated import Seen
 from serving.gateway.requests import Upload
 from serving.gateway.safeguards import Safeguards
 from serving.routing import Choice, Router
@@ -41,18 +47,6 @@ DECISIONS: Final = Counter(
 
 # Threads for SQLite, the store and image checks: none of them may hold up the event loop.
 _NUM_THREADS: Final = 8
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What asking for a model's answer came to."""
-
-    choice: Choice | None
-    attempt: Attempt
-    codes: tuple[str, ...]
-    expected: Mapping[str, float] = field(default_factory=dict)
-    """Policy -> share of listings at block or stronger that calibration expected of the bundle."""
-    degraded: tuple[str, ...] = ()
 
 
 _P = ParamSpec("_P")
@@ -68,8 +62,7 @@ def new_hex_id() -> str:
 class UploadGate:
     """Everything that a decision needs; its parts are shared by all requests of a process."""
 
-    ledger: Ledger
-    store: ContentStore
+    keeper: Keeper
     behaviour: BudgetedBehaviour
     router: Router
     policies: PolicyFile
@@ -80,6 +73,7 @@ class UploadGate:
     breakers: Breakers
     """Of the predictors, by URL: a failing candidate leaves the champion alone."""
 
+    cascade: Cascade
     safeguards: Safeguards = field(default_factory=Safeguards)
     new_id: Callable[[], str] = new_hex_id
     predictors: PredictorPool = field(default_factory=PredictorPool)
@@ -87,16 +81,27 @@ class UploadGate:
         default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="gate")
     )
 
+    @property
+    def ledger(self) -> SqliteLedger:
+        """Where events come to lie in the end."""
+        return self.keeper.ledger
+
+    @property
+    def store(self) -> ContentStore:
+        """Where inputs come to lie in the end."""
+        return self.keeper.store
+
     async def decide(
         self, upload: Upload, trace_id: str, deadline: Deadline
     ) -> tuple[Decision, bool]:
         """Return the decision about an upload, and whether it was recorded before this call.
 
-        The submission is in the ledger before a model is asked, and the decision before it is answered.
+        The submission is in the ledger before a model is asked, and the decision before it is answered; what the ledger
+        cannot take is in the spill.
 
         Raises:
             SubmissionConflict: if the submission id was used for another content.
-            TemporaryError: if the ledger or the store cannot keep it; nothing is accepted then.
+            TemporaryError: if the spill cannot take it either; nothing is accepted then.
         """
         with self.safeguards.traffic.upload():
             return await self._decide(upload, trace_id, deadline)
@@ -105,25 +110,29 @@ class UploadGate:
         self, upload: Upload, trace_id: str, deadline: Deadline
     ) -> tuple[Decision, bool]:
         with span("gateway.record_submission", self.clock):
+            before, is_known = await self._look_up(upload)
             digests = await self.run(self._keep_inputs, upload)
-            submission, recorded = await self._submission(upload, digests)
-            if recorded and (before := await self._recorded_decision(submission)):
-                return before, True
-        with span("gateway.behaviour", self.clock):
-            behaviour = await self.behaviour.read(submission, deadline)
+            submission, recorded = self._submission(upload, digests, before)
+            if recorded and (decided := await self._recorded_decision(submission)):
+                return decided, True
+        choice = self._choose(submission)
+        seen = await self.run(self.cascade.seen, submission, choice, self.policies)
         if not recorded:
-            submission = await self._record(submission)
-        query = _query(upload, behaviour)
-        with span("gateway.predictor", self.clock):
-            outcome = await self._ask(query, submission, deadline)
-        decision = self._decision(submission, behaviour, outcome, trace_id, digests)
+            submission = await self._record(submission, to_spill=not is_known)
+        if seen.earlier is not None:
+            judged = repeated(seen.signal, seen.earlier, choice)
+        else:
+            judged = await self._judge(upload, submission, choice, seen, deadline)
+        decision = self._decision(submission, judged, trace_id, digests)
+        if choice is not None:
+            self.cascade.keep(decision, submission, choice, self.policies)
         with span("gateway.record_decision", self.clock):
             decision, recorded = await self._record_decision(
                 self.safeguards.settle(decision), submission
             )
         if not recorded:
             seller_id = submission.listing.seller_id
-            if self.safeguards.decided(decision, query, outcome.expected, seller_id):
+            if self.safeguards.decided(decision, judged.asked, seller_id):
                 await self.run(self.safeguards.step, self.ledger)
         return decision, recorded
 
@@ -138,51 +147,114 @@ class UploadGate:
     async def close(self) -> None:
         """Close connections and threads."""
         self.behaviour.close()
+        await self.cascade.behaviour.close()
         await self.predictors.close()
         await self.safeguards.close(self.ledger)
         self.executor.shutdown(wait=False)
+        self.keeper.close()
 
     def _keep_inputs(self, upload: Upload) -> dict[str, str]:
-        if upload.submission_id and self.ledger.is_erased(f"submission:{upload.submission_id}"):
-            raise SubmissionConflict(
-                f"submission_id {upload.submission_id} was used by a seller that was erased; send a new id"
-            )
-        seller_id, put = upload.listing.seller_id, self.store.put
+        seller_id, put = upload.listing.seller_id, self.keeper.put
         images = {f"image.{k}": put(data, seller_id) for k, data in enumerate(upload.images)}
         return {"listing": put(listing_bytes(upload.listing), seller_id), **images}
 
-    async def _submission(self, upload: Upload, digests: dict[str, str]) -> tuple[Submission, bool]:
-        """Return the submission of an upload, and whether it is in the ledger already."""
+    async def _look_up(self, upload: Upload) -> tuple[Submission | None, bool]:
+        """Return what was recorded under an upload's id, and whether that could be found out.
+
+        Where it could not, the upload is spilled: what it repeats shows when that is moved to the ledger.
+        """
+        if not upload.submission_id:
+            return None, True
+        try:
+            if await self.keeper.is_erased(f"submission:{upload.submission_id}"):
+                raise SubmissionConflict(
+                    f"submission_id {upload.submission_id} was used by a seller that was erased; send a new id"
+                )
+            return await self.keeper.get_submission(upload.submission_id), True
+        except TemporaryError as error:
+            _LOG.error("the ledger cannot be read", extra={"reason": str(error)})
+            return None, False
+
+    def _submission(
+        self, upload: Upload, digests: dict[str, str], before: Submission | None
+    ) -> tuple[Submission, bool]:
+        """Return the submission of an upload, and whether it was recorded already."""
         submission = Submission(
             submission_id=upload.submission_id or self.new_id(),
             listing=upload.listing,
             image_digests=tuple(digests[f"image.{k}"] for k in range(len(upload.images))),
             submitted_at=self.clock.now(),
         )
-        before = None
-        if upload.submission_id:
-            before = await self.run(self.ledger.get_submission, upload.submission_id)
         return (_same(before, submission), True) if before else (submission, False)
 
-    async def _record(self, submission: Submission) -> Submission:
+    async def _record(self, submission: Submission, *, to_spill: bool) -> Submission:
         """Append the submission; where another request was faster with the same one, return that."""
         event = from_submission(submission, recorded_at=self.clock.now())
         try:
-            await self.run(self.ledger.append, [event])
+            await self.keeper.append([event], to_spill=to_spill)
         except LedgerConflict:
-            before = await self.run(self.ledger.get_submission, submission.submission_id)
+            before = await self.keeper.get_submission(submission.submission_id)
             return _same(before or submission, submission)
         return submission
 
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
-        return await self.run(self.ledger.get_decision_of, submission.submission_id)
+        return await self.keeper.get_decision_of(submission.submission_id)
 
-    async def _ask(self, query: Query, submission: Submission, deadline: Deadline) -> _Outcome:
-        """Return the chosen release's attempt and the reason codes; a failure is an attempt, not an error."""
-        begin = self.clock.monotonic()
-        choice: Choice | None = None
+    def _choose(self, submission: Submission) -> Choice | None:
         try:
-            choice = self.router.choose(sticky_key(submission))
+            return self.router.choose(sticky_key(submission))
+        except TidegateError as error:
+            _LOG.error("no release to ask", extra={"reason": str(error)})
+            return None
+
+    async def _judge(
+        self,
+        upload: Upload,
+        submission: Submission,
+        choice: Choice | None,
+        seen: Seen,
+        deadline: Deadline,
+    ) -> Judged:
+        """Return what stage 1 says and, where that does not decide, what a release does."""
+        with span("gateway.behaviour", self.clock):
+            behaviour = await self.behaviour.read(submission, deadline)
+        policies = self.policies
+        with span("gateway.stage_1", self.clock):
+            if choice is not None:
+                fetch = partial(
+                    self.predictors.get(choice.url).prefilter, timeout_s=self.budgets.total_ms / 1e3
+                )
+                self.cascade.behaviour.prepare(choice.release, fetch)
+            incoming = _incoming(upload, submission, behaviour)
+            stage_1 = await self.run(self.cascade.look, incoming, policies, seen, choice)
+        on_failure = policies.on_failure_in(submission.listing.category)
+        asked = None
+        if not stage_1.is_decisive:
+            with span("gateway.predictor", self.clock):
+                asked = await self._ask(_query(upload, behaviour), choice, on_failure, deadline)
+        attempts = (asked.attempt,) if asked else ()
+        return Judged(
+            choice,
+            stage_1,
+            attempts,
+            behaviour.feature_values(),
+            behaviour.through,
+            versions_of(attempts, stage_1, policies),
+            (
+                *degradations(attempts, stage_1, behaviour, policies, on_failure),
+                *(asked.degraded if asked else ()),
+            ),
+            asked=asked,
+        )
+
+    async def _ask(
+        self, query: Query, choice: Choice | None, on_failure: OnFailure, deadline: Deadline
+    ) -> Asked:
+        """Return the chosen release's attempt; a failure is an attempt, not an error."""
+        begin = self.clock.monotonic()
+        try:
+            if choice is None:
+                raise ModelNotReady("no routing table yet; release a bundle first")
             tracing.note(arm=choice.arm, release=choice.release)
             timeout_s = _predictor_s(deadline)
             is_fair = deadline.is_fair_to_predictor(timeout_s)
@@ -195,55 +267,50 @@ class UploadGate:
             # The edge where nothing may stop an upload: whatever fails here is recorded and answered by policy.
             if not isinstance(error, TidegateError):
                 _LOG.exception("the predictor's client failed")
-            attempt, codes = failed(
+            attempt = failed(
                 f"{type(error).__name__}: {error}",
-                self.policies.on_failure_in(submission.listing.category),
+                on_failure,
                 release=choice.release if choice else None,
                 is_timeout=isinstance(error, PredictorTimeout),
                 latency_ms=(self.clock.monotonic() - begin) * 1e3,
             )
             said = (f"deadline: {error}",) if isinstance(error, DeadlineSpent) else ()
-            return _Outcome(choice, attempt, codes, degraded=said)
-        attempt, codes = answered(
+            return Asked(query, attempt, degraded=said)
+        attempt = answered(
             answer,
             self.policies,
             caps=choice.caps,
             now=self.clock.now(),
             latency_ms=(self.clock.monotonic() - begin) * 1e3,
         )
-        return _Outcome(choice, attempt, codes, answer.release.shares)
+        return Asked(query, attempt, answer.release.shares)
 
     def _decision(
-        self,
-        submission: Submission,
-        behaviour: Behaviour,
-        outcome: _Outcome,
-        trace_id: str,
-        digests: dict[str, str],
+        self, submission: Submission, judged: Judged, trace_id: str, digests: dict[str, str]
     ) -> Decision:
-        policies, choice, attempt = self.policies, outcome.choice, outcome.attempt
-        no_table = None if choice else "no routing table"
+        choice, policies = judged.choice, self.policies
         on_failure = policies.on_failure_in(submission.listing.category)
+        decided_by, tier, codes = conclude(judged.attempts, judged.stage_1, policies, on_failure)
         return Decision(
             decision_id=self.new_id(),
             trace_id=trace_id,
             submission_id=submission.submission_id,
-            tier=attempt.tier,
-            reason_codes=outcome.codes,
-            attempts=(attempt,),
+            tier=tier.label,
+            reason_codes=codes,
+            attempts=judged.attempts,
+            decided_by="duplicate" if judged.duplicate_of else decided_by,
+            stage_1=judged.stage_1,
+            duplicate_of=judged.duplicate_of,
             arm=choice.arm if choice else "champion",
             weight=choice.weight if choice else 1.0,
             sticky_key=sticky_key(submission),
             routing_revision=choice.revision if choice else 0,
             input_digests=digests,
-            features=behaviour.feature_values(),
-            features_through=behaviour.through,
-            versions=Versions(
-                bundle=attempt.release, policy=f"{policies.version}@sha256:{policies.digest}"
-            ),
-            on_failure=None if attempt.status == "ok" else on_failure,
-            degraded=degradations(attempt, behaviour, policies, no_table, on_failure)
-            + outcome.degraded,
+            features=judged.features,
+            features_through=judged.features_through,
+            versions=judged.versions,
+            on_failure=on_failure if decided_by == "failure_policy" else None,
+            degraded=(*judged.degraded, *self.keeper.said_of(tuple(digests.values()))),
             submitted_at=submission.submitted_at,
             decided_at=self.clock.now(),
         )
@@ -255,7 +322,7 @@ class UploadGate:
         while True:
             decision = decision.model_copy(update={"recorded_at": self.clock.now()})
             try:
-                await self.run(self.ledger.append, self._events(decision, submission))
+                said = await self.keeper.append(self._events(decision, submission))
             except TraceTaken:
                 # One trace of a caller may hold many uploads; a decision is found by a trace of its own.
                 decision = decision.model_copy(update={"trace_id": self.new_id()})
@@ -266,7 +333,8 @@ class UploadGate:
                 return before, True
             else:
                 _count(decision, submission)
-                return decision, False
+                degraded = (*decision.degraded, *said)
+                return decision.model_copy(update={"degraded": degraded}), False
 
     def _events(self, decision: Decision, submission: Submission) -> list[Event]:
         at, seller_id = self.clock.now(), submission.listing.seller_id
@@ -274,6 +342,17 @@ class UploadGate:
         if task := review_task(decision, decision.reason_codes):
             events.append(from_review_task(task, recorded_at=at, seller_id=seller_id))
         return events + self.safeguards.events(decision, at, seller_id)
+
+
+def _incoming(upload: Upload, submission: Submission, behaviour: Behaviour) -> Incoming:
+    return Incoming(
+        submission.submission_id,
+        upload.listing.title,
+        upload.listing.description,
+        upload.views,
+        behaviour.values_F,
+        behaviour.status_F,
+    )
 
 
 def _query(upload: Upload, behaviour: Behaviour) -> Query:
@@ -317,16 +396,19 @@ def _same(before: Submission, submission: Submission) -> Submission:
 
 
 def _count(decision: Decision, submission: Submission) -> None:
-    attempt = decision.attempts[0]
-    DECISIONS.labels(decision.tier, decision.arm, attempt.status).inc()
+    attempt = next(iter(decision.attempts), None)
+    status = attempt.status if attempt else "not_asked"
+    DECISIONS.labels(decision.tier, decision.arm, status).inc()
+    DECIDED.labels(decision.decided_by, decision.tier).inc()
     _LOG.info(
         "decided",
         extra={
             "trace_id": decision.trace_id,
             "listing_id": submission.listing.listing_id,
-            "release": attempt.release,
+            "release": decision.versions.bundle,
             "policy_version": decision.versions.policy,
             "tier": decision.tier,
-            "latency_ms": round(attempt.latency_ms, 3),
+            "decided_by": decision.decided_by,
+            "latency_ms": round(attempt.latency_ms, 3) if attempt else None,
         },
     )

@@ -1,7 +1,7 @@
 """From what was measured to the records of a decision: pure functions, no I/O."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -14,11 +14,14 @@ from moderation.decision import (
     PolicyScore,
     Signal,
     SignalStatus,
+    Versions,
     effective_thresholds,
     failure_tier,
     judge,
 )
 from moderation.policy import OnFailure, PolicyFile, Tier
+from moderation.stage_1 import Stage1
+from moderation.stages import BankStage, PatternStage
 from serving.client import Answer
 from serving.gateway.behaviour import Behaviour
 from serving.release import Release
@@ -33,20 +36,20 @@ def answered(
     caps: Mapping[str, str],
     now: datetime,
     latency_ms: float,
-) -> tuple[Attempt, tuple[str, ...]]:
-    """Return the attempt of a predictor that answered, and the reason codes.
+) -> Attempt:
+    """Return the attempt of a predictor that answered.
 
     Args:
         answer: of the predictor.
-        policies: give reason codes and overrides.
+        policies: give overrides.
         caps: policy -> weakest tier that stays closed for this release.
         now: decides which overrides hold.
         latency_ms: how long the answer took.
     """
     scores = policy_scores(answer)
     thresholds = effective_thresholds(answer.release.thresholds, policies, now, caps=caps)
-    tier, codes = judge(scores, thresholds, policies)
-    attempt = Attempt(
+    tier, _ = judge(scores, thresholds, policies)
+    return Attempt(
         role="answer",
         release=answer.release.bundle,
         status="ok",
@@ -55,14 +58,13 @@ def answered(
         thresholds=thresholds,
         tier=tier.label,
     )
-    return attempt, codes
 
 
 def failed(
     reason: str, on_failure: OnFailure, *, release: str | None, is_timeout: bool, latency_ms: float
-) -> tuple[Attempt, tuple[str, ...]]:
-    """Return the attempt of a predictor that did not answer, and the reason code of the failure policy."""
-    attempt = Attempt(
+) -> Attempt:
+    """Return the attempt of a predictor that did not answer."""
+    return Attempt(
         role="answer",
         release=release,
         status="timeout" if is_timeout else "error",
@@ -70,7 +72,6 @@ def failed(
         tier=failure_tier(on_failure).label,
         error=reason,
     )
-    return attempt, (MODEL_UNAVAILABLE,)
 
 
 def policy_scores(answer: Answer) -> tuple[PolicyScore, ...]:
@@ -101,32 +102,50 @@ def _signal(answer: Answer, p: int, m: int, release: Release) -> Signal:
     )
 
 
+def versions_of(attempts: Sequence[Attempt], stage_1: Stage1, policies: PolicyFile) -> Versions:
+    """Return everything versioned that a decision rests on; no bundle where stage 1 decided or none was there."""
+    return Versions(
+        bundle=next((attempt.release for attempt in attempts), None),
+        index=stage_1.version_of(BankStage.name),
+        patterns=stage_1.version_of(PatternStage.name),
+        policy=f"{policies.version}@sha256:{policies.digest}",
+    )
+
+
 def degradations(
-    attempt: Attempt,
+    attempts: Sequence[Attempt],
+    stage_1: Stage1,
     behaviour: Behaviour,
     policies: PolicyFile,
-    routing: str | None,
     on_failure: OnFailure,
 ) -> tuple[str, ...]:
     """Return what was missing or fell back on the way, each as `part: what`."""
     found: list[str] = []
-    if routing:
-        found.append(f"routing: {routing}")
-    if attempt.status != "ok":
-        found.append(f"model: {attempt.status}; answered by on_failure={on_failure}")
+    for attempt in attempts:
+        if attempt.release is None:
+            found.append("routing: no routing table")
+        if attempt.status != "ok":
+            found.append(f"model: {attempt.status}; answered by on_failure={on_failure}")
     found.extend(behaviour.degraded)
-    scored = {score.policy for score in attempt.scores}
-    if attempt.status == "ok":
-        missing = [policy for policy in policies.ids if policy not in scored]
-        found.extend(f"policy {policy}: the release does not score it" for policy in missing)
-        errors = {
-            signal.name
-            for score in attempt.scores
-            for signal in score.signals
-            if signal.status is SignalStatus.ERROR
-        }
-        found.extend(f"signal {name}: error" for name in sorted(errors))
+    found.extend(f"stage 1: {error}" for error in stage_1.errors())
+    for attempt in attempts:
+        found.extend(_unscored(attempt, policies))
     return tuple(found)
+
+
+def _unscored(attempt: Attempt, policies: PolicyFile) -> Iterator[str]:
+    if attempt.status != "ok":
+        return
+    scored = {score.policy for score in attempt.scores}
+    missing = [policy for policy in policies.ids if policy not in scored]
+    yield from (f"policy {policy}: the release does not score it" for policy in missing)
+    errors = {
+        signal.name
+        for score in attempt.scores
+        for signal in score.signals
+        if signal.status is SignalStatus.ERROR
+    }
+    yield from (f"signal {name}: error" for name in sorted(errors))
 
 
 def review_task(decision: Decision, codes: Sequence[str]) -> ReviewTask | None:

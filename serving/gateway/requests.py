@@ -9,10 +9,11 @@ from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import Request
+from PIL.Image import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from moderation.errors import InvalidListing
-from moderation.image import decode, strip
+from moderation.image import decode, hash_view, strip
 from moderation.listing import (
     MAX_IMAGE_BYTES,
     MAX_IMAGES,
@@ -39,6 +40,7 @@ UPLOAD_TYPES: Final = (_JSON, MEDIA_TYPE)
 MAX_TRUTH_BYTES: Final = 2**16
 
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
+_Read = tuple[bytes, Image]
 
 
 class DecisionRequest(BaseModel):
@@ -100,6 +102,8 @@ class Upload:
     submission_id: str | None
     listing: Listing
     images: tuple[bytes, ...]
+    views: tuple[Image, ...]
+    """What stage 1 hashes of each image: small, and decoded once."""
 
 
 async def read_body(
@@ -147,7 +151,7 @@ def parse_upload(body: bytes, content_type: str = _JSON) -> Upload:
     envelope = _checked(content, DecisionRequest)
     listing = check_listing(envelope.listing)
     images = tuple(_image(text, f"images[{k}]") for k, text in enumerate(envelope.images))
-    return Upload(envelope.submission_id, listing, images)
+    return _upload(envelope, listing, images)
 
 
 def parse_truth(body: bytes) -> TruthRequest:
@@ -174,7 +178,12 @@ def _parse_form(form: Form) -> Upload:
     if len(form.images) > MAX_IMAGES:
         raise BadRequest(f"images: there are {len(form.images)}; send at most {MAX_IMAGES}")
     images = tuple(_stripped(data, f"images[{k}]") for k, data in enumerate(form.images))
-    return Upload(envelope.submission_id, check_listing(envelope.listing), images)
+    return _upload(envelope, check_listing(envelope.listing), images)
+
+
+def _upload(envelope: DecisionRequest, listing: Listing, images: Sequence[_Read]) -> Upload:
+    data, views = (tuple(part) for part in zip(*images, strict=True)) if images else ((), ())
+    return Upload(envelope.submission_id, listing, data, views)
 
 
 def _refuse_urls(content: dict[str, Any]) -> None:
@@ -215,7 +224,7 @@ def _checked(content: dict[str, Any], model: type[_ModelT]) -> _ModelT:
         raise BadRequest(f"{where}: {first['msg']}") from error
 
 
-def _image(text: str, field: str) -> bytes:
+def _image(text: str, field: str) -> _Read:
     if len(text) > _BASE64_CHARS:
         raise InvalidListing(field, f"is larger than {MAX_IMAGE_BYTES} bytes; send a smaller one")
     try:
@@ -225,8 +234,8 @@ def _image(text: str, field: str) -> bytes:
     return _stripped(data, field)
 
 
-def _stripped(data: bytes, field: str) -> bytes:
+def _stripped(data: bytes, field: str) -> _Read:
     if len(data) > MAX_IMAGE_BYTES:
         raise InvalidListing(field, f"is larger than {MAX_IMAGE_BYTES} bytes; send a smaller one")
-    decode(data, field=field)
-    return strip(data, field=field)
+    view = hash_view(decode(data, field=field))
+    return strip(data, field=field), view

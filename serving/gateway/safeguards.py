@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +16,6 @@ from moderation.decision import Decision
 from moderation.errors import TemporaryError
 from moderation.policy import PolicyFile
 from moderation.serving_rules import Heartbeat, ServingRules
-from serving.client import Query
 from serving.gateway.audit import DRAWN, RandomAudit, audit_salt
 from serving.gateway.enforcement import Enforcement, Others, nobody_else
 from serving.gateway.heartbeat import (
@@ -26,6 +25,7 @@ from serving.gateway.heartbeat import (
     read_beats,
     write_beat,
 )
+from serving.gateway.judged import Asked
 from serving.gateway.shadow import Shadow
 from serving.routing import Router
 
@@ -65,15 +65,21 @@ class Safeguards:
             return []
         return [from_review_task(task, recorded_at=recorded_at, seller_id=seller_id)]
 
-    def decided(
-        self, decision: Decision, query: Query, expected: Mapping[str, float], seller_id: str | None
-    ) -> bool:
-        """Take note of a recorded decision; return whether `step` should be called now, to record a stop."""
+    def decided(self, decision: Decision, asked: Asked | None, seller_id: str | None) -> bool:
+        """Take note of a recorded decision; return whether `step` should be called now, to record a stop.
+
+        Args:
+            decision: as it was recorded.
+            asked: the release about this upload; None where stage 1 or an earlier answer decided.
+            seller_id: of the upload.
+        """
         if self.audit is not None and self.audit.task(decision) is not None:
             DRAWN.labels(decision.tier).inc()
-        if self.shadow is not None:
-            self.shadow.send(query, decision, seller_id)
-        return self.enforcement is not None and self.enforcement.observe(decision, expected)
+        if self.shadow is not None and asked is not None:
+            self.shadow.send(asked.query, decision, seller_id)
+        if self.enforcement is None:
+            return False
+        return self.enforcement.observe(decision, asked.expected if asked else None)
 
     def step(self, ledger: Ledger) -> None:
         """Do what waits for disks: follow and record enforcement, keep answers of the shadow, write the heartbeat."""

@@ -171,7 +171,7 @@ class Shadow:
                 answer = await self._predictors.get(target.url).ask(
                     query, bundle=target.release, timeout_s=self._rules.timeout_s
                 )
-            attempt, _ = answered(
+            attempt = answered(
                 answer,
                 self._policies,
                 caps=target.caps,

@@ -6,7 +6,7 @@ from typing import Final
 from ledger.events import from_ground_truth, from_reversal, to_ground_truth, to_reversal
 from moderation.listing import GroundTruth, Reversal, Submission, TruthSource
 from serving.errors import BadRequest, NotFound, SubmissionConflict
-from serving.gateway.audit import was_drawn
+from serving.gateway.audit import audit_task_id
 from serving.gateway.auth import Role
 from serving.gateway.gate import UploadGate
 from serving.gateway.requests import ReversalRequest, TruthRequest
@@ -15,7 +15,7 @@ from serving.gateway.requests import ReversalRequest, TruthRequest
 _SKEW: Final = timedelta(minutes=5)
 
 
-def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
+async def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
     """Record what was established, and return whether it was new.
 
     Raises:
@@ -27,8 +27,8 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
     now = gate.clock.now()
     _check_policy(gate, request.policy)
     _check_source(request)
-    submission = _submission(gate, request.submission_id)
-    propensity = _propensity(gate, request)
+    submission = await _submission(gate, request.submission_id)
+    propensity = await _propensity(gate, request)
     reviewed_at = _instant("reviewed_at", request.reviewed_at, submission, now)
     truth = GroundTruth(
         submission_id=request.submission_id,
@@ -46,23 +46,24 @@ def record_truth(gate: UploadGate, request: TruthRequest) -> bool:
         seller_id=submission.listing.seller_id,
         truth_id=request.ground_truth_id,
     )
-    before = gate.ledger.get_event(event.event_id)
+    before = await gate.keeper.get_event(event.event_id)
     if before is None:
-        return gate.ledger.append([event]) == 1
+        await gate.keeper.append([event])
+        return True
     # A retry cannot keep its times.
     times = {"reviewed_at", "known_at"}
-    if to_ground_truth(before.event).model_dump(exclude=times) != truth.model_dump(exclude=times):
+    if to_ground_truth(before).model_dump(exclude=times) != truth.model_dump(exclude=times):
         raise SubmissionConflict(
             f"ground_truth_id {request.ground_truth_id} was used for another statement; send a new id"
         )
     return False
 
 
-def record_reversal(gate: UploadGate, request: ReversalRequest, role: Role) -> bool:
+async def record_reversal(gate: UploadGate, request: ReversalRequest, role: Role) -> bool:
     """Record that an enforcement was undone, and return whether it was new.
 
     Args:
-        gate: whose ledger is written.
+        gate: whose keeper takes it.
         request: what was undone.
         role: of the caller.
 
@@ -74,7 +75,7 @@ def record_reversal(gate: UploadGate, request: ReversalRequest, role: Role) -> b
     now = gate.clock.now()
     if request.policy is not None:
         _check_policy(gate, request.policy)
-    submission = _submission(gate, request.submission_id)
+    submission = await _submission(gate, request.submission_id)
     reversal = Reversal(
         reversal_id=request.reversal_id,
         submission_id=request.submission_id,
@@ -85,12 +86,13 @@ def record_reversal(gate: UploadGate, request: ReversalRequest, role: Role) -> b
         reversed_by=role,
     )
     event = from_reversal(reversal, recorded_at=now, seller_id=submission.listing.seller_id)
-    before = gate.ledger.get_event(event.event_id)
+    before = await gate.keeper.get_event(event.event_id)
     if before is None:
-        return gate.ledger.append([event]) == 1
+        await gate.keeper.append([event])
+        return True
     # A retry cannot keep its times, and may come from somebody else.
     varies = {"reversed_at", "known_at", "reversed_by"}
-    if to_reversal(before.event).model_dump(exclude=varies) != reversal.model_dump(exclude=varies):
+    if to_reversal(before).model_dump(exclude=varies) != reversal.model_dump(exclude=varies):
         raise SubmissionConflict(
             f"reversal_id {request.reversal_id} was used for another reversal; send a new id"
         )
@@ -103,8 +105,8 @@ def _check_policy(gate: UploadGate, policy: str) -> None:
         raise BadRequest(f"policy: {policy!r} is not one of {known}")
 
 
-def _submission(gate: UploadGate, submission_id: str) -> Submission:
-    submission = gate.ledger.get_submission(submission_id)
+async def _submission(gate: UploadGate, submission_id: str) -> Submission:
+    submission = await gate.keeper.get_submission(submission_id)
     if submission is None:
         raise NotFound(f"submission {submission_id} is unknown; there is nothing to judge")
     return submission
@@ -129,15 +131,15 @@ def _check_source(request: TruthRequest) -> None:
         raise BadRequest("source: import is only for tables; send review, appeal, audit or report")
 
 
-def _propensity(gate: UploadGate, request: TruthRequest) -> float:
+async def _propensity(gate: UploadGate, request: TruthRequest) -> float:
     """Return the chance with which the truth was looked for; that of an audit of ours comes from the ledger alone."""
-    decision = gate.ledger.get_decision_of(request.submission_id)
+    decision = await gate.keeper.get_decision_of(request.submission_id)
     if decision is None or not decision.audit_probability:
         return _stated(request)
-    is_drawn = was_drawn(gate.ledger, decision)
+    is_drawn = await _is_task(gate, audit_task_id(decision))
     if request.source is not TruthSource.AUDIT:
         # As sure to be looked for it would stand for itself alone, and estimates would miss what was not drawn.
-        only_audited = gate.ledger.get_event(f"review_task:{decision.decision_id}") is None
+        only_audited = not await _is_task(gate, decision.decision_id)
         if request.source is TruthSource.REVIEW and is_drawn and only_audited:
             raise BadRequest(
                 "source: nothing but a random audit opened a review of this submission; send audit"
@@ -152,6 +154,10 @@ def _propensity(gate: UploadGate, request: TruthRequest) -> float:
             f"propensity: it was drawn with {decision.audit_probability:g}, as the ledger says; leave it out"
         )
     return decision.audit_probability
+
+
+async def _is_task(gate: UploadGate, task_id: str) -> bool:
+    return await gate.keeper.get_event(f"review_task:{task_id}") is not None
 
 
 def _stated(request: TruthRequest) -> float:

@@ -5,12 +5,17 @@ import io
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from moderation import telemetry
 from moderation.errors import TidegateError
 from moderation.settings import settings
+
+if TYPE_CHECKING:
+    from moderation.scoring import Scorer
+    from serving.predictor.model import TidegateModel
 
 _LOG = logging.getLogger("serving.predictor")
 
@@ -27,18 +32,16 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_is_ours)
 
-    from moderation.scoring import Scorer
-    from serving.predictor.model import TidegateModel, release_of, warm_up
+    from serving.predictor.prefilter import PrefilterModel
     from serving.predictor.server import PredictorServer
 
     try:
         telemetry.export_traces("predictor", settings())
-        scorer = Scorer.load(arguments.bundle, num_threads=arguments.num_threads)
-        warm_up(scorer, _photo())
-        model = TidegateModel(scorer, release_of(scorer), num_workers=arguments.num_workers)
-        _LOG.info("serving", extra={"bundle": scorer.digest, "http_port": arguments.http_port})
+        scorer, model = _load(arguments)
+        found = scorer.prefilter
         PredictorServer(
             model,
+            None if found is None else PrefilterModel(found, scorer.digest),
             host=arguments.host,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,
@@ -47,6 +50,49 @@ def main() -> int:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
     return 0
+
+
+def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
+    """Return the bundle and the model that queues for it, warmed up."""
+    from moderation.bundle import Bundle
+    from moderation.release import load_release
+    from serving.engines import EngineChoice, trusted_scorer
+    from serving.predictor.model import TidegateModel, release_of
+    from serving.predictor.queue import BatchQueue
+    from serving.predictor.threads import plan_threads, visible_cores
+    from serving.predictor.warming import warm_up
+
+    config = settings()
+    rules = load_release(config.release_file).serving.predictor
+    plan = plan_threads(
+        visible_cores(),
+        arguments.num_threads,
+        workers=arguments.num_workers,
+        prepare_threads=config.predictor_prepare_threads,
+        is_pinned=config.predictor_pin_threads,
+    )
+    scorer = trusted_scorer(
+        Bundle.open(arguments.bundle),
+        EngineChoice.of(config),
+        config.release_file,
+        num_threads=arguments.num_threads,
+    )
+    queue = BatchQueue(scorer, rules, plan)
+    warm_up(scorer, _photo(), rules.max_batch, queue.latency)
+    _LOG.info(
+        "serving",
+        extra={
+            "bundle": scorer.digest,
+            "engine": scorer.engine,
+            "http_port": arguments.http_port,
+            "workers": plan.workers,
+            "num_threads": arguments.num_threads,
+            "prepare_threads": plan.prepare_threads,
+            "fixed_ms": round(queue.latency.fixed_s * 1e3, 3),
+            "pass_ms": round(queue.latency.pass_s * 1e3, 3),
+        },
+    )
+    return scorer, TidegateModel(queue, release_of(scorer))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -67,7 +113,12 @@ def _parse() -> argparse.Namespace:
         default=settings().num_threads,
         help="threads of one inference session",
     )
-    parser.add_argument("--num_workers", type=int, default=2, help="requests scored at once")
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=settings().predictor_workers,
+        help="batches scored at once; 0 for as many as fill the visible cores",
+    )
     return parser.parse_args()
 
 

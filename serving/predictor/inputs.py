@@ -2,14 +2,16 @@
 
 import base64
 import binascii
+import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from kserve import InferInput, InferRequest
 from kserve.errors import InvalidInput
+from kserve.protocol.infer_type import to_http_parameters
 
 from moderation.decision import STATUS_CODES, SignalStatus
 from moderation.listing import (
@@ -19,10 +21,16 @@ from moderation.listing import (
     MAX_TITLE_CHARS,
 )
 from moderation.scoring import ScoringItem
+from serving.predictor.backlog import Priority
+from serving.predictor.terms import Terms
+
+DEADLINE_HEADER: Final = "x-deadline-ms"
+"""Milliseconds that the caller still waits; a gRPC call's own deadline counts as well."""
 
 MAX_ITEMS: Final = 64
 """Listings of one request; more would hold a worker too long for the uploads behind it."""
 
+_PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 _TYPES: Final = {
     "title": "BYTES",
     "description": "BYTES",
@@ -32,6 +40,7 @@ _TYPES: Final = {
     "behaviour_status": "INT8",
 }
 INPUTS: Final = tuple(_TYPES)
+_DIGEST_CHARS: Final = 64
 _KINDS: Final[dict[str, type[np.generic]]] = {
     "INT32": np.int32,
     "INT8": np.int8,
@@ -44,8 +53,8 @@ _MISSING: Final = STATUS_CODES[SignalStatus.MISSING]
 def parse_items(request: InferRequest, features: Sequence[str]) -> list[ScoringItem]:
     """Return the N listings of a request.
 
-    `title` is required and says how many there are; the others may be absent, which means missing. Over gRPC images
-    are raw bytes, in JSON they are base64.
+    `title` is required and says how many there are; the others may be absent, which means missing. Images are raw
+    bytes over gRPC and in REST's binary extension; in JSON they are base64.
 
     Raises:
         InvalidInput: naming the tensor and what to send instead.
@@ -61,7 +70,7 @@ def parse_items(request: InferRequest, features: Sequence[str]) -> list[ScoringI
     if "description" in tensors:
         descriptions = _texts(tensors["description"], MAX_DESCRIPTION_CHARS)
         _expect("description", len(descriptions) == num_items, f"shape [{num_items}], as title has")
-    images = _images(tensors, num_items, is_base64=not request.from_grpc)
+    images = _images(tensors, num_items)
     behaviour_NF, status_NF = _behaviour(tensors, num_items, features)
     return [
         ScoringItem(
@@ -75,9 +84,66 @@ def parse_items(request: InferRequest, features: Sequence[str]) -> list[ScoringI
     ]
 
 
+def parse_terms(
+    request: InferRequest, headers: Mapping[str, str], now_s: float, *, with_embeddings: bool
+) -> Terms:
+    """Return under what a request waits: its parameters `priority` and `deadline_ms`, and its header `x-deadline-ms`.
+
+    Args:
+        request: as it came.
+        headers: in lower case; of a gRPC call, its metadata.
+        now_s: when it came, on the queue's clock.
+        with_embeddings: whether it asks for embeddings.
+
+    Raises:
+        InvalidInput: naming the parameter and what to send instead.
+    """
+    parameters = to_http_parameters(request.parameters or {})
+    named = parameters.get("priority", Priority.UPLOAD.name.lower())
+    if named not in _PRIORITIES:
+        raise InvalidInput(
+            f'parameter "priority" is {named!r}; send one of {", ".join(_PRIORITIES)}'
+        )
+    given = (parameters.get("deadline_ms"), headers.get(DEADLINE_HEADER))
+    left_ms = min((_milliseconds(value) for value in given if value is not None), default=math.inf)
+    return Terms(
+        _PRIORITIES[named], now_s + left_ms / 1e3, sum(map(_size, request.inputs)), with_embeddings
+    )
+
+
+def _milliseconds(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not number >= 0:
+        raise InvalidInput(f'"deadline_ms" or "{DEADLINE_HEADER}" is {value!r}; send milliseconds')
+    return number
+
+
+def _size(tensor: InferInput) -> int:
+    """Return about how many bytes a tensor holds; numbers of JSON are small beside texts and images."""
+    if tensor._raw_data is not None:
+        return len(tensor._raw_data)
+    return sum(len(e) if isinstance(e, bytes | str) else 8 for e in tensor.data or ())
+
+
 def _expect(name: str, holds: bool, remedy: str) -> None:
     if not holds:
         raise InvalidInput(f'input "{name}": send {remedy}')
+
+
+def parse_bundle(request: InferRequest) -> str:
+    """Return the digest of the bundle that a request for its prefilter names.
+
+    Raises:
+        InvalidInput: if it names none.
+    """
+    tensors = [one for one in request.inputs if (one.name, one.datatype) == ("bundle", "BYTES")]
+    digests = _texts(tensors[0], _DIGEST_CHARS) if len(tensors) == 1 else []
+    if len(digests) != 1:
+        raise InvalidInput('send one input, "bundle", BYTES[1]: the digest of the bundle')
+    return digests[0]
 
 
 def _tensors(request: InferRequest) -> dict[str, InferInput]:
@@ -108,9 +174,7 @@ def _texts(tensor: InferInput, max_chars: int) -> list[str]:
     return texts
 
 
-def _images(
-    tensors: dict[str, InferInput], num_items: int, *, is_base64: bool
-) -> list[tuple[bytes, ...]]:
+def _images(tensors: dict[str, InferInput], num_items: int) -> list[tuple[bytes, ...]]:
     elements = _elements(tensors["images"]) if "images" in tensors else []
     if "image_count" not in tensors:
         _expect("image_count", not elements, f"INT32[{num_items}] beside images: 0 to {MAX_IMAGES}")
@@ -120,15 +184,16 @@ def _images(
     _expect("image_count", inside, f"0 to {MAX_IMAGES} for each listing, not {counts.tolist()}")
     total = int(counts.sum())
     _expect("images", len(elements) == total, f"shape [{total}], the sum of image_count")
-    blobs = [_image(element, k, is_base64=is_base64) for k, element in enumerate(elements)]
+    blobs = [_image(element, k) for k, element in enumerate(elements)]
     ends = np.cumsum(counts).tolist()
     sizes = counts.tolist()
     return [tuple(blobs[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
 
 
-def _image(element: bytes | str, k: int, *, is_base64: bool) -> bytes:
+def _image(element: bytes | str, k: int) -> bytes:
     try:
-        data = base64.b64decode(element, validate=True) if is_base64 else element
+        is_json = isinstance(element, str)  # raw elements are bytes, over REST too
+        data = base64.b64decode(element, validate=True) if is_json else element
     except (binascii.Error, ValueError) as error:
         raise InvalidInput(f'input "images"[{k}] is not base64; JSON carries it so') from error
     if not isinstance(data, bytes) or not 0 < len(data) <= MAX_IMAGE_BYTES:

@@ -1,32 +1,30 @@
-"""The KServe model: V2 tensors in, scores out; the scoring runs on its own threads, never on the event loop."""
+"""The KServe model: V2 tensors in, scores out; what costs time is done by the queue's threads, not the event loop."""
 
 import asyncio
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from kserve import InferOutput, InferRequest, InferResponse, Model
 from kserve.errors import InvalidInput
-from prometheus_client import Counter
 
+from moderation.behaviour_prefilter import digest_of
+from moderation.clock import Clock, SystemClock
 from moderation.errors import InvalidListing
-from moderation.features import FEATURE_NAMES
-from moderation.scoring import Scorer, Scores, ScoringItem
+from moderation.scoring import Scorer, Scores
 from moderation.telemetry import request_span, span
 from moderation.thresholds import load_solved
 from moderation.tracing import TRACEPARENT
 from serving.openinference import MODEL_NAME
-from serving.predictor.inputs import parse_items
+from serving.predictor.inputs import parse_items, parse_terms
+from serving.predictor.measures import REQUESTS
+from serving.predictor.queue import BatchQueue, Overloaded, TooLate
 from serving.release import Release
 
-REQUESTS: Final = Counter(
-    "tidegate_predictor_requests_total", "Requests to the predictor by their end.", ["status"]
-)
-
+# Larger requests are taken apart on a thread: base64 runs at about 1 GB/s, and the event loop has others to serve.
+_INLINE_BYTES: Final = 256 * 2**10
 _ALWAYS: Final = ("probability", "signals", "signal_status", "worst_image")
 _ON_REQUEST: Final = ("embedding_image", "embedding_text")
 _DATATYPES: Final = {
@@ -40,56 +38,75 @@ _DATATYPES: Final = {
 _NUMPY: Final = {"FP64": np.float64, "FP32": np.float32, "INT32": np.int32, "INT8": np.int8}
 
 
-class Scoring(Protocol):
-    """What turns listings into scores; a loaded bundle does."""
-
-    def score(self, items: Sequence[ScoringItem], *, with_embeddings: bool = False) -> Scores:
-        """Return the scores of `items`."""
-        ...
-
-
 class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
     """One loaded bundle as a V2 model.
 
     Args:
-        scorer: the loaded bundle.
+        queue: the loaded bundle behind its queue.
         release: what the bundle is, for the metadata.
-        num_workers: requests that are scored at once; the others wait.
+        clock: that of the queue.
     """
 
-    def __init__(self, scorer: Scoring, release: Release, *, num_workers: int = 2) -> None:
+    def __init__(self, queue: BatchQueue, release: Release, clock: Clock | None = None) -> None:
         super().__init__(MODEL_NAME)
         self.release = release
-        self._scorer = scorer
-        self._executor = ThreadPoolExecutor(num_workers, thread_name_prefix="score")
+        self.queue = queue
+        self._clock = clock or SystemClock()
         self.ready = True
 
     async def predict(
         self, payload: InferRequest, headers: dict[str, str] | None = None
     ) -> InferResponse:
-        """Return the scores of one V2 request.
+        """Return the scores of one V2 request; cancelling the call takes it out of the queue.
 
         Raises:
             InvalidInput: if the request is not what the metadata describes (400, INVALID_ARGUMENT).
+            Overloaded: if it was not let in (503, RESOURCE_EXHAUSTED).
+            TooLate: if its deadline cannot be met (504, DEADLINE_EXCEEDED).
         """
-        loop = asyncio.get_running_loop()
-        # KServe hands on gRPC metadata and HTTP headers alike, and looks at neither.
-        sent = (headers or {}).get(TRACEPARENT)
+        status = "error"
         try:
-            with request_span("predictor.request", sent):
-                answer = copy_context().run
-                response = await loop.run_in_executor(self._executor, answer, self._answer, payload)
-        except InvalidListing as error:
-            REQUESTS.labels("invalid").inc()
+            # KServe hands on gRPC metadata and HTTP headers alike, and looks at neither.
+            with request_span("predictor.request", (headers or {}).get(TRACEPARENT)):
+                response = await self._answer(payload, headers or {})
+            status = "ok"
+        except (InvalidInput, InvalidListing) as error:
+            status = "invalid"
             raise InvalidInput(str(error)) from error
-        except InvalidInput:
-            REQUESTS.labels("invalid").inc()
+        except Overloaded:
+            status = "overloaded"
             raise
-        except Exception:
-            REQUESTS.labels("error").inc()
+        except TooLate:
+            status = "late"
             raise
-        REQUESTS.labels("ok").inc()
+        except asyncio.CancelledError:
+            status = "cancelled"
+            raise
+        finally:
+            REQUESTS.labels(status).inc()
         return response
+
+    async def _answer(self, request: InferRequest, headers: dict[str, str]) -> InferResponse:
+        now_s = self._clock.monotonic()
+        names = _requested(request)
+        with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
+        terms = parse_terms(request, headers, now_s, with_embeddings=with_embeddings)
+        with span("predictor.decode"):
+            if terms.num_bytes > _INLINE_BYTES:
+                items = await asyncio.to_thread(parse_items, request, self.release.features)
+            else:
+                items = parse_items(request, self.release.features)
+        with span("predictor.score", num_items=len(items), release=self.release.bundle):
+            scores = await self.queue.score(items, terms)
+        return InferResponse(
+            response_id=request.id or uuid.uuid4().hex,
+            model_name=self.name,
+            model_version=self.release.bundle,
+            infer_outputs=[
+                _output(name, scores, is_raw=request.use_binary_outputs) for name in names
+            ],
+            use_binary_outputs=request.use_binary_outputs,
+        )
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return the V2 description of the inputs; -1 is an axis of any length."""
@@ -117,23 +134,6 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         }
         return [{"name": n, "datatype": _DATATYPES[n], "shape": s} for n, s in shapes.items()]
 
-    def _answer(self, request: InferRequest) -> InferResponse:
-        with span("predictor.decode"):
-            names = _requested(request)
-            items = parse_items(request, self.release.features)
-        with span("predictor.score", num_items=len(items), release=self.release.bundle):
-            with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
-            scores = self._scorer.score(items, with_embeddings=with_embeddings)
-        return InferResponse(
-            response_id=request.id or uuid.uuid4().hex,
-            model_name=self.name,
-            model_version=self.release.bundle,
-            infer_outputs=[
-                _output(name, scores, is_raw=request.use_binary_outputs) for name in names
-            ],
-            use_binary_outputs=request.use_binary_outputs,
-        )
-
 
 def release_of(scorer: Scorer) -> Release:
     """Return what the loaded bundle is, for the model's metadata."""
@@ -147,15 +147,9 @@ def release_of(scorer: Scorer) -> Release:
         thresholds={policy: dict(tiers) for policy, tiers in scorer.thresholds.items()},
         shares={one.policy: one.enforced_share for one in solved if one.enforced_share > 0},
         versions=scorer.bundle.versions,
+        prefilter=None if scorer.prefilter is None else digest_of(scorer.prefilter.to_bytes()),
+        engine=scorer.engine,
     )
-
-
-def warm_up(scorer: Scoring, image: bytes) -> None:
-    """Score one listing with every modality, so that the first caller does not pay for lazy set-up."""
-    num_features = len(FEATURE_NAMES)
-    zeros = np.zeros(num_features, np.float32)
-    item = ScoringItem("warm up", "", (image,), zeros, np.zeros(num_features, np.int8))
-    scorer.score([item])
 
 
 def _requested(request: InferRequest) -> Sequence[str]:

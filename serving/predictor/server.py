@@ -5,34 +5,54 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import kserve.model_server as kserve_server
-from grpc import aio
+from grpc import StatusCode, aio
+from kserve import InferRequest
+from kserve.errors import ModelNotFound
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
 from kserve.protocol.rest.server import RESTServer
 
 from moderation.errors import PermanentError
-from serving.openinference import MAX_MESSAGE_BYTES, RELEASE_METADATA_KEY, messages
+from serving.openinference import (
+    MAX_MESSAGE_BYTES,
+    RELEASE_METADATA_KEY,
+    RETRY_AFTER_METADATA_KEY,
+    messages,
+)
+from serving.predictor.inputs import DEADLINE_HEADER
 from serving.predictor.model import TidegateModel
+from serving.predictor.prefilter import PrefilterModel
+from serving.predictor.queue import Overloaded, TooLate
+from serving.predictor.rest import RestInference
 
 # Seconds that a stopping server gives the requests in flight.
 _GRACE_S: Final = 30
 
 
 class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServe ships no types
-    """Serve one model over REST and gRPC on one address.
+    """Serve one model, and its prefilter, over REST and gRPC on one address.
 
     KServe's own server binds every interface, lets a second process share its gRPC port without a word, takes
     messages up to 8 MiB, and drops what the metadata says beyond its five fields.
 
     Args:
         model: the loaded model.
+        prefilter: of the same bundle, if it has one.
         host: address to listen on.
         http_port: port of the REST side.
         grpc_port: port of the gRPC side.
     """
 
-    def __init__(self, model: TidegateModel, *, host: str, http_port: int, grpc_port: int) -> None:
+    def __init__(
+        self,
+        model: TidegateModel,
+        prefilter: PrefilterModel | None = None,
+        *,
+        host: str,
+        http_port: int,
+        grpc_port: int,
+    ) -> None:
         super().__init__(
             http_port=http_port,
             grpc_port=grpc_port,
@@ -41,12 +61,15 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             grace_period=_GRACE_S,
         )
         self._model = model
+        self._prefilter = prefilter
         self._host = host
 
     def serve(self) -> None:
         """Serve until a signal stops the process; requests in flight are answered first."""
-        self._register_and_check_atleast_one_model_is_ready([self._model])
-        _describe_over_rest(self._model)
+        self._register_and_check_atleast_one_model_is_ready(
+            [self._model] if self._prefilter is None else [self._model, self._prefilter]
+        )
+        _add_rest_routes(self._model)
         self._rest_server = RESTServer(
             kserve_server.FASTAPI_APP_IMPORT_STRING,
             self.dataplane,
@@ -79,7 +102,7 @@ class _GrpcServer:
     async def start(self) -> None:
         self._server = aio.server(
             ThreadPoolExecutor(1),
-            interceptors=(ExceptionToStatusInterceptor(),),
+            interceptors=(_Errors(),),
             options=[
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -103,6 +126,20 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no typ
         super().__init__(data_plane, repository)
         self._model = model
 
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # the protocol's name
+        """Answer one request; a caller that goes away cancels this call, and with it what waits in the queue."""
+        self.validate_grpc_request(request)
+        known = ("", self._model.release.bundle)
+        if request.model_name != self._model.name or request.model_version not in known:
+            raise ModelNotFound(f"{request.model_name} {request.model_version}".strip())
+        headers = dict(context.invocation_metadata() or ())
+        left_s = context.time_remaining()
+        if left_s is not None:
+            given_ms = headers.get(DEADLINE_HEADER, "inf")
+            headers[DEADLINE_HEADER] = _earlier(given_ms, left_s * 1e3)
+        response = await self._model.predict(InferRequest.from_grpc(request), headers)
+        return response.to_grpc()
+
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # the protocol's name
         """Return the protocol's metadata; the release comes as a trailer, the message has no field for it."""
         described = await self._data_plane.model_metadata(model_name=request.name)
@@ -116,8 +153,31 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no typ
         )
 
 
-def _describe_over_rest(model: TidegateModel) -> None:
-    """Put our metadata route before KServe's; `parameters` is what its response model would drop."""
+def _earlier(given_ms: str, left_ms: float) -> str:
+    """Return the earlier deadline; what is no number is left for the request's own check."""
+    try:
+        return str(min(float(given_ms), max(left_ms, 0.0)))
+    except ValueError:
+        return given_ms
+
+
+class _Errors(ExceptionToStatusInterceptor):  # type: ignore[misc]  # KServe ships no types
+    """KServe's table of errors, and what the queue says."""
+
+    async def handle_exception(
+        self, ex: Exception, request_or_iterator: Any, context: Any, method_name: str
+    ) -> None:
+        """End the call with the status of its error."""
+        if isinstance(ex, Overloaded):
+            trailer = ((RETRY_AFTER_METADATA_KEY, str(round(ex.delay_s * 1e3))),)
+            await context.abort(StatusCode.RESOURCE_EXHAUSTED, str(ex), trailer)
+        if isinstance(ex, TooLate):
+            await context.abort(StatusCode.DEADLINE_EXCEEDED, str(ex))
+        await super().handle_exception(ex, request_or_iterator, context, method_name)
+
+
+def _add_rest_routes(model: TidegateModel) -> None:
+    """Put our routes before KServe's: metadata with `parameters`, which its response model drops, and inference."""
     app = kserve_server.app
 
     async def describe() -> dict[str, Any]:
@@ -131,3 +191,12 @@ def _describe_over_rest(model: TidegateModel) -> None:
         }
 
     app.add_api_route(f"/v2/models/{model.name}", describe, methods=["GET"], tags=["V2"])
+    infer = RestInference(model).infer
+    for path in ("infer", "versions/{version}/infer"):
+        app.add_api_route(
+            f"/v2/models/{model.name}/{path}",
+            infer,
+            methods=["POST"],
+            tags=["V2"],
+            response_model=None,
+        )

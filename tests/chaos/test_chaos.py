@@ -164,7 +164,7 @@ def _wait_until_drained(gateway: ServingProcess) -> None:
     with httpx.Client(trust_env=False) as client:
         for _ in range(100):
             checks = client.get(f"{gateway.http_url}/readyz").json()["checks"]
-            if checks["ledger"] == "ok":
+            if checks["ledger"] == checks["spill"] == "ok":
                 return
             time.sleep(0.2)
     pytest.fail(f"the ledger did not recover: {checks}")

@@ -17,6 +17,7 @@ from moderation.decision import (
     PolicyScore,
     Versions,
     capped,
+    conclude,
     effective_thresholds,
     flagged,
     held,
@@ -25,6 +26,7 @@ from moderation.decision import (
     tier_of,
 )
 from moderation.policy import Override, PolicyFile, Tier, load_policies
+from moderation.stage_1 import Stage1, StageSignal
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 POLICIES = load_policies(Path(__file__).parents[2] / "policies" / "marketplace.yaml")
@@ -252,6 +254,108 @@ def test_flagged_policies_are_those_at_block_or_stronger() -> None:
 def test_replay_answers_by_policy_when_nothing_answered() -> None:
     only_shadow = decision(attempt("shadow", "ok", 1.0, 1.0, 1.0))
     assert replay(only_shadow, POLICIES) == ("allow", (MODEL_UNAVAILABLE,))
+
+
+def floor(policy: str, tier: str, **fields: Any) -> StageSignal:
+    said = {"name": "patterns", "policy": policy, "status": "ok", "tier": tier}
+    return StageSignal.model_validate(said | fields)
+
+
+def stage_1(*signals: StageSignal) -> Stage1:
+    return Stage1.of(signals, POLICIES, latency_ms=1.0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "signals", "by", "tier", "codes"),
+    [
+        ((attempt("answer", "ok", 0, 0, 0),), (), "model", "allow", ()),
+        (
+            (attempt("answer", "ok", 0, 0, 0),),
+            (floor("spam", "review"),),
+            "model",
+            "review",
+            ("SPAM_OR_SCAM",),
+        ),
+        (
+            (attempt("answer", "ok", 0.2, 0.9, 0),),
+            (floor("spam", "review"), floor("weapons", "review")),
+            "model",
+            "block",
+            ("COUNTERFEIT_SUSPECTED", "WEAPONS_PROHIBITED", "SPAM_OR_SCAM"),
+        ),
+        (
+            (),
+            (floor("weapons", "block", is_decisive=True), floor("spam", "tag")),
+            "stage_1",
+            "block",
+            ("WEAPONS_PROHIBITED", "SPAM_OR_SCAM"),
+        ),
+        (
+            (),
+            (StageSignal(name="behaviour", status="ok", is_decisive=True),),
+            "stage_1",
+            "allow",
+            (),
+        ),
+        (
+            (attempt("answer", "error"),),
+            (floor("spam", "review"),),
+            "failure_policy",
+            "review",
+            (MODEL_UNAVAILABLE, "SPAM_OR_SCAM"),
+        ),
+        (
+            (attempt("answer", "ok", 0, 0, 0),),
+            (StageSignal(name="banks", status="error", reason="gone"),),
+            "model",
+            "allow",
+            (),
+        ),
+    ],
+)
+def test_model_and_stage_1_conclude_and_replay_alike(
+    attempts: tuple[Attempt, ...],
+    signals: tuple[StageSignal, ...],
+    by: str,
+    tier: str,
+    codes: tuple[str, ...],
+) -> None:
+    found = conclude(attempts, stage_1(*signals), POLICIES, POLICIES.on_failure)
+    assert (found.decided_by, found.tier.label, found.reason_codes) == (by, tier, codes)
+    record = decision(*attempts, decided_by=by, stage_1=stage_1(*signals))
+    again = Decision.model_validate_json(record.model_dump_json())
+    assert again == record
+    assert replay(again, POLICIES) == (tier, codes)
+
+
+@pytest.mark.parametrize(("status", "by"), [("ok", "model"), ("timeout", "failure_policy")])
+def test_a_decision_of_before_stage_1_says_who_took_it(
+    status: Literal["ok", "timeout"], by: str
+) -> None:
+    content = decision(attempt("answer", status, 0.2, 0.9, 0)).model_dump(mode="json")
+    for name in ("decided_by", "stage_1", "duplicate_of"):
+        del content[name]
+    del content["versions"]["patterns"]
+    old = Decision.model_validate(content)
+    assert (old.decided_by, old.stage_1, old.duplicate_of) == (by, None, None)
+    tier = "block" if by == "model" else "allow"
+    assert replay(old, POLICIES)[0] == tier
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    probabilities=st.tuples(*[st.floats(0, 1)] * 3),
+    asked=st.dictionaries(st.sampled_from(POLICIES.ids), st.sampled_from(["tag", "review"])),
+)
+def test_a_floor_never_weakens_what_the_model_says(
+    probabilities: tuple[float, ...], asked: dict[str, str]
+) -> None:
+    answers = (attempt("answer", "ok", *probabilities),)
+    alone = conclude(answers, None, POLICIES, POLICIES.on_failure)
+    signals = stage_1(*(floor(policy, tier) for policy, tier in asked.items()))
+    both = conclude(answers, signals, POLICIES, POLICIES.on_failure)
+    assert both.tier is max([alone.tier, *(Tier[tier.upper()] for tier in asked.values())])
+    assert {*alone.reason_codes, *signals.reason_codes} == {*both.reason_codes}
 
 
 @pytest.mark.parametrize(

@@ -209,7 +209,7 @@ def test_long_text_is_scored_in_bounded_time(scorer: Scorer) -> None:
 
 def test_latency_names_every_stage(scorer: Scorer, items: list[ScoringItem]) -> None:
     latency = scorer.score(items).latency_s
-    stages = {"image_tower", "text_tower", "heads", "ngram", "behaviour", "ensemble"}
+    stages = {"prepare", "image_tower", "text_tower", "heads", "ngram", "behaviour", "ensemble"}
     assert set(latency) == stages
     assert all(seconds >= 0 for seconds in latency.values())
     assert (

@@ -1,12 +1,13 @@
 """Settings: typed, ranged, and loud about a misspelt variable."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from moderation.errors import SettingsError
 from moderation.release import STANDARD
-from moderation.settings import settings
+from moderation.settings import Settings, settings
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,12 @@ def test_variable_of_a_service_is_ignored(monkeypatch: pytest.MonkeyPatch) -> No
 def test_tokens_do_not_show_in_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEGATE__GATEWAY_TOKENS", "shop:submitter:very-secret")
     assert "very-secret" not in repr(settings())
+
+
+def test_patterns_lie_beside_the_policies_where_nothing_else_is_said(tmp_path: Path) -> None:
+    config = Settings(policy_file=tmp_path / "own.yaml")
+    assert not config.patterns
+    (tmp_path / "patterns.yaml").touch()
+    assert config.patterns == tmp_path / "patterns.yaml"
+    named = config.model_copy(update={"pattern_file": tmp_path / "gone.yaml"})
+    assert named.patterns == tmp_path / "gone.yaml", "what is named must be there when it is read"

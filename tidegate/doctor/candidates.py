@@ -322,6 +322,13 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         ("tiers-reachable", "replay-shift-down"),
     ),
     Candidate(
+        "prefilter opened wide",
+        "lets go whoever is no new seller, whatever the behaviour",
+        _as_is(surgery.prefilter_raised),
+        ("prefilter-recall",),
+        held_by_these_alone=True,
+    ),
+    Candidate(
         "newly blocking",
         "as good, but yesterday nothing was blocked: every block would be a new one",
         _after_capped_day,

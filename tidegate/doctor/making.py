@@ -81,7 +81,7 @@ def freeze(home: Home, run: Run, day: datetime, policies: str) -> None:
     freezing.run(str(run.rows), str(home.folder), date, policies, 30, out=str(run.table))
 
 
-def train(home: Home, run: Run, policies: str) -> Bundle:
+def train(home: Home, run: Run, policies: str, contract: str) -> Bundle:
     """Return the bundle trained on the snapshot of a run."""
     place, table = str(home.folder), str(run.table)
     embeddings, model = str(run.embeddings), str(run.model)
@@ -91,6 +91,7 @@ def train(home: Home, run: Run, policies: str) -> Bundle:
     calibrating.run(
         calibrating.CalibrateInputs(table, embeddings, model),
         policies,
+        contract,
         SEED,
         out=str(run.calibration),
         tiers=str(run.folder / "tiers.md"),

@@ -134,10 +134,11 @@ def _noticed(changed: Gate, pairs: Sequence[_Pair], contract: ReleaseContract) -
 
 
 def _has_no_error(pairs: Sequence[_Pair]) -> bool:
-    """Return whether the gate's figures are counts of everything: no confidence changes them."""
+    """Return whether what must pass are counts of everything: no confidence keeps those from passing."""
     return all(
         isinstance(check.estimate.spread, Exact | Discoveries)
         for pair in pairs
+        if pair.must_pass
         for check in pair.result.checks
         if check.estimate.spread is not None
     )

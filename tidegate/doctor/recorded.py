@@ -15,7 +15,7 @@ from ledger.events import Event, from_decision
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
-from moderation.decision import SIGNALS, Attempt, Decision, Versions
+from moderation.decision import SIGNALS, Attempt, Decision, Versions, conclude
 from moderation.features import FEATURE_NAMES
 from moderation.policy import PolicyFile
 from moderation.scoring import Scorer, ScoringItem
@@ -30,9 +30,6 @@ from tidegate.doctor.world import END, REPLAYED_FROM
 _LATE_TRUTH: Final = timedelta(days=3)
 _LATENCY_MS: Final = 40.0
 _NO_CAPS: Final[Mapping[str, str]] = MappingProxyType({})
-
-Said = tuple[Attempt, tuple[str, ...]]
-"""What a predictor that answered makes of an upload, and the reason codes."""
 
 
 def record_traffic(
@@ -95,8 +92,8 @@ def decisions_about(
         seller_id = row.submission.listing.seller_id
         listing = store.put(listing_bytes(row.submission.listing), seller_id)
         at = decided_at or row.submission.submitted_at + timedelta(milliseconds=_LATENCY_MS)
-        said = answered(answer, policies, caps=caps, now=at, latency_ms=_LATENCY_MS)
-        decision = _decision(row, said, policies, listing, at)
+        attempt = answered(answer, policies, caps=caps, now=at, latency_ms=_LATENCY_MS)
+        decision = _decision(row, attempt, policies, listing, at)
         yield from_decision(
             decision,
             recorded_at=decision.decided_at,
@@ -115,7 +112,7 @@ def _item(row: SnapshotRow, store: ContentStore) -> ScoringItem:
 
 
 def _decision(
-    row: SnapshotRow, said: Said, policies: PolicyFile, listing: str, decided_at: datetime
+    row: SnapshotRow, attempt: Attempt, policies: PolicyFile, listing: str, decided_at: datetime
 ) -> Decision:
     submission = row.submission
     behaviour_F = row.behaviour_F
@@ -123,12 +120,12 @@ def _decision(
         behaviour_F = np.full(len(FEATURE_NAMES), np.nan, np.float32)
     at = submission.submitted_at
     behaviour = Behaviour.of(BehaviourRead(behaviour_F, at, at, 0.0))
-    attempt, codes = said
+    _, tier, codes = conclude((attempt,), None, policies, policies.on_failure)
     return Decision(
         decision_id=f"d-{submission.submission_id}",
         trace_id=f"t-{submission.submission_id}",
         submission_id=submission.submission_id,
-        tier=attempt.tier,
+        tier=tier.label,
         reason_codes=codes,
         attempts=(attempt,),
         arm="champion",

@@ -155,6 +155,18 @@ def _let_through(share: float) -> Spoil:
     return spoil
 
 
+def _prefiltered(share: float) -> Spoil:
+    """Return the fault of letting a share of the traffic pass without a score."""
+
+    def spoil(evidence: Evidence, rng: np.random.Generator) -> Evidence:
+        found = evidence.sets["traffic"]
+        said = replace(found.candidate, lets_go_N=rng.random(found.num_rows) < share)
+        changed = replace(found, candidate=said)
+        return replace(evidence, sets=dict(evidence.sets) | {"traffic": changed})
+
+    return spoil
+
+
 SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "leak": (_leaked, ("no-leak",)),
     "noise": (
@@ -208,6 +220,7 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "6 % held": (_replayed(0.06, 2.0), ("replay-shift-up",)),
     "5 % blocked": (_replayed(0.05, 9.0), ("replay-shift-block",)),
     "3 of 4 held let through": (_let_through(0.75), ("replay-shift-down",)),
+    "6 % of violations passed unread": (_prefiltered(0.06), ("prefilter-recall",)),
     "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
     "large": (_large, ("cost-size",)),
 }

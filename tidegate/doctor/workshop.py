@@ -75,7 +75,7 @@ class Workshop:
         with self.once("champion") as is_new:
             if is_new:
                 freeze(self.home, self.early, EARLY_DAY, self.policies)
-                bundle = train(self.home, self.early, self.policies)
+                bundle = train(self.home, self.early, self.policies, self.contract)
                 copy_ledger(self.home.ledger, self._undecided)
                 record_traffic(self.home, bundle, read_policies(self.policies))
         return Bundle.open(self.early.release)
@@ -85,7 +85,7 @@ class Workshop:
         with self.once("good") as is_new:
             if is_new:
                 freeze(self.home, self.late, LAST_DAY, self.policies)
-                train(self.home, self.late, self.policies)
+                train(self.home, self.late, self.policies, self.contract)
         return Bundle.open(self.late.release)
 
     def retrained(self, name: str, retell: Retell, home: Home | None = None) -> Run:
@@ -96,7 +96,7 @@ class Workshop:
                 run.folder.mkdir(parents=True, exist_ok=True)
                 write_rows(map(retell, open_rows(self.early.rows)), run.rows)
                 freeze(place, run, EARLY_DAY, self.policies)
-                train(self.home, run, self.policies)
+                train(self.home, run, self.policies, self.contract)
         return run
 
     def capped_yesterday(self, name: str, tier: str) -> Home:

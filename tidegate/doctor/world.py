@@ -205,6 +205,8 @@ class DoctorWorld:
             listing=Listing(
                 listing_id=f"{seller.seller_id}-{number}",
                 seller_id=seller.seller_id,
+                device_fingerprint=f"device-{seller.seller_id}",
+                address_fingerprint=f"address-{seller.seller_id}",
                 title=title,
                 description=description,
                 price=round(float(np.exp(self._rng.normal(3, 0.6))), 2),

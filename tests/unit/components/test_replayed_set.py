@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from components.home import Home
-from components.prove.replayed import BY_OTHERS, Recorded, Window, recorded_rows, replayed_set
+from components.prove.replayed import (
+    BY_OTHERS,
+    BY_STAGE_1,
+    Recorded,
+    Window,
+    recorded_rows,
+    replayed_set,
+)
 from ledger.events import from_decision
 from ledger.ledger import SqliteLedger
 from ledger.recorded import behaviour_of
@@ -20,6 +27,7 @@ from moderation.decision import (
     STATUS_CODES,
     Attempt,
     Decision,
+    Earlier,
     FeatureValue,
     PolicyScore,
     SignalStatus,
@@ -34,6 +42,7 @@ from moderation.policy import Override, load_policies
 from moderation.release import load_release
 from moderation.scoring import Scorer, ScoringItem
 from moderation.snapshot_rows import SnapshotRow
+from moderation.stage_1 import Stage1, StageSignal
 from tests.decided import a_decision
 from tests.toy import POLICIES, START, ToyWorld, toy_world
 
@@ -60,11 +69,14 @@ class Traffic:
     def store(self) -> ContentStore:
         return ContentStore(self.home.content)
 
-    def decide(self, rows: slice, at: datetime, attempt: Mapping[str, Any] | None = None) -> None:
-        """Record decisions about toy listings, a minute apart, as the scorer answers them."""
+    def decide(
+        self, rows: slice, at: datetime, attempt: Mapping[str, Any] | None = None, **fields: Any
+    ) -> None:
+        """Record decisions about toy listings, a minute apart, as the scorer answers them but for `fields`."""
         events = []
         for number, row in enumerate(self.world.rows[rows]):
             decision = self._decision(row, at + timedelta(minutes=number), attempt)
+            decision = decision.model_copy(update=fields)
             events.append(from_decision(decision, recorded_at=decision.decided_at))
         self.ledger.append(events)
 
@@ -293,3 +305,24 @@ def test_candidate_that_refuses_takes_the_set_down(traffic: Traffic) -> None:
 
     with pytest.raises(BundleRejected, match="no answer"):
         traffic.replayed(recorded, Refusing(traffic.scorer.bundle))
+
+
+def test_replay_tells_what_stage_1_decided_from_a_failed_model(traffic: Traffic) -> None:
+    traffic.decide(slice(0, 4), DAY)
+    signal = StageSignal(
+        name="banks", policy=POLICIES[0], status="ok", tier="block", is_decisive=True
+    )
+    stage_1 = Stage1.of([signal], FILE, latency_ms=1.0)
+    traffic.decide(slice(4, 7), DAY, attempts=(), decided_by="stage_1", stage_1=stage_1)
+    recorded = traffic.recorded()
+    assert len(recorded.rows.records) == 4
+    assert recorded.facts["not replayed"] == f"3 {BY_STAGE_1}"
+
+
+def test_replay_takes_a_duplicate_as_what_it_is_an_answer_of_a_release(traffic: Traffic) -> None:
+    earlier = Earlier(decision_id="d", trace_id="t", submission_id="u")
+    traffic.decide(slice(0, 4), DAY, decided_by="duplicate", duplicate_of=earlier)
+    found = traffic.replayed(traffic.recorded())
+    assert found.champion is not None
+    assert found.num_rows == 4
+    assert np.abs(found.candidate.probability_NP - found.champion.probability_NP).max() <= 1e-5

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,14 @@ def test_what_serving_used_stands_beside_what_is_known_now(
     assert _feature(second.behaviour_F, "submissions_1h") == 1.0
     assert _feature(second.served_F, "seller_age_days") == 7.5
     assert np.isnan(_feature(second.served_F, "reports_30d"))
+
+
+def test_a_duplicate_used_no_behaviour_of_its_own(ledger: SqliteLedger) -> None:
+    event = _decision(1, START, {"submissions_1h": 3.0})
+    earlier = {"decision_id": "d", "trace_id": "t", "submission_id": "u0"}
+    again = {**event.payload, "decided_by": "duplicate", "duplicate_of": earlier}
+    ledger.append([_submission(1, START), replace(event, payload=again)])
+    assert _rows(ledger)[0].served_F is None
 
 
 def test_a_decision_after_the_cut_off_is_not_seen(ledger: SqliteLedger) -> None:

@@ -98,6 +98,18 @@ def test_nothing_differs_where_the_stream_keeps_up(shop: Shop) -> None:
     assert not any(one.differing or one.lagging or one.unread for one in rows.values())
 
 
+def test_a_duplicate_is_not_compared(shop: Shop) -> None:
+    def repeated(decision: dict[str, Any]) -> None:
+        earlier = {"decision_id": "d-u0", "trace_id": "t-u0", "submission_id": "u0"}
+        decision |= {"decided_by": "duplicate", "duplicate_of": earlier}
+
+    shop.decide("u0")
+    shop.stream()
+    shop.decide("u1", lambda features: features["submissions_1h"].update(value=0.0), repeated)
+    row = shop.skew()["submissions_1h"]
+    assert (row.equal, row.lagging, row.differing) == (1, 0, 0)
+
+
 def test_a_stream_that_lags_is_told_from_skew(shop: Shop) -> None:
     shop.decide("u0")
     shop.stream()

@@ -130,7 +130,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.step(train, ["model", "metrics"], config=run["tune.config"], **inputs)
     model = run["train.model"]
     run.step(
-        calibrate, ["calibration", "tiers", "metrics"], model=model, policies=POLICIES, **inputs
+        calibrate,
+        ["calibration", "tiers", "metrics"],
+        model=model,
+        policies=POLICIES,
+        contract=CONTRACT_TEXT,
+        **inputs,
     )
     run.step(
         bundle,

@@ -220,3 +220,17 @@ def test_a_shadow_says_nothing_of_a_decision() -> None:
     shadow = {**attempts[0], "role": "shadow"}
     row = decision_row(replace(event, payload={**event.payload, "attempts": [shadow]}))
     assert (row["top_policy"], row["latency_ms"]) == ("", None)
+
+
+def test_a_duplicate_has_a_score_and_no_latency() -> None:
+    event = _decision()
+    row = decision_row(replace(event, payload=event.payload | {"decided_by": "duplicate"}))
+    assert (row["top_policy"], row["latency_ms"]) == ("q", None)
+
+
+def test_a_decision_of_stage_1_is_a_row_without_a_release() -> None:
+    event = _decision(is_answered=False)
+    payload = event.payload | {"decided_by": "stage_1", "attempts": [], "tier": "block"}
+    row = decision_row(replace(event, payload=payload))
+    said = (row["tier"], row["release"], row["top_probability"], row["latency_ms"])
+    assert said == ("block", "", None, None)

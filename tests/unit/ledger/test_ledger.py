@@ -197,9 +197,8 @@ def test_ledger_says_so_when_the_file_is_no_database(tmp_path: Path) -> None:
         SqliteLedger(path)
 
 
-def test_append_is_temporary_when_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.ledger._BUSY_S", 0.05)
-    ledger = SqliteLedger(tmp_path / "ledger.sqlite")
+def test_append_is_temporary_when_locked(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite", busy_s=0.05)
     holder = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerUnavailable, match="locked"):

@@ -13,7 +13,14 @@ from PIL import Image
 
 from moderation.decision import SIGNALS
 from moderation.features import FEATURE_NAMES
-from serving.openinference import MODEL_NAME, RELEASE_METADATA_KEY, SERVICE, messages
+from serving.openinference import (
+    MODEL_NAME,
+    PREFILTER_MODEL_NAME,
+    RELEASE_METADATA_KEY,
+    SERVICE,
+    messages,
+    pack_bytes,
+)
 from serving.release import Release
 
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -44,6 +51,7 @@ class FakePredictor:
         self.error: grpc.StatusCode | None = None
         self.spoil: Callable[[Any], None] = lambda response: None
         self.requests: list[Any] = []
+        self.prefilter = b""
         self.url = ""
         self._server: Any = None
 
@@ -77,6 +85,11 @@ class FakePredictor:
         return messages.ModelMetadataResponse(name=MODEL_NAME)
 
     async def _infer(self, request: Any, context: Any) -> Any:
+        if request.model_name == PREFILTER_MODEL_NAME and self.prefilter:
+            handed = messages.ModelInferResponse(model_name=request.model_name)
+            handed.outputs.add(name="prefilter", datatype="BYTES", shape=[1])
+            handed.raw_output_contents.append(pack_bytes([self.prefilter]))
+            return handed
         self.requests.append(request)
         await asyncio.sleep(self.delay_s)
         if self.error:

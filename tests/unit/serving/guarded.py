@@ -15,7 +15,6 @@ from serving.gateway.gate import UploadGate
 from serving.gateway.safeguards import Around, safeguards_of
 
 _SERVING = load_release(Path("policies/release.yaml")).serving
-BREAKERS, BUDGETS = _SERVING.breakers, _SERVING.budgets
 
 
 def breaker_rules(**changes: Any) -> PredictionBreaker:
@@ -57,7 +56,12 @@ def heartbeat_rules() -> Heartbeat:
 
 
 def serving_rules(**parts: Any) -> ServingRules:
-    return ServingRules(breakers=BREAKERS, budgets=BUDGETS, explanation_timeout_s=5.0, **parts)
+    needed = {
+        name: getattr(_SERVING, name)
+        for name, field in ServingRules.model_fields.items()
+        if field.is_required()
+    }
+    return ServingRules(**needed | parts)
 
 
 def guard(

@@ -13,6 +13,7 @@ from moderation.clock import SimulatedClock
 from moderation.errors import FeatureStoreUnavailable, PermanentError
 from moderation.serving_rules import BreakerRules
 from moderation.settings import Settings
+from serving.errors import PredictorOverloaded
 from serving.gateway.__main__ import build_gate
 from serving.gateway.breaker import IS_OPEN, Breaker, Breakers, CircuitOpen
 from serving.gateway.gate import UploadGate
@@ -158,3 +159,10 @@ def test_the_contract_says_when(tmp_path: Path) -> None:
         assert breaker.state() == "closed"
         _fail(breaker)
     assert breaker.state() == "open"
+
+
+def test_circuit_stays_closed_when_the_predictor_has_no_room(breaker: Breaker) -> None:
+    for _ in range(2 * RULES.calls):
+        with pytest.raises(PredictorOverloaded), breaker.call():
+            raise PredictorOverloaded("no room")
+    assert breaker.state() == "closed"

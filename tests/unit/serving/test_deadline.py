@@ -25,6 +25,7 @@ BUDGETS = Budgets(
     least_ms=20,
     fair_share=0.5,
     shares=StageShares(behaviour=0.1, record=0.2),
+    ledger_ms=250,
 )
 _RULES = BreakerRules(calls=2, share=0.5, open_s=60.0)
 

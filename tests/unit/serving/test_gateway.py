@@ -11,6 +11,7 @@ from ledger.ledger import SqliteLedger
 from moderation.decision import MODEL_UNAVAILABLE, replay
 from serving.gateway.gate import UploadGate
 from serving.routing import Route, RoutingTable, write_table
+from tests.kept import a_keeper
 from tests.unit.serving.fakes import BUNDLE, FakePredictor, an_upload
 
 REVIEWER = {"Authorization": "Bearer r3view"}
@@ -176,7 +177,8 @@ async def test_submission_is_decided_when_it_was_only_recorded(
     first = await _decide(client, submission_id="mine-1")
     assert first.status_code == 200
     stored = [s.event for s in gate.ledger.read([EventKind.SUBMISSION])]
-    gate.ledger = SqliteLedger(tmp_path / "other.sqlite")
+    gate.keeper.close()
+    gate.keeper = a_keeper(tmp_path, SqliteLedger(tmp_path / "other.sqlite"))
     gate.ledger.append(stored)
     second = await _decide(client, submission_id="mine-1")
     assert "idempotent-replay" not in second.headers
@@ -244,7 +246,14 @@ async def test_metrics_and_docs_are_served(client: httpx.AsyncClient) -> None:
     ready = await client.get("/readyz")
     assert ready.json() == {
         "ready": True,
-        "checks": {"ledger": "ok", "predictor": "ok", "features": "ok"},
+        "checks": {
+            "ledger": "ok",
+            "spill": "ok",
+            "predictor": "ok",
+            "features": "ok",
+            "banks": "no active version",
+            "patterns": "ok",
+        },
     }
     page = (await client.get("/docs")).text
     assert "POST /v1/decisions" in page

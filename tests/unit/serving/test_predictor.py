@@ -1,7 +1,7 @@
 import asyncio
 import contextlib
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,46 +12,17 @@ from kserve import InferRequest, InferResponse
 from kserve.errors import InvalidInput
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 
-from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
-from moderation.scoring import Scores, ScoringItem
+from moderation.release import load_release
 from serving.openinference import add_input, messages
 from serving.predictor.inputs import MAX_ITEMS, parse_items
 from serving.predictor.model import TidegateModel
+from serving.predictor.queue import BatchQueue
+from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.fakes import BUNDLE, a_release, as_text
+from tests.unit.serving.scorers import FakeScorer, M, P
 
 F = len(FEATURE_NAMES)
-P, M = 3, 5
-
-
-class FakeScorer:
-    """Scores by the length of the title; remembers the thread it ran on."""
-
-    def __init__(self) -> None:
-        self.threads: set[str] = set()
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def score(self, items: Sequence[ScoringItem], *, with_embeddings: bool = False) -> Scores:
-        self.gate.wait(5)
-        self.threads.add(threading.current_thread().name)
-        num_items = len(items)
-        if any(item.title == "refuse me" for item in items):
-            raise InvalidListing("items[0].title", "is refused")
-        length_N = np.array([len(item.title) for item in items], np.float64)
-        status_NPM = np.zeros((num_items, P, M), np.int8)
-        status_NPM[:, :, 1] = 1
-        signals_NPM = np.where(status_NPM == 0, length_N[:, None, None] / 3, np.nan)
-        embedding_ND = np.ones((num_items, 4), np.float32) if with_embeddings else None
-        return Scores(
-            np.repeat(length_N[:, None] / 100, P, axis=1),
-            signals_NPM,
-            status_NPM,
-            np.full((num_items, P), -1, np.int32),
-            ((),) * num_items,
-            embedding_ND,
-            embedding_ND,
-        )
 
 
 def _grpc(**tensors: Any) -> InferRequest:
@@ -236,7 +207,8 @@ def scorer() -> FakeScorer:
 
 @pytest.fixture
 def model(scorer: FakeScorer) -> TidegateModel:
-    return TidegateModel(scorer, a_release(), num_workers=2)
+    rules = load_release(Path("policies/release.yaml")).serving.predictor
+    return TidegateModel(BatchQueue(scorer, rules, ThreadPlan(2, 1)), a_release())
 
 
 def _outputs(response: InferResponse) -> dict[str, Any]:

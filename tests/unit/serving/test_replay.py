@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ledger.events import from_decision
 from moderation.errors import PermanentError
 from moderation.scoring import Scores, ScoringItem
 from serving.gateway.gate import UploadGate
@@ -113,3 +114,25 @@ async def test_replay_refuses_when_the_inputs_are_gone(
             path.unlink()
     with pytest.raises(PermanentError, match="not in the content store"):
         _replay(gate, trace_id, FakeScorer(RECORDED, RECORDED))
+
+
+async def test_replay_names_a_record_of_stage_1_that_its_signals_do_not_give(
+    gate: UploadGate, trace_id: str
+) -> None:
+    decision = gate.ledger.get_decision(trace_id)
+    assert decision is not None
+    assert decision.stage_1 is not None
+    changed = decision.model_copy(
+        update={
+            "submission_id": "other",
+            "trace_id": "f" * 32,
+            "decided_by": "stage_1",
+            "stage_1": decision.stage_1.model_copy(update={"tier": "review"}),
+        }
+    )
+    gate.ledger.append([from_decision(changed, recorded_at=decision.decided_at)])
+    report = _replay(gate, "f" * 32, FakeScorer(RECORDED, RECORDED))
+    assert report.differences == (
+        "decided by: model again, recorded is stage_1",
+        "stage 1: allow () again, recorded is review ()",
+    )

@@ -19,8 +19,9 @@ from components.ingest.rows import read_rows
 from featurestore.history import behaviour_at
 from featurestore.layout import Place
 from ledger.events import EventKind, from_submission
-from ledger.keys import KeysUnavailable
+from ledger.keys import KeyRing, KeysUnavailable
 from ledger.ledger import SqliteLedger, UnknownSeller
+from ledger.spill import Spill
 from ledger.store import ContentMissing, ContentStore
 from moderation.clock import SystemClock
 from moderation.errors import FeatureStoreUnavailable
@@ -98,6 +99,26 @@ def _check_erased(home: Home, receipt: Receipt) -> None:
     assert event.payload["removed"] == receipt.removed
     assert event.payload["key_id"] == receipt.key_id
     assert ledger.erasures.unfinished() == []
+
+
+def test_an_erasure_covers_what_a_gateway_has_spilled(home: Home) -> None:
+    """The gateway holds the files of its spill; what is in them cannot be read any more, and the receipt says so."""
+    fill(home)
+    spill = Spill(home.folder / "spill", KeyRing(home.keys), 10**6)
+    event = from_submission(
+        upload("spilled", START, seller_id=GONE, title=TITLE), recorded_at=START
+    )
+    picture = spill.seal_blob(photo(0), GONE)
+    assert spill.write_each([spill.seal([event]), picture]) == [1, 1]
+    (receipt,) = _eraser(home).erase(GONE)
+    assert spill.get_event(event.event_id) is None
+    assert receipt.is_finished
+    said = [why for place, why in receipt.left.items() if place.endswith("spill")]
+    assert ["2 frames that nobody can read any more" in why for why in said] == [True]
+    kept = everything(home.folder)
+    assert TITLE.encode() not in kept
+    assert photo(0) not in kept
+    spill.close()
 
 
 def test_an_erased_seller_leaves_nothing_legible(home: Home) -> None:

@@ -64,3 +64,17 @@ def test_the_summary_counts_every_kind_of_change() -> None:
     table = summary(survey(_rules(), _evidence_of, (_FINE, _NOISE)))
     assert all(change in table for change in CHANGES)
     assert "| limit far to the permissive side | 3 | 2 |" in table
+
+
+def test_a_good_candidate_that_lets_nothing_go_leaves_confidence_alone() -> None:
+    fault = "6 % of violations passed unread"
+    opened = Candidate(fault, "", _never, SPOILED[fault][1])
+    rules = contract_of("prefilter-recall")
+    rules = rules.model_copy(update={"risk": rules.risk.model_copy(update={"resamples": 200})})
+    mutants = [
+        one
+        for one in survey(rules, _evidence_of, (_FINE, opened))
+        if one.gate == "prefilter-recall"
+    ]
+    assert survivors(mutants) == []
+    assert "confidence absurd" not in {one.change for one in mutants}

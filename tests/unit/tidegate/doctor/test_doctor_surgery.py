@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from moderation.bundle import Bundle
+from moderation.bundle import Bundle, build
 from moderation.bundle_files import list_files
 from moderation.decision import SIGNALS
 from moderation.scores import Scores
 from moderation.scoring import Scorer, ScoringItem
+from tests.prefiltered import behaviours, evidence
+from tests.tiny_bundle import TinyRun
 from tests.toy import toy_world
 from tidegate.doctor import surgery
 from tidegate.doctor.slowing import slower
@@ -102,3 +104,18 @@ def test_text_specialist_learns_what_it_is_told(tiny_bundle: Bundle, tmp_path: P
     assert after.signals_NPM[..., member].max() < before.signals_NPM[..., member].max()
     others = [place for place in range(len(SIGNALS)) if place != member]
     np.testing.assert_array_equal(after.signals_NPM[..., others], before.signals_NPM[..., others])
+
+
+def test_a_raised_prefilter_lets_everyone_go_whom_it_judges(tiny: TinyRun, tmp_path: Path) -> None:
+    evidence(None).save(tmp_path / "prefilter.json")
+    parts = tiny.parts | {"prefilter": tmp_path / "prefilter.json"}
+    closed = build(tmp_path / "closed", parts, tiny.description)
+    opened = surgery.operate(closed, tmp_path / "opened", surgery.prefilter_raised)
+    behaviour_NF = behaviours(4)
+    behaviour_NF[3, 4] = np.nan
+    items = [ScoringItem("a", behaviour=values_F) for values_F in behaviour_NF]
+    assert Scorer(closed).lets_go(items) is None
+    lets_go_N = Scorer(opened).lets_go(items)
+    assert lets_go_N is not None
+    assert lets_go_N.tolist() == [True, True, True, False]
+    np.testing.assert_array_equal(_log_odds(opened), _log_odds(closed))

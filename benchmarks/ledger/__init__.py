@@ -1,0 +1,1 @@
+"""Appends to the ledger by many callers at once: in groups, and each for itself."""

@@ -1,0 +1,126 @@
+"""Stage 1 in a gateway: what it looks things up in, kept up to date while the gateway runs, and its metrics."""
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+
+from moderation.banks import Banks
+from moderation.decision import Decision
+from moderation.errors import TidegateError
+from moderation.listing import Submission
+from moderation.pattern_book import PatternBook
+from moderation.policy import PolicyFile
+from moderation.prefilter import Incoming, Prefilter
+from moderation.repeats import JudgedBy
+from moderation.stage_1 import Stage1, StageSignal
+from serving.gateway.behaviour import Behaviour
+from serving.gateway.behaviour_stage import BehaviourStage
+from serving.gateway.repeated import RepeatedUploads, Seen
+from serving.routing import Choice
+
+_LOG = logging.getLogger(__name__)
+
+SIGNALS: Final = Counter(
+    "tidegate_stage_1_signals_total",
+    "What stages said: ok, missing or error.",
+    ["name", "status"],
+)
+DECIDED: Final = Counter(
+    "tidegate_decided_by_total", "Decisions by who took them and with which tier.", ["by", "tier"]
+)
+REFUSED: Final = Gauge(
+    "tidegate_stage_1_refused",
+    "Looks that met a damaged version of the banks, or a wrong pattern file, since the start.",
+    ["what"],
+)
+
+
+class Cascade:
+    """What stage 1 of one gateway consists of; its methods do I/O and belong off the event loop, but for `keep`.
+
+    Args:
+        banks: known images.
+        book: analysts' patterns.
+        repeated: answers that may be given again.
+        prefilter: the stages, those of banks and patterns among them.
+        behaviour: lets go whom the release's behaviour trees clear, unless another stage raises something.
+    """
+
+    def __init__(
+        self,
+        banks: Banks,
+        book: PatternBook,
+        repeated: RepeatedUploads,
+        prefilter: Prefilter,
+        behaviour: BehaviourStage,
+    ) -> None:
+        self._banks, self._book = banks, book
+        self._repeated, self._prefilter = repeated, prefilter
+        self.behaviour = behaviour
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look for another version of the banks, another pattern file and news about answers; never an error."""
+        try:
+            self._banks.refresh()
+            self._book.refresh()
+            self._repeated.follow()
+        except (TidegateError, OSError):
+            # A later look may do better; until then what was there stays, and every look-up says what it asked.
+            _LOG.exception("stage 1 could not be brought up to date")
+        REFUSED.labels("banks").set(self._banks.num_refused)
+        REFUSED.labels("patterns").set(self._book.num_refused)
+
+    def seen(self, submission: Submission, choice: Choice | None, policies: PolicyFile) -> Seen:
+        """Return whether an upload repeats one whose answer holds still."""
+        by = None
+        if choice is not None:
+            by = _judged_by(choice, patterns=self._book.version, banks=self._banks.version)
+        seen = self._repeated.look(submission, by, policies)
+        _count([seen.signal])
+        return seen
+
+    def look(
+        self, upload: Incoming, policies: PolicyFile, seen: Seen, choice: Choice | None
+    ) -> Stage1:
+        """Return what the stages say of an upload that was not seen."""
+        said = self.behaviour.judge(
+            choice.release if choice else None,
+            Behaviour(upload.behaviour_F, upload.status_F, None),
+            self.behaviour.draw(upload.submission_id),
+        )
+        found = self._prefilter.run(upload, policies, [seen.signal, said.signal()])
+        _count(found.signals[1:])
+        return found
+
+    def keep(
+        self, decision: Decision, submission: Submission, choice: Choice, policies: PolicyFile
+    ) -> None:
+        """Let an answer be given again, where it may; call it before the decision is recorded. It waits for nothing."""
+        versions = decision.versions
+        by = _judged_by(choice, patterns=versions.patterns, banks=versions.index)
+        self._repeated.keep(decision, submission, by, policies)
+
+    def state(self) -> dict[str, str]:
+        """Return whether banks and patterns are there and up to date, for anybody: what is wrong is in the log."""
+        return {
+            "banks": _state(self._banks.version, self._banks.problem, "no active version"),
+            "patterns": _state(self._book.version, self._book.problem, "no pattern file"),
+        }
+
+
+def _judged_by(choice: Choice, *, patterns: str | None, banks: str | None) -> JudgedBy:
+    return JudgedBy(choice.release, choice.caps, patterns, banks)
+
+
+def _state(version: str | None, problem: str | None, nothing: str) -> str:
+    if problem is not None:
+        return "refused; the one before is in force" if version else "refused"
+    return "ok" if version else nothing
+
+
+def _count(signals: Iterable[StageSignal]) -> None:
+    for signal in signals:
+        SIGNALS.labels(signal.name, signal.status).inc()

@@ -1,0 +1,309 @@
+"""The micro-batching queue: listings of many requests, by priority and deadline, into batches of the models.
+
+Everything is decided on the event loop; two pools of threads do the work. A listing waits, is prepared (decoded, cut
+into tokens), is ready, and goes through the models in a batch. An idle engine takes what is there at once; one that
+just finished a batch of several waits for as many again, but no longer than sharing a batch saves.
+
+A batch that fails is run again listing by listing, so that one bad listing fails alone. What was cancelled or can no
+longer be in time leaves without being computed.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from moderation.clock import Clock, SystemClock
+from moderation.scores import pick_scores
+from moderation.scoring import Scores, ScoringItem
+from moderation.serving_rules import PredictorRules
+from moderation.telemetry import span
+from serving.predictor.backlog import Backlog, Entry, Priority
+from serving.predictor.latency import LatencyModel
+from serving.predictor.measures import BATCH_LISTINGS, BATCH_SECONDS, RETRIED, WAIT_SECONDS
+from serving.predictor.room import Room, count
+from serving.predictor.terms import Overloaded, Reason, Request, Scoring, Terms, TooLate
+from serving.predictor.threads import ThreadPlan, thread_pool
+
+__all__ = ["BatchQueue", "Overloaded", "Terms", "TooLate"]
+
+_LOG = logging.getLogger(__name__)
+
+# Batches' worth of listings that are prepared ahead of the engine: enough to fill the next batch of each worker.
+_BATCHES_AHEAD: Final = 2
+
+
+class BatchQueue:
+    """One bundle behind a queue; all calls come from one event loop.
+
+    Args:
+        scoring: the loaded bundle.
+        rules: sizes and bounds.
+        plan: threads.
+        clock: its monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        rules: PredictorRules,
+        plan: ThreadPlan,
+        clock: Clock | None = None,
+    ) -> None:
+        self.latency = LatencyModel()
+        self._scoring, self._rules, self._plan = scoring, rules, plan
+        self._clock = clock or SystemClock()
+        self._waiting, self._ready = Backlog(rules.fair_every), Backlog(rules.fair_every)
+        self._room = Room(rules, plan, self.latency)
+        self._preparing = self._running = self._running_passes = 0
+        self._target = 1
+        self._ended_s = -math.inf
+        self._hold: asyncio.TimerHandle | None = None
+        self._is_closing = self._is_closed = False
+        self._prepare_pool = thread_pool(plan.prepare_threads, "prepare", plan.prepare_cores)
+        self._score_pool = thread_pool(plan.workers, "score", plan.worker_cores)
+
+    async def score(self, items: Sequence[ScoringItem], terms: Terms) -> Scores:
+        """Return the scores of one request's listings, at least one, in their order.
+
+        Cancelling the call takes what is not yet in a batch out of the queue.
+
+        Raises:
+            Overloaded: at once, if there is no room, or those ahead leave no time before the deadline.
+            TooLate: if the deadline cannot be met.
+            Exception: what the scorer raised for a listing of this request.
+        """
+        loop = asyncio.get_running_loop()
+        request = Request(terms, loop.create_future())
+        now_s = self._clock.monotonic()
+        request.entries = [
+            Entry(
+                request,
+                place,
+                item,
+                terms.priority,
+                now_s,
+                terms.deadline_s,
+                terms.num_bytes // len(items),
+                len(item.images) + 1,
+            )
+            for place, item in enumerate(items)
+        ]
+        self._room.check(request, now_s, self._running_passes, self._is_closing)
+        request.num_open = len(request.entries)
+        for entry in request.entries:
+            self._waiting.add(entry)
+            self._room.tally(entry, 1)
+        timer = None
+        if terms.deadline_s < math.inf:
+            shortest_s = self.latency.seconds(min(entry.passes for entry in request.entries))
+            delay_s = max(0.0, terms.deadline_s - shortest_s - now_s)
+            timer = loop.call_later(delay_s, self._expire, request)
+        self._pump(loop)
+        try:
+            await request.future
+        except asyncio.CancelledError:
+            self._leave_queue(request, "cancelled")
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        return _joined(request)
+
+    async def drain(self) -> None:
+        """Refuse what comes, and return when everything admitted has been answered."""
+        self._is_closing = True
+        while not self._room.is_empty or self._running:
+            await asyncio.sleep(0.01)
+
+    def close(self) -> None:
+        """End the threads; what still waits is not answered."""
+        self._is_closing = self._is_closed = True
+        self._prepare_pool.shutdown(wait=False, cancel_futures=True)
+        self._score_pool.shutdown(wait=False, cancel_futures=True)
+
+    def _expire(self, request: Request) -> None:
+        """Answer a request whose time has run out while a listing of it is not yet in a batch."""
+        if request.is_over or not any(
+            entry in self._waiting or entry in self._ready or entry.is_preparing
+            for entry in request.entries
+        ):
+            return
+        self.latency.ease()
+        self._fail(request, TooLate("the deadline came before there was room in a batch"), "late")
+
+    def _fail(self, request: Request, error: Exception, reason: Reason = "cancelled") -> None:
+        """Answer a request with an error, and take what else is left of it out of the queue."""
+        if not request.is_over:
+            request.future.set_exception(error)
+        self._leave_queue(request, reason)
+
+    def _leave_queue(self, request: Request, reason: Reason) -> None:
+        for entry in request.entries:
+            for stage in (self._waiting, self._ready):
+                if entry in stage:
+                    stage.remove(entry)
+                    self._room.tally(entry, -1)
+                    count(entry.priority, reason)
+            if entry.is_preparing:
+                count(entry.priority, reason)
+
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start whatever can start now."""
+        if self._is_closed:
+            return
+        # Each line by itself: prepared backfill must not keep an upload from being prepared.
+        most_ready = self._rules.max_batch * _BATCHES_AHEAD * self._plan.workers
+        while self._preparing < self._plan.prepare_threads:
+            short = [p for p in Priority if self._ready.count(p) < most_ready]
+            entry = self._waiting.take(short)
+            if entry is None:
+                break
+            entry.is_preparing = True
+            self._preparing += 1
+            self._prepare_pool.submit(self._prepare, entry, loop)
+        while self._running < self._plan.workers and self._ready and not self._is_held(loop):
+            batch, late = self._ready.take_batch(
+                self._clock.monotonic(), self._rules.max_batch, self.latency
+            )
+            for entry in late:
+                self._room.tally(entry, -1)
+                count(entry.priority, "late")
+                self.latency.ease()
+                self._fail(entry.request, TooLate("the deadline can no longer be met"), "late")
+            if batch:
+                self._start(batch, loop)
+
+    def _is_held(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Return whether the engine waits for its batch to fill; if so, for how long is set."""
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
+        if len(self._ready) >= min(self._target, self._rules.max_batch):
+            return False
+        # Waiting longer than the fixed time that one batch less costs never pays.
+        budget_s = min(self._rules.wait_ms / 1e3, self.latency.fixed_s)
+        passes = sum(entry.passes for entry in self._ready)
+        earliest_s = min(entry.deadline_s for entry in self._ready)
+        end_s = min(self._ended_s + budget_s, earliest_s - self.latency.bound_s(passes))
+        left_s = end_s - self._clock.monotonic()
+        if left_s <= 0:
+            return False
+        self._hold = loop.call_later(left_s, self._end_hold, loop)
+        return True
+
+    def _end_hold(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._target = len(self._ready)
+        self._pump(loop)
+
+    def _start(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:
+        now_s = self._clock.monotonic()
+        for entry in batch:
+            self._room.tally(entry, -1)
+            WAIT_SECONDS.labels(entry.priority.name.lower()).observe(now_s - entry.arrived_s)
+        self._running += 1
+        self._running_passes += sum(entry.passes for entry in batch)
+        BATCH_LISTINGS.observe(len(batch))
+        self._score_pool.submit(self._run, batch, loop)
+
+    def _prepare(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare one listing; on a thread."""
+        begin_s, error = self._clock.monotonic(), None
+        try:
+            if not entry.request.is_over:
+                with span("predictor.prepare", self._clock):
+                    entry.prepared = self._scoring.prepare(entry.item)
+        except Exception as raised:
+            error = raised
+        _tell(loop, self._prepared, entry, error, self._clock.monotonic() - begin_s, loop)
+
+    def _prepared(
+        self,
+        entry: Entry,
+        error: Exception | None,
+        seconds: float,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._preparing -= 1
+        entry.is_preparing = False
+        self._room.learn_prepare(seconds)
+        if error is not None or entry.request.is_over:
+            self._room.tally(entry, -1)
+            if error is not None:
+                self._fail(entry.request, error)
+        else:
+            self._ready.add(entry)
+        self._pump(loop)
+
+    def _run(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:
+        """Run one batch; on a thread."""
+        begin_s, seconds = self._clock.monotonic(), None
+        outcomes: list[Any]
+        with span("predictor.score", self._clock):
+            try:
+                outcomes = list(self._score(batch))
+                seconds = self._clock.monotonic() - begin_s
+            except Exception as error:
+                outcomes = [error] if len(batch) == 1 else [*map(self._score_alone, batch)]
+        _tell(loop, self._scored, batch, outcomes, seconds, loop)
+
+    def _score(self, batch: Sequence[Entry]) -> list[tuple[Scores, int]]:
+        with_embeddings = any(entry.request.terms.with_embeddings for entry in batch)
+        prepared = [entry.prepared for entry in batch if entry.prepared is not None]
+        scores = self._scoring.score_prepared(prepared, with_embeddings=with_embeddings)
+        return [(scores, row) for row in range(len(batch))]
+
+    def _score_alone(self, entry: Entry) -> tuple[Scores, int] | Exception:
+        try:
+            return self._score([entry])[0]
+        except Exception as error:
+            return error
+
+    def _scored(
+        self,
+        batch: list[Entry],
+        outcomes: list[Any],
+        seconds: float | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        passes = sum(entry.passes for entry in batch)
+        self._running -= 1
+        self._running_passes -= passes
+        self._ended_s = self._clock.monotonic()
+        if seconds is not None:
+            self.latency.learn(passes, seconds)
+            BATCH_SECONDS.observe(seconds)
+        elif len(batch) > 1:
+            RETRIED.inc()
+            _LOG.warning("a batch failed and was run again one by one", extra={"size": len(batch)})
+        self._target = len(batch) + len(self._ready)
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            self._settle(entry, outcome)
+        self._pump(loop)
+
+    def _settle(self, entry: Entry, outcome: Any) -> None:
+        request: Request = entry.request
+        entry.prepared = None
+        if request.is_over:
+            return
+        if isinstance(outcome, Exception):
+            self._fail(request, outcome)
+            return
+        entry.outcome = outcome
+        request.num_open -= 1
+        if not request.num_open:
+            request.future.set_result(None)
+
+
+def _joined(request: Request) -> Scores:
+    outcomes = [entry.outcome for entry in request.entries if entry.outcome is not None]
+    return pick_scores(outcomes)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: Any) -> None:
+    """Call back on the event loop; one that is closed has nobody left to tell."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        _LOG.info("a result came after the end")

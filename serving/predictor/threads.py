@@ -1,0 +1,86 @@
+"""How many threads prepare listings and run batches, and on which cores: by setting, else from what is visible."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Final
+
+_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class ThreadPlan:
+    """Threads of a predictor; an empty set of cores leaves them where the system puts them."""
+
+    workers: int
+    """Batches that run at once."""
+
+    prepare_threads: int
+    """Listings that are decoded and cut into tokens at once."""
+
+    worker_cores: tuple[frozenset[int], ...] = ()
+    prepare_cores: tuple[frozenset[int], ...] = ()
+
+
+def visible_cores(quota: Path = _QUOTA) -> list[int]:
+    """Return the cores this process may use, no more of them than its container's quota pays for."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
+    try:
+        limit, period = quota.read_text().split()
+        paid = max(1, int(limit) // int(period))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return cores
+    return cores[:paid]
+
+
+def plan_threads(
+    cores: Sequence[int],
+    num_threads: int,
+    *,
+    workers: int = 0,
+    prepare_threads: int = 0,
+    is_pinned: bool = False,
+) -> ThreadPlan:
+    """Return the plan for some cores.
+
+    Args:
+        cores: numbers of the cores that may be used.
+        num_threads: threads that one batch runs on.
+        workers: batches at once; 0 for as many as keep every core busy.
+        prepare_threads: 0 for half as many as there are cores.
+        is_pinned: whether each thread stays on its cores; those that run batches get the first ones.
+    """
+    workers = workers or max(1, len(cores) // num_threads)
+    prepare_threads = prepare_threads or max(1, len(cores) // 2)
+    if not is_pinned or not hasattr(os, "sched_setaffinity"):
+        return ThreadPlan(workers, prepare_threads)
+    engine = cores[: workers * num_threads]
+    # What a batch's own threads may use is inherited from the worker that first starts them.
+    worker_cores = (
+        tuple(frozenset([engine[n % len(engine)]]) for n in range(workers))
+        if num_threads == 1
+        else (frozenset(engine),) * workers
+    )
+    rest = frozenset(cores[len(engine) :]) or frozenset(cores)
+    return ThreadPlan(workers, prepare_threads, worker_cores, (rest,) * prepare_threads)
+
+
+def thread_pool(
+    num_threads: int, name: str, cores: Sequence[frozenset[int]] = ()
+) -> ThreadPoolExecutor:
+    """Return a pool whose threads stay on the given cores, one set for each thread."""
+    if not cores:
+        return ThreadPoolExecutor(num_threads, thread_name_prefix=name)
+    free: SimpleQueue[frozenset[int]] = SimpleQueue()
+    for own in cores:
+        free.put(own)
+    # On Linux 0 is the calling thread, not the process.
+    return ThreadPoolExecutor(
+        num_threads,
+        thread_name_prefix=name,
+        initializer=lambda: os.sched_setaffinity(0, free.get()),
+    )

@@ -1,0 +1,50 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from serving.predictor.threads import ThreadPlan, plan_threads, thread_pool, visible_cores
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "num_threads", "expected"),
+    [
+        (1, 1, ThreadPlan(1, 1)),
+        (2, 2, ThreadPlan(1, 1)),
+        (8, 1, ThreadPlan(8, 4)),
+        (8, 4, ThreadPlan(2, 4)),
+    ],
+)
+def test_plan_fills_the_cores(num_cores: int, num_threads: int, expected: ThreadPlan) -> None:
+    assert plan_threads(range(num_cores), num_threads) == expected
+
+
+def test_plan_follows_the_settings() -> None:
+    assert plan_threads(range(8), 1, workers=3, prepare_threads=2) == ThreadPlan(3, 2)
+
+
+def test_pinned_workers_get_cores_of_their_own() -> None:
+    plan = plan_threads(range(4), 1, workers=2, prepare_threads=1, is_pinned=True)
+    assert plan.worker_cores == (frozenset({0}), frozenset({1}))
+    assert plan.prepare_cores == (frozenset({2, 3}),)
+    shared = plan_threads(range(4), 2, workers=2, is_pinned=True)
+    assert set(shared.worker_cores) == {frozenset({0, 1, 2, 3})}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin threads")
+def test_threads_stay_on_their_cores() -> None:
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    with thread_pool(1, "pinned", (frozenset({core}),)) as pool:
+        assert pool.submit(os.sched_getaffinity, 0).result() == {core}
+    assert os.sched_getaffinity(0) == before, "only the thread is pinned"
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("100000 100000", 1), ("max 100000", None), ("", None), ("50000 100000", 1)]
+)
+def test_cores_are_bounded_by_the_quota(text: str, most: int | None, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    cores = visible_cores(tmp_path / "cpu.max")
+    assert len(cores) == most if most else len(cores) >= 1
+    assert len(visible_cores(tmp_path / "no such file")) >= 1
