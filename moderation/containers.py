@@ -143,22 +143,28 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _take_apart_png(data: bytes) -> Container:
+    chunks = list(_png_chunks(data))
     pixels, public, orientation, frames = [_PNG], [_PNG], 1, 1
-    for name, chunk in _png_chunks(data):
+    for name, chunk in chunks:  # the orientation may stand behind the pixels
         if name == b"eXIf":
             orientation = _read_orientation(chunk[8:-4])
         elif name == b"acTL":
             frames = max(1, int.from_bytes(chunk[8:12], "big"))
+    lacks_orientation = orientation != 1
+    for name, chunk in chunks:
         if name in _PNG_PIXELS:
             pixels.append(chunk)
-        if name == b"IDAT" and orientation != 1 and public[-1][4:8] != b"IDAT":
-            body = b"eXIf" + _write_orientation(orientation)
-            public.append(
-                struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-            )
+        if name == b"IDAT" and lacks_orientation:
+            public.append(_png_orientation(orientation))
+            lacks_orientation = False
         if name not in _PNG_PRIVATE:
             public.append(chunk)
     return Container("PNG", b"".join(pixels), b"".join(public), orientation, frames)
+
+
+def _png_orientation(orientation: int) -> bytes:
+    body = b"eXIf" + _write_orientation(orientation)
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

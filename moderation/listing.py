@@ -195,7 +195,7 @@ def check_listing(fields: dict[str, Any]) -> Listing:
         return Listing.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "listing"
+        field = ".".join(str(part)[:64] for part in first["loc"]) or "listing"
         raise InvalidListing(field, first["msg"].removeprefix("Value error, ")) from error
 
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
+from moderation.yaml_lines import load
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -147,8 +147,8 @@ def parse_policies(raw: bytes, origin: str) -> PolicyFile:
         PolicyError: naming the origin and each wrong field.
     """
     try:
-        content = yaml.safe_load(raw)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        _, content = load(raw)
+    except ValueError as error:
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, policies, ... is expected")
