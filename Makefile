@@ -48,6 +48,10 @@ lint: setup ## ruff, mypy, layering, YAML
 test: setup ## unit and integration tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/integration
 
+.PHONY: fuzz
+fuzz: setup ## read 100,000 hostile inputs and call the whole HTTP API; ARGS="image text --inputs 5000" for less
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: contract
 contract: setup ## golden pipelines, documents, layering of files, the simulated world
 	$(BIN)/python -m pytest tests/contract

@@ -42,6 +42,7 @@ from serving.gateway.requests import (
     parse_upload,
     read_body,
 )
+from serving.gateway.schema import complete_schema
 from serving.gateway.truth import record_reversal, record_truth
 
 _LOG = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def create_app(gate: UploadGate, callers: Callers, quotas: Quotas | None = None)
     _add_truth(app, gate, callers)
     _add_operations(app, gate)
     _add_errors(app)
+    complete_schema(app, gate.policies.ids)
     return app
 
 

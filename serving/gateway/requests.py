@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -149,7 +149,7 @@ def parse_truth(body: bytes) -> TruthRequest:
     Raises:
         BadRequest: if the body is not of the described shape.
     """
-    return _parse(body, TruthRequest)
+    return _parse_strictly(body, TruthRequest)
 
 
 def parse_reversal(body: bytes) -> ReversalRequest:
@@ -158,7 +158,7 @@ def parse_reversal(body: bytes) -> ReversalRequest:
     Raises:
         BadRequest: if the body is not of the described shape.
     """
-    return _parse(body, ReversalRequest)
+    return _parse_strictly(body, ReversalRequest)
 
 
 def _parse_form(form: Form) -> Upload:
@@ -174,6 +174,12 @@ def _parse(body: bytes, model: type[_ModelT]) -> _ModelT:
     return _checked(_json_object(body), model)
 
 
+def _parse_strictly(body: bytes, model: type[_ModelT]) -> _ModelT:
+    """Return a statement whose values are of the types that JSON has for them: neither 0 nor "no" is false."""
+    _json_object(body)
+    return _validated(lambda: model.model_validate_json(body, strict=True))
+
+
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         content = orjson.loads(body)
@@ -185,8 +191,12 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _checked(content: dict[str, Any], model: type[_ModelT]) -> _ModelT:
+    return _validated(lambda: model.model_validate(content))
+
+
+def _validated(validate: Callable[[], _ModelT]) -> _ModelT:
     try:
-        return model.model_validate(content)
+        return validate()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part)[:64] for part in first["loc"]) or "body"

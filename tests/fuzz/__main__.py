@@ -38,11 +38,13 @@ def plan(inputs: int, names: list[str]) -> list[tuple[Target, int, bool]]:
     return found
 
 
-def run_child(target: Target, inputs: int, guided: bool, seed: int) -> Figures:
+def run_child(
+    target: Target, inputs: int, guided: bool, *, seed: int, python: str = sys.executable
+) -> Figures:
     """Return what a process of its own found in `inputs` inputs; that it ended is a finding too."""
     with tempfile.TemporaryDirectory(prefix="tidegate-fuzz-") as folder:
         job = Job(target.name, inputs, seed, target.modules if guided else (), folder)
-        command = [sys.executable, "-m", "tests.fuzz.child", json.dumps(asdict(job))]
+        command = [python, "-m", "tests.fuzz.child", json.dumps(asdict(job))]
         try:
             done = subprocess.run(command, capture_output=True, timeout=_LIMIT_S, check=False)
             said = f"ended with {done.returncode}: {done.stderr.decode(errors='replace')[-2_000:]}"
@@ -72,7 +74,7 @@ def main(arguments: list[str]) -> int:
     begin = clock.monotonic()
     jobs = plan(asked.inputs, names) if names or "api" not in asked.targets else []
     with ThreadPoolExecutor(asked.jobs) as pool:
-        found = list(pool.map(lambda job: run_child(*job, asked.seed), jobs))
+        found = list(pool.map(lambda job: run_child(*job, seed=asked.seed), jobs))
     say = sys.stdout.write
     say(_table(found) + "\n")
     if jobs:

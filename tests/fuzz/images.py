@@ -149,6 +149,7 @@ def _mutate(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
     return (_OF_PIECES if rng.random() < 0.5 else of_bytes)(rng, seeds)
 
 
+@cache
 def _large() -> list[bytes]:
     """Return small files of nearly as many pixels as are allowed."""
     sides = (6_300, 6_300)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from moderation.clock import SimulatedClock
-from moderation.expressions import Expression
+from moderation.expressions import Expression, Span
 from moderation.leetspeak import resolve, unleet_word
 from moderation.pattern_file import load_patterns, lower
 from moderation.patterns import MAX_FIELD_CHARS, Patterns
@@ -22,7 +22,7 @@ from moderation.text import (
     model_text,
     normalise,
 )
-from moderation.text_spans import Span, embed, key_of, original_spans
+from moderation.text_spans import embed, key_of, original_spans
 from tests.fuzz.mutations import of_bytes, of_text, to_text
 from tests.fuzz.target import Target
 
