@@ -185,7 +185,7 @@ def _take_apart_webp(data: bytes) -> Container:
     canvas = next((size for name, chunk in chunks if (size := _webp_canvas(name, chunk))), (0, 0))
     if not any(name in _WEBP_PRIVATE for name, _ in chunks):
         return Container("WEBP", data, data, orientation, frames, canvas)
-    kept = [chunk for name, chunk in chunks if name not in _WEBP_PRIVATE]
+    kept = [_padded(c) for name, c in chunks if name not in _WEBP_PRIVATE and _is_whole(c)]
     pixels = _join_webp([_with_flags(chunk, 0) for chunk in kept])
     if orientation == 1:
         return Container("WEBP", pixels, pixels, orientation, frames, canvas)
@@ -193,6 +193,15 @@ def _take_apart_webp(data: bytes) -> Container:
     kept.append(b"EXIF" + struct.pack("<I", len(block)) + block)
     public = _join_webp([_with_flags(chunk, _WEBP_EXIF_FLAG) for chunk in kept])
     return Container("WEBP", pixels, public, orientation, frames, canvas)
+
+
+def _is_whole(chunk: bytes) -> bool:
+    """Return whether a WEBP chunk is all there: one cut short at the end would swallow what is written behind it."""
+    return len(chunk) >= 8 + int.from_bytes(chunk[4:8], "little")
+
+
+def _padded(chunk: bytes) -> bytes:
+    return chunk + bytes(len(chunk) % 2)
 
 
 def _with_flags(chunk: bytes, flags: int) -> bytes:

@@ -16,7 +16,8 @@ from moderation.listing import MAX_IMAGE_BYTES
 from moderation.pdq import pdq_bits
 
 MAX_PIXELS: Final = 40_000_000
-"""Pixels of one image: 120 MB as RGB, so that one upload cannot exhaust a worker."""
+"""Pixels of one image: 120 MB as RGB, and up to 460 MB while a WebP is decoded, so that one upload cannot exhaust a
+worker."""
 
 WORKING_SIDE: Final = 768
 """A JPEG whose sides are both at least twice this is decoded at a fraction of its size; no tower sees more."""

@@ -114,7 +114,7 @@ def of_json(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
         return of_bytes(rng, seeds)
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return of_bytes(rng, seeds)
     for _ in range(1 + int(rng.expovariate(0.8))):
         content = _changed(content, rng)

@@ -45,10 +45,13 @@ class Target:
 
     unit: str
     megabytes: int
-    """Of memory on top of what the process holds, while one input is read."""
+    """Of memory on top of what the process holds, that any input may take while it is read."""
 
     modules: tuple[str, ...]
     """Whose branches guide the coverage-guided half; none, where each input costs too much for it."""
+
+    bytes_per_unit: float = 0
+    """Of memory on top, for each unit."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,11 @@ class Run:
             told = "".join(traceback.format_exception(error)[-3:])
             self._keep(Finding(told, data))
             return
-        finally:
-            took_mb = (_memory_kb()[1] - before_kb) / 1024
-            self.peak_mb = max(self.peak_mb, took_mb)
-        if took_mb > self.target.megabytes:
-            self._keep(Finding(f"took {took_mb:.0f} MB of {self.target.megabytes}", data))
+        took_mb = (_memory_kb()[1] - before_kb) / 1024
+        self.peak_mb = max(self.peak_mb, took_mb)
+        limit_mb = self.target.megabytes + units * self.target.bytes_per_unit / 2**20
+        if took_mb > limit_mb:
+            self._keep(Finding(f"took {took_mb:.0f} MB of {limit_mb:.0f}", data))
         limit_s = self._limit_s(units)
         self.nearest = max(self.nearest, cost_s / limit_s)
         if cost_s * 1e3 > self.slowest_ms:

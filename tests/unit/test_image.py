@@ -323,3 +323,13 @@ def test_decode_lays_a_large_image_on_white_as_a_small_one(mode: str) -> None:
     white = Image.new("RGBA", layer.size, "white")
     expected = Image.alpha_composite(white, layer).convert("RGB")
     assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [3, 4, 1_000])
+def test_strip_keeps_the_orientation_of_a_webp_whose_last_chunk_is_cut_short(size: int) -> None:
+    whole = oriented("WEBP", 6)
+    data = whole + b"junk" + struct.pack("<I", size) + b"end"
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    stripped = strip(data)
+    assert b"A Camera" not in stripped
+    assert np.array_equal(np.asarray(decode(stripped)), np.asarray(decode(whole)))
