@@ -52,6 +52,10 @@ test: setup ## unit and integration tests
 chaos: setup ## kill, freeze and starve the gate's processes under load (four minutes)
 	$(BIN)/python -m pytest tests/chaos
 
+.PHONY: fuzz
+fuzz: setup ## read 100,000 hostile inputs and call the whole HTTP API; ARGS="image text --inputs 5000" for less
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 .PHONY: contract
 contract: setup ## golden pipelines, documents, layering of files, the simulated world
 	$(BIN)/python -m pytest tests/contract

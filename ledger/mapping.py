@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from moderation.errors import PermanentError
+from moderation.yaml_lines import load
 
 FILE_NAME: Final = "mapping.yaml"
 
@@ -207,8 +208,8 @@ def load_mapping(path: Path) -> FoundMapping:
         MappingError: naming the file and each wrong field.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        _, content = load(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise MappingError(f"{path}: cannot be read: {error}") from error
     try:
         mapping = ColumnMapping.model_validate(content)

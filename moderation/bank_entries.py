@@ -73,7 +73,10 @@ def read_entries(path: Path, policies: Collection[str]) -> Entries:
     Raises:
         BankRejected: naming the file and the first wrong rows, counted from 1; or if no row is left to index.
     """
-    table = _checked(_read(path), path, policies)
+    try:
+        table = _checked(_read(path), path, policies)
+    except (UnicodeDecodeError, pa.ArrowException) as error:
+        raise BankRejected(f"{path}: {error}; write names and values in UTF-8") from error
     is_low_N = pc.less(table.column("quality"), MIN_QUALITY)
     low = table.filter(is_low_N).column("entry_id").to_pylist()
     kept = table.filter(pc.invert(is_low_N)).sort_by("entry_id").combine_chunks()
@@ -89,6 +92,7 @@ def _read(path: Path) -> pa.Table:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path)
         if path.suffix == ".jsonl":
+            _check_lines(path)
             wanted = pa.schema(
                 [pa.field(f.name, f.type if f.name != "added_at" else pa.string()) for f in _SCHEMA]
             )
@@ -99,6 +103,15 @@ def _read(path: Path) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         raise BankRejected(f"{path}: cannot be read: {error}; correct the file") from error
     raise BankRejected(f"{path}: give entries as .jsonl or .parquet")
+
+
+def _check_lines(path: Path) -> None:
+    """Refuse lines that are no object: Arrow's reader ends the process where a block of them begins with `null`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            for part in line.split(b"\r"):
+                if part.lstrip(b" \t\n\xef\xbb\xbf")[:1] not in (b"", b"{"):
+                    raise BankRejected(f"{path}: line {number} is no JSON object; correct the file")
 
 
 def _checked(table: pa.Table, path: Path, policies: Collection[str]) -> pa.Table:

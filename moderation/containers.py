@@ -143,22 +143,28 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _take_apart_png(data: bytes) -> Container:
+    chunks = list(_png_chunks(data))
     pixels, public, orientation, frames = [_PNG], [_PNG], 1, 1
-    for name, chunk in _png_chunks(data):
+    for name, chunk in chunks:  # the orientation may stand behind the pixels
         if name == b"eXIf":
             orientation = _read_orientation(chunk[8:-4])
         elif name == b"acTL":
             frames = max(1, int.from_bytes(chunk[8:12], "big"))
+    lacks_orientation = orientation != 1
+    for name, chunk in chunks:
         if name in _PNG_PIXELS:
             pixels.append(chunk)
-        if name == b"IDAT" and orientation != 1 and public[-1][4:8] != b"IDAT":
-            body = b"eXIf" + _write_orientation(orientation)
-            public.append(
-                struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-            )
+        if name == b"IDAT" and lacks_orientation:
+            public.append(_png_orientation(orientation))
+            lacks_orientation = False
         if name not in _PNG_PRIVATE:
             public.append(chunk)
     return Container("PNG", b"".join(pixels), b"".join(public), orientation, frames)
+
+
+def _png_orientation(orientation: int) -> bytes:
+    body = b"eXIf" + _write_orientation(orientation)
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -179,7 +185,7 @@ def _take_apart_webp(data: bytes) -> Container:
     canvas = next((size for name, chunk in chunks if (size := _webp_canvas(name, chunk))), (0, 0))
     if not any(name in _WEBP_PRIVATE for name, _ in chunks):
         return Container("WEBP", data, data, orientation, frames, canvas)
-    kept = [chunk for name, chunk in chunks if name not in _WEBP_PRIVATE]
+    kept = [_padded(c) for name, c in chunks if name not in _WEBP_PRIVATE and _is_whole(c)]
     pixels = _join_webp([_with_flags(chunk, 0) for chunk in kept])
     if orientation == 1:
         return Container("WEBP", pixels, pixels, orientation, frames, canvas)
@@ -187,6 +193,15 @@ def _take_apart_webp(data: bytes) -> Container:
     kept.append(b"EXIF" + struct.pack("<I", len(block)) + block)
     public = _join_webp([_with_flags(chunk, _WEBP_EXIF_FLAG) for chunk in kept])
     return Container("WEBP", pixels, public, orientation, frames, canvas)
+
+
+def _is_whole(chunk: bytes) -> bool:
+    """Return whether a WEBP chunk is all there: one cut short at the end would swallow what is written behind it."""
+    return len(chunk) >= 8 + int.from_bytes(chunk[4:8], "little")
+
+
+def _padded(chunk: bytes) -> bytes:
+    return chunk + bytes(len(chunk) % 2)
 
 
 def _with_flags(chunk: bytes, flags: int) -> bytes:

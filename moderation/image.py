@@ -16,7 +16,8 @@ from moderation.listing import MAX_IMAGE_BYTES
 from moderation.pdq import pdq_bits
 
 MAX_PIXELS: Final = 40_000_000
-"""Pixels of one image: 120 MB as RGB, so that one upload cannot exhaust a worker."""
+"""Pixels of one image: 120 MB as RGB, and up to 460 MB while a WebP is decoded, so that one upload cannot exhaust a
+worker."""
 
 WORKING_SIDE: Final = 768
 """A JPEG whose sides are both at least twice this is decoded at a fraction of its size; no tower sees more."""
@@ -25,6 +26,8 @@ HASH_SIDE: Final = 512
 """An image is reduced to this longer side before it is hashed, as PDQ's authors advise."""
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
+
+_BAND_PIXELS: Final = 2**20
 
 # What Pillow and its decoders raise on bytes that lie about themselves.
 _BROKEN: Final = (
@@ -202,7 +205,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip at 255 instead of scaling.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8), "L").convert("RGB")
     if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return an image without its transparency; band by band, as three whole layers would take twelve bytes a pixel."""
+    width, height = image.size
+    flat, rows = Image.new("RGB", image.size), max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(height, top + rows))).convert("RGBA")
+        white = Image.new("RGBA", band.size, "white")
+        flat.paste(Image.alpha_composite(white, band).convert("RGB"), (0, top))
+    return flat

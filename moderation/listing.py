@@ -63,14 +63,13 @@ class Listing(_Record):
             raise ValueError("holds a NUL character; remove it")
         return value
 
-    # Before the type's own check, which would read true as 1.
+    # Before the type's own check, which would read true as 1 and "1e3" as 1000.
     @field_validator("price", mode="before")
     @classmethod
-    def _is_no_truth_value(cls, value: object) -> object:
-        if isinstance(value, bool):
-            raise ValueError(
-                "must be a number, not true or false; leave it out where there is none"
-            )
+    def _is_a_number(cls, value: object) -> object:
+        if isinstance(value, bool | str | bytes):
+            said = "true or false" if isinstance(value, bool) else "text"
+            raise ValueError(f"must be a number, not {said}; leave it out where there is none")
         return value
 
     @field_validator("price")
@@ -195,7 +194,7 @@ def check_listing(fields: dict[str, Any]) -> Listing:
         return Listing.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "listing"
+        field = ".".join(str(part)[:64] for part in first["loc"]) or "listing"
         raise InvalidListing(field, first["msg"].removeprefix("Value error, ")) from error
 
 

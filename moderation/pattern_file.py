@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from moderation.errors import PatternError
 from moderation.expressions import Expression, check_plain
 from moderation.text import normalise
-from moderation.yaml_lines import Loc, line_of, repeated
+from moderation.yaml_lines import Loc, line_of, load, repeated
 
 MAX_PATTERNS: Final = 10_000
 MAX_EXPRESSIONS: Final = 500
@@ -111,9 +111,8 @@ def parse_patterns(raw: bytes, origin: str, policies: Collection[str]) -> Patter
         PatternError: naming the origin, the line and the pattern.
     """
     try:
-        node = yaml.compose(raw, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(raw)
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+        node, content = load(raw)
+    except ValueError as error:
         raise PatternError(f"{origin}: cannot be read: {error}") from error
     if node is None or not isinstance(content, dict):
         raise PatternError(f"{origin}: a mapping with version and patterns is expected")

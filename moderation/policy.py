@@ -7,11 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
-from moderation.yaml_lines import line_of, repeated
+from moderation.yaml_lines import line_of, load, repeated
 
 Share = Annotated[float, Field(ge=0, le=1)]
 OnFailure = Literal["allow_and_review", "review"]
@@ -167,9 +166,8 @@ def parse_policies(raw: bytes, origin: str) -> PolicyFile:
         PolicyError: naming the origin, the line and each wrong field.
     """
     try:
-        node = yaml.compose(raw, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(raw)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        node, content = load(raw)
+    except ValueError as error:
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, policies, ... is expected")

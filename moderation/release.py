@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.errors import PolicyError
 from moderation.serving_rules import Count, ServingRules, Share
-from moderation.yaml_lines import line_of, repeated
+from moderation.yaml_lines import line_of, load, repeated
 
 GateId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{2,47}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{1,47}$")]
@@ -263,9 +262,8 @@ def parse_release(raw: bytes, origin: str, vocabulary: Vocabulary | None = None)
         PolicyError: naming the origin, the line and each wrong field.
     """
     try:
-        node = yaml.compose(raw, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(raw)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        node, content = load(raw)
+    except ValueError as error:
         raise PolicyError(f"{origin}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise PolicyError(f"{origin}: a mapping with version, risk, gates, ... is expected")

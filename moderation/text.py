@@ -174,10 +174,11 @@ def _show(raw: str) -> tuple[str, int]:
     if raw.isascii():
         return " ".join(_CONTROL.sub("", raw).casefold().split()), 0
     text, num_folded = unspoof(_compose(raw))
-    cased = _compose(text.casefold())
-    if len(cased) != len(text):
-        # Folding case may have spelled one letter out as two that look alike.
-        cased = unspoof(cased)[0].casefold()
+    folded = text.casefold()
+    cased = _compose(folded)
+    if len(cased) != len(text) or folded != text.lower():
+        # Folding case may have spelled one letter out as two, or as another one, that look alike.
+        cased = _compose(unspoof(cased)[0].casefold())
     text = cased
     return " ".join(text.split()), num_folded
 

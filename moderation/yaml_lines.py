@@ -1,12 +1,49 @@
-"""Where something stands in a YAML file, so that an error names its line."""
+"""A YAML file's content, and where something stands in it, so that an error names its line."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
+MAX_NODES: Final = 500_000
+"""Keys and values of a file, each counted as often as an alias repeats it."""
+
 Loc = tuple[int | str, ...]
 """Keys and positions from the top of a file down to one of its parts."""
+
+
+def load(raw: bytes) -> tuple[Any, Any]:
+    """Return a YAML file as nodes, which know their lines (None where it is empty), and as what it says.
+
+    Args:
+        raw: in UTF-8 or UTF-16.
+
+    Raises:
+        ValueError: if it is no YAML, a value is not what its tag says, it is nested too deep or in itself, or its
+            aliases unfold to more than `MAX_NODES`.
+    """
+    try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+        if _size(node, {}) > MAX_NODES:
+            raise ValueError(f"its aliases unfold to more than {MAX_NODES:,} values; write less")
+        return node, yaml.safe_load(raw)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep, or in itself; write it flat") from error
+    except (yaml.YAMLError, AttributeError, LookupError, TypeError, ArithmeticError) as error:
+        # Constructors of tags raise whatever comes of a value that is none: "!!timestamp soon".
+        raise ValueError(str(error) or "a value is not what its tag says") from error
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """Return how many nodes there are below one, aliases followed; endless where it is inside itself."""
+    if isinstance(node, yaml.ScalarNode) or node is None:
+        return 1
+    if id(node) not in known:
+        below = node.value
+        if isinstance(node, yaml.MappingNode):
+            below = [one for pair in below for one in pair]
+        known[id(node)] = 1 + sum(_size(one, known) for one in below)
+    return known[id(node)]
 
 
 def repeated(node: Any, loc: Loc = ()) -> Iterator[Loc]:

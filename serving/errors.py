@@ -23,7 +23,7 @@ class NotFound(PermanentError):
 
 
 class NotOffered(PermanentError):
-    """This process was not set up for it; the message says how (HTTP 501)."""
+    """This process was not set up for it; the message says how (HTTP 404)."""
 
 
 class SubmissionConflict(PermanentError):
@@ -64,7 +64,7 @@ STATUS: Final[dict[type[Exception], int]] = {
     Unauthenticated: 401,
     Forbidden: 403,
     NotFound: 404,
-    NotOffered: 501,
+    NotOffered: 404,
     SubmissionConflict: 409,
     LedgerConflict: 409,
     NothingToChange: 409,

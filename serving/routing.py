@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from prometheus_client import Counter
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moderation.attestation import Attestation, TierName
 from moderation.clock import Clock
@@ -29,12 +29,20 @@ Weight = Annotated[float, Field(ge=0, le=1)]
 Arm = Literal["champion", "candidate"]
 
 
+def _with_a_port(url: str) -> str:
+    if not 0 < int(url.rpartition(":")[2]) < 2**16:
+        raise ValueError("a port is a number from 1 to 65535")
+    return url
+
+
 class Route(BaseModel):
     """Where one release is served, and the share of traffic it should get."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: Annotated[str, Field(pattern=r"^grpc://[A-Za-z0-9.\-]+:[0-9]{1,5}$")]
+    url: Annotated[
+        str, Field(pattern=r"^grpc://[A-Za-z0-9.\-]+:[0-9]{1,5}$"), AfterValidator(_with_a_port)
+    ]
     weight: Weight = 0.0
     """Share of a candidate; the champion takes what is left, whatever is written here."""
 
@@ -56,7 +64,7 @@ class RoutingTable(BaseModel):
     renewal: Annotated[int, Field(ge=0)] = 0
     """Grows with every renewal of the candidate's lease."""
 
-    lease_s: Annotated[float, Field(gt=0)] = 30.0
+    lease_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     champion: Digest
     releases: dict[Digest, Route]
     shadow: Digest | None = None

@@ -49,6 +49,7 @@ from serving.gateway.requests import (
     read_body,
 )
 from serving.gateway.safeguards import POLL_S
+from serving.gateway.schema import complete_schema
 from serving.gateway.steering import add_enforcement
 from serving.gateway.truth import record_reversal, record_truth
 
@@ -100,11 +101,12 @@ def create_app(
         lifespan=lifespan,
     )
     _add_decisions(app, gate, callers, quotas or Quotas(math.inf, gate.clock))
-    add_explanations(app, gate, callers, explainer, _errors(400, 401, 403, 404, 501, 503))
+    add_explanations(app, gate, callers, explainer, _errors(400, 401, 403, 404, 503))
     _add_truth(app, gate, callers)
     add_enforcement(app, gate, callers)
     _add_operations(app, gate)
     _add_errors(app)
+    complete_schema(app, gate.policies.ids)
     return app
 
 

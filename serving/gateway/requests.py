@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
@@ -197,12 +197,13 @@ def _refuse_urls(content: dict[str, Any]) -> None:
 
 
 def parse_model(body: bytes, model: type[_ModelT]) -> _ModelT:
-    """Return what a JSON body of one shape says.
+    """Return a statement whose values are of the types that JSON has for them: neither 0 nor "no" is false.
 
     Raises:
         BadRequest: if the body is not of that shape.
     """
-    return _checked(_json_object(body), model)
+    _json_object(body)
+    return _validated(lambda: model.model_validate_json(body, strict=True))
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -216,8 +217,12 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _checked(content: dict[str, Any], model: type[_ModelT]) -> _ModelT:
+    return _validated(lambda: model.model_validate(content))
+
+
+def _validated(validate: Callable[[], _ModelT]) -> _ModelT:
     try:
-        return model.model_validate(content)
+        return validate()
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part)[:64] for part in first["loc"]) or "body"

@@ -287,3 +287,35 @@ def test_readers_see_one_version_or_the_other(tmp_path: Path) -> None:
         assert reader.returncode == 0
         assert set(told.split("\n")) - {""} <= wanted
     assert {f"{version} {name}" for version, name in seen} == wanted
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"null",  # ends the process in Arrow's own reader, as do the next three
+        b"\n null\n",
+        b"\xef\xbb\xbfnull",
+        b'null {"entry_id": "a"}',
+        b'{"entry_id": "a"}\n[1]',
+        b'{"ba\xc3k": "bad"}',
+        b'{"entry_id": "\x85"}',
+    ],
+)
+def test_entries_that_are_no_objects_or_no_text_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "entries.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(BankRejected, match=r"entries\.jsonl: "):
+        read_entries(path, POLICIES)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"e0"', b'"\x850"'), (b'"pdq": "0', b'"pdq": "\xb0')])
+def test_entries_with_broken_text_are_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
+    row = {"entry_id": "e0", "bank": "bad", "kind": "match", "policy": POLICIES[0]}
+    row |= {"pdq": "0" * 64, "quality": "60", "added_at": "2026-11-22T10:00:00Z"}
+    path = tmp_path / "entries.jsonl"
+    data = json.dumps(row).encode().replace(b'"60"', b"60")
+    path.write_bytes(data)
+    assert read_entries(path, POLICIES).table.num_rows == 1
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(BankRejected, match=r"entries\.jsonl: .*UTF-8"):
+        read_entries(path, POLICIES)

@@ -297,3 +297,39 @@ def _named(function: Callable[[bytes], Any]) -> str:
 def test_image_error_names_the_field_by_default(function: Callable[[bytes], Any]) -> None:
     with pytest.raises(InvalidListing, match=r"^image: is empty"):
         function(b"")
+
+
+def test_strip_keeps_an_orientation_that_stands_behind_the_pixels() -> None:
+    data = oriented("PNG", 6)
+    at = data.index(b"eXIf") - 4
+    exif = data[at : at + 12 + int.from_bytes(data[at : at + 4], "big")]
+    rest, end = data.replace(exif, b"")[:-12], data[-12:]
+    moved = rest + exif + end
+    assert np.array_equal(np.asarray(decode(moved)), np.asarray(decode(data)))
+    stripped = strip(moved)
+    assert b"A Camera" not in stripped
+    assert np.array_equal(np.asarray(decode(stripped)), np.asarray(decode(data)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_decode_lays_a_large_image_on_white_as_a_small_one(mode: str) -> None:
+    rng = np.random.default_rng(1)
+    layers = Image.fromarray(rng.integers(0, 256, (1_500, 1_100, 4), np.uint8))
+    large = layers.convert("RGB").quantize(16) if mode == "P" else layers.convert(mode)
+    options = {"transparency": 3} if mode == "P" else {}
+    data = encoded(large, "PNG", **options)
+    with Image.open(io.BytesIO(data)) as opened:
+        layer = opened.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    expected = Image.alpha_composite(white, layer).convert("RGB")
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [3, 4, 1_000])
+def test_strip_keeps_the_orientation_of_a_webp_whose_last_chunk_is_cut_short(size: int) -> None:
+    whole = oriented("WEBP", 6)
+    data = whole + b"junk" + struct.pack("<I", size) + b"end"
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    stripped = strip(data)
+    assert b"A Camera" not in stripped
+    assert np.array_equal(np.asarray(decode(stripped)), np.asarray(decode(whole)))

@@ -73,6 +73,7 @@ def test_listing_may_be_empty() -> None:
         ("price", 2 * MAX_PRICE, "finite number from 0"),
         ("price", "cheap", "number"),
         ("price", True, "must be a number, not true or false"),
+        ("price", "12.5", "must be a number, not text"),
         ("price", [1], "number"),
         ("currency", "XXX", "ISO 4217"),
         ("currency", "eur", "ISO 4217"),
@@ -196,3 +197,9 @@ def test_truth_is_mature_when_it_had_arrived() -> None:
     known = truth(known_at=NOW)
     assert is_mature(known, NOW)
     assert not is_mature(known, NOW - timedelta(microseconds=1))
+
+
+def test_a_refusal_does_not_repeat_a_long_name() -> None:
+    with pytest.raises(InvalidListing) as caught:
+        check_listing({"listing_id": "l1", "x" * 100_000: 1})
+    assert len(str(caught.value)) < 200

@@ -266,3 +266,20 @@ def test_model_text_shows_words_and_keeps_accents() -> None:
 
 def test_model_text_is_capped_when_hostile() -> None:
     assert len(model_text("ﷺ" * 1_000_000, "a" * 1_000_000)) <= MAX_MODEL_CHARS
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("ẞǰ", "ssǰ"),  # folding case takes one apart that is composed, and lengthens another
+        ("ΐß", "ΐss"),
+        ("кς", "ко"),  # a final sigma looks like nothing, the sigma that it becomes like an o
+        ("шς", "шо"),
+        ("ςй", "ой"),
+    ],
+)
+def test_normalise_is_a_fixed_point_where_folding_case_changes_letters(
+    raw: str, shown: str
+) -> None:
+    assert normalise(raw).normalised == shown
+    assert normalise(shown).normalised == shown

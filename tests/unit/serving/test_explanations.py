@@ -34,7 +34,7 @@ async def test_without_an_explainer_a_reviewer_is_told_how_to_start_one(
 ) -> None:
     path = f"/v1/decisions/{await _trace(client)}/explanation"
     response = await client.get(path, headers=REVIEWER)
-    assert (response.status_code, response.json()["error"]) == (501, "NotOffered")
+    assert (response.status_code, response.json()["error"]) == (404, "NotOffered")
     assert "tidegate serve --explainer" in response.json()["message"]
 
 

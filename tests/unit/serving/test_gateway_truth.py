@@ -98,3 +98,21 @@ async def test_truth_reaches_the_behaviour_when_known(
 async def test_truth_is_refused_when_the_body_is_large(client: httpx.AsyncClient) -> None:
     response = await _state(client, "x" * 70_000)
     assert response.status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("violates", "no"),
+        ("violates", 0),
+        ("adjudicated", 1),
+        ("propensity", "0.5"),
+        ("reviewed_at", 1_763_805_600),
+    ],
+)
+async def test_truth_is_refused_when_a_value_is_of_another_type(
+    client: httpx.AsyncClient, submission_id: str, field: str, value: Any
+) -> None:
+    response = await _state(client, submission_id, **{field: value})
+    assert response.status_code == 400
+    assert response.json()["message"].startswith(f"{field}: ")

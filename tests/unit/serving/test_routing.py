@@ -103,6 +103,8 @@ def test_lease_is_never_live_beyond_its_length(steps: list[tuple[int, float]]) -
         ({"champion": "c" * 64}, "champion"),
         ({"shadow": "c" * 64}, "shadow"),
         ({"lease_s": 0}, "lease_s"),
+        ({"lease_s": "1e999"}, "lease_s"),
+        ({"releases": {CHAMPION: {"url": "grpc://x:99999", "weight": 1}}}, "from 1 to 65535"),
         ({"surprise": 1}, "surprise"),
         ({"releases": {CHAMPION: {"url": "http://x", "weight": 1}}}, "url"),
         ({"releases": {CHAMPION: {"url": "grpc://x:1", "caps": {"spam": "allow"}}}}, "caps"),
