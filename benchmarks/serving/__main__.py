@@ -32,16 +32,21 @@ class _Sizes:
     rounds: int
     seconds: float
     profiles: tuple[str, ...]
+    servers: tuple[str, ...] = SERVERS
 
 
 FULL: Final = _Sizes((1, 4, 16, 64), 5, 4.0, ("tiny", "small"))
-SMOKE: Final = _Sizes((1, 16), 1, 1.0, ("tiny",))
+SMOKE: Final = _Sizes((1, 16), 1, 1.0, ("tiny",), SERVERS[:2])
 
 
 def main() -> None:
     """Build, choose threads, serve, measure, print."""
     parser = argparse.ArgumentParser(prog="make bench NAME=serving")
-    parser.add_argument("--smoke", action="store_true", help="tiny alone, one short round")
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help="tiny alone, one short round, without the peers that are installed apart",
+    )
     parser.add_argument("--clip", action="store_true", help="full-size towers as well")
     asked = parser.parse_args()
     sizes = SMOKE if asked.smoke else FULL
@@ -62,7 +67,7 @@ def _run(bench: Bench, profile: str, sizes: _Sizes) -> None:
     expected = Scorer.load(bundle).score([ScoringItem(TITLE, "", (listing[1],))])
     with contextlib.ExitStack() as stack:
         targets: dict[str, Target] = {}
-        for name in SERVERS:
+        for name in sizes.servers:
             own = threads if name == "ours" else (num_cores, 1, 1)
             try:
                 target = stack.enter_context(running(name, bundle, listing, own))
@@ -93,7 +98,7 @@ def _compare(
         row = {"profile": profile, "server": name, "callers": callers}
         rate = float(np.median(found_rates))
         bench.rows.append(row | {"listings/s": rate, "p50 ms": float(p50), "p99 ms": float(p99)})
-    for name in SERVERS:
+    for name in sizes.servers:
         if name not in targets:
             bench.rows.append({"profile": profile, "server": f"{name}: not measured"})
     best = {
@@ -107,7 +112,7 @@ def _compare(
         name = f"{profile}: ours over the {limit} loop"
         bench.targets.append(Goal(name, f">= {LEAST_OF_RAW}", ours / rate, is_ok))
     least = LEAST_OVER_PEERS.get(profile, 1.0)
-    for name in (peer for peer in SERVERS[1:] if peer in best):
+    for name in (peer for peer in sizes.servers[1:] if peer in best):
         # At the peer's best number of callers and no worse p99 than the peer's there.
         within = [
             float(np.median(rates["ours", c]))

@@ -162,7 +162,7 @@ class BatchQueue:
                 break
             entry.is_preparing = True
             self._preparing += 1
-            self._prepare_pool.submit(self._prepare, entry, loop)
+            self._prepare_pool.submit(entry.request.context.copy().run, self._prepare, entry, loop)
         while self._running < self._plan.workers and self._ready and not self._is_held(loop):
             batch, late = self._ready.take_batch(
                 self._clock.monotonic(), self._rules.max_batch, self.latency
@@ -205,7 +205,8 @@ class BatchQueue:
         self._running += 1
         self._running_passes += sum(entry.passes for entry in batch)
         BATCH_LISTINGS.observe(len(batch))
-        self._score_pool.submit(self._run, batch, loop)
+        # A batch serves many requests; in traces it belongs to the one that waited longest.
+        self._score_pool.submit(batch[0].request.context.copy().run, self._run, batch, loop)
 
     def _prepare(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
         """Prepare one listing; on a thread."""
@@ -240,7 +241,7 @@ class BatchQueue:
         """Run one batch; on a thread."""
         begin_s, seconds = self._clock.monotonic(), None
         outcomes: list[Any]
-        with span("predictor.score", self._clock):
+        with span("predictor.batch", self._clock, num_items=len(batch)):
             try:
                 outcomes = list(self._score(batch))
                 seconds = self._clock.monotonic() - begin_s

@@ -79,7 +79,9 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         )
         self._rest_server.config.host = self._host
         self._grpc_server = _GrpcServer(
-            _Servicer(self.dataplane, self.model_repository_extension, self._model),
+            _Servicer(
+                self.dataplane, self.model_repository_extension, self._model, self._prefilter
+            ),
             f"{self._host}:{self.grpc_port}",
             self.grace_period,
         )
@@ -122,22 +124,30 @@ class _GrpcServer:
 
 
 class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no types
-    def __init__(self, data_plane: Any, repository: Any, model: TidegateModel) -> None:
+    def __init__(
+        self,
+        data_plane: Any,
+        repository: Any,
+        model: TidegateModel,
+        prefilter: PrefilterModel | None,
+    ) -> None:
         super().__init__(data_plane, repository)
         self._model = model
+        self._models = {one.name: one for one in (model, prefilter) if one is not None}
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # the protocol's name
         """Answer one request; a caller that goes away cancels this call, and with it what waits in the queue."""
         self.validate_grpc_request(request)
         known = ("", self._model.release.bundle)
-        if request.model_name != self._model.name or request.model_version not in known:
+        model = self._models.get(request.model_name)
+        if model is None or request.model_version not in known:
             raise ModelNotFound(f"{request.model_name} {request.model_version}".strip())
         headers = dict(context.invocation_metadata() or ())
         left_s = context.time_remaining()
         if left_s is not None:
             given_ms = headers.get(DEADLINE_HEADER, "inf")
             headers[DEADLINE_HEADER] = _earlier(given_ms, left_s * 1e3)
-        response = await self._model.predict(InferRequest.from_grpc(request), headers)
+        response = await model.predict(InferRequest.from_grpc(request), headers)
         return response.to_grpc()
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # the protocol's name

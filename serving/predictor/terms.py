@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -55,6 +56,9 @@ class Request:
     def __init__(self, terms: Terms, future: asyncio.Future[None]) -> None:
         self.terms = terms
         self.future = future
+        self.context = copy_context()
+        """Of the caller: what is done for it elsewhere belongs to its trace."""
+
         self.entries: list[Entry] = []
         self.num_open = 0
         """Listings without a result yet."""

@@ -22,7 +22,8 @@ GATEWAY = (
     "gateway.predictor",
     "gateway.record_decision",
 )
-ONE_EACH = (*GATEWAY, "gateway.upload", "predictor.request", "predictor.decode", "predictor.score")
+PREDICTOR = ("predictor.request", "predictor.decode", "predictor.score", "predictor.batch")
+ONE_EACH = (*GATEWAY, "gateway.upload", *PREDICTOR)
 
 
 @pytest.fixture
@@ -87,7 +88,9 @@ def test_one_trace_holds_both_processes_and_outlives_its_collector(
     )
     for name in ("predictor.decode", "predictor.score"):
         assert by_name[name].parent_id == asked.span_id
-    below = {span.name for span in spans if span.parent_id == by_name["predictor.score"].span_id}
+    batch = by_name["predictor.batch"]
+    assert batch.parent_id == by_name["predictor.score"].span_id
+    below = {span.name for span in spans if span.parent_id == batch.span_id}
     assert {"image_tower", "text_tower", "heads", "ngram", "ensemble"} <= below
     assert upload.attributes["tidegate.tier"] == first.json()["tier"]
     said = " ".join(str(span.attributes) for span in spans)

@@ -74,7 +74,7 @@ def test_policies_that_do_not_load_are_refused() -> None:
 
 @pytest.mark.parametrize("text", ["version: [", "- a", "version: 1"])
 def test_policies_are_called_by_where_they_came_from(text: str) -> None:
-    with pytest.raises(PolicyError, match=r"^the pipeline's policies: "):
+    with pytest.raises(PolicyError, match=r"^the pipeline's policies:"):
         read_policies(text)
-    with pytest.raises(PolicyError, match=r"^mine/policies\.yaml: "):
+    with pytest.raises(PolicyError, match=r"^mine/policies\.yaml:"):
         read_policies(text, "mine/policies.yaml")
