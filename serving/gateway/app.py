@@ -49,7 +49,7 @@ from serving.gateway.requests import (
     read_body,
 )
 from serving.gateway.safeguards import POLL_S
-from serving.gateway.schema import complete_schema
+from serving.gateway.schema import complete_schema, methods_of
 from serving.gateway.steering import add_enforcement
 from serving.gateway.truth import record_reversal, record_truth
 
@@ -219,9 +219,13 @@ def _add_errors(app: FastAPI) -> None:
         return error_answer(error)
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         content = ErrorAnswer(error="HTTPException", message=str(error.detail))
-        return JSONResponse(content.model_dump(), error.status_code, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            # Starlette names the methods of the first route of a path alone.
+            headers["Allow"] = ", ".join(methods_of(app, request.scope))
+        return JSONResponse(content.model_dump(), error.status_code, headers)
 
     @app.exception_handler(Exception)
     async def our_fault(_: Request, error: Exception) -> JSONResponse:

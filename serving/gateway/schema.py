@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from moderation.listing import CURRENCIES, MAX_IMAGES, MAX_PRICE, TruthSource
 from serving.gateway.multipart import MEDIA_TYPE
@@ -30,15 +32,25 @@ def complete_schema(app: FastAPI, policies: Sequence[str]) -> None:
         operation["responses"].pop("422", None)
         if path.startswith(_API):
             operation["security"] = [{"token": []}]
+        for parameter in operation.get("parameters", ()):
+            if parameter["name"] == "trace_id":
+                parameter["schema"]["pattern"] = "^[0-9a-f]{32}$"
     _complete_decisions(schema["paths"]["/v1/decisions"]["post"])
-    [trace_id] = schema["paths"]["/v1/decisions/{trace_id}"]["get"]["parameters"]
-    trace_id["schema"]["pattern"] = "^[0-9a-f]{32}$"
     truth = _body(schema["paths"]["/v1/ground-truth"]["post"])
     truth["properties"]["policy"]["enum"] = list(policies)
     sources = [source.value for source in TruthSource if source is not TruthSource.IMPORT]
     truth["properties"]["source"] = {"enum": sources, "default": TruthSource.REVIEW.value}
     reversal = _body(schema["paths"]["/v1/reversals"]["post"])
     _values(reversal["properties"]["policy"])["enum"] = list(policies)
+
+
+def methods_of(app: FastAPI, scope: Scope) -> list[str]:
+    """Return the methods of all routes of a request's path, in order."""
+    found: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found)
 
 
 def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

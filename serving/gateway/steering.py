@@ -38,11 +38,12 @@ class EnforcementAnswer(BaseModel):
 
 def add_enforcement(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
     """Add the routes; without a watch over enforcement they say that it is off."""
-    described: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorAnswer} for status in (400, 401, 403, 404, 409, 413, 415, 503)
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer} for status in (401, 403, 404, 503)
     }
+    changed = told | {status: {"model": ErrorAnswer} for status in (400, 409, 413, 415)}
 
-    @app.get("/v1/enforcement", response_model=EnforcementAnswer, responses=described)
+    @app.get("/v1/enforcement", response_model=EnforcementAnswer, responses=told)
     async def show(request: Request) -> EnforcementAnswer:
         """Say whether automatic enforcement is stopped, and why; needs the role reviewer or admin."""
         require(callers.authenticate(request.headers.get("authorization")), SEES_EVIDENCE)
@@ -51,7 +52,7 @@ def add_enforcement(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
     @app.post(
         "/v1/enforcement",
         response_model=EnforcementAnswer,
-        responses=described,
+        responses=changed,
         openapi_extra={
             "requestBody": {
                 "required": True,

@@ -129,15 +129,8 @@ def narrowed_schema(url: str) -> dict[str, Any]:
     # Files of a form cannot be narrowed so; the target `form` reads those.
     form = schema["paths"]["/v1/decisions"]["post"]["requestBody"]["content"]["multipart/form-data"]
     del form["schema"]["properties"]["images"], form["encoding"]["images"]
-    # An audit of another's making states its chance; no upload of a run was drawn by an audit of ours.
-    bodies["/v1/ground-truth"]["if"] = {
-        "properties": {"source": {"const": TruthSource.AUDIT.value}},
-        "required": ["source"],
-    }
-    bodies["/v1/ground-truth"]["then"] = {
-        "properties": {"propensity": {"type": "number"}},
-        "required": ["propensity"],
-    }
+    # Only what our audit drew may be said to come of one; next to no upload of a run was drawn.
+    bodies["/v1/ground-truth"]["properties"]["source"]["enum"].remove(TruthSource.AUDIT.value)
     soon = (SystemClock().now() + _AHEAD).isoformat()
     for path, field in (("/v1/ground-truth", "reviewed_at"), ("/v1/reversals", "reversed_at")):
         bodies[path]["properties"][field] = {"enum": [None, soon]}

@@ -186,7 +186,7 @@ LARGE_IMAGES: Final = Target(
     bytes_per_unit=12,
     modules=(),
 )
-"""Bytes of a pixel: of WebP, two canvases with transparency and what is made of them; 7 of the other formats."""
+"""Bytes of a pixel: of WebP, two canvases with transparency and what is made of them; 8 of the other formats."""
 
 IMAGES: Final = Target(
     name="image",

@@ -61,6 +61,15 @@ async def test_nobody_gets_in_without_a_token(app: FastAPI) -> None:
                 assert response.headers["www-authenticate"] == "Bearer"
 
 
+async def test_a_wrong_method_is_told_all_right_ones(app: FastAPI) -> None:
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
+        for path, allowed in (("/v1/enforcement", "GET, POST"), ("/v1/decisions", "POST")):
+            response = await client.delete(path)
+            assert response.status_code == 405
+            assert response.headers["allow"] == allowed
+
+
 def test_all_of_the_api_is_guarded(app: FastAPI) -> None:
     schema = app.openapi()
     open_paths = {
