@@ -1,0 +1,1 @@
+"""What the gateway adds to a call of the predictor, as real processes."""
