@@ -1,6 +1,8 @@
 """Fixtures that every test may ask for."""
 
 import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,21 @@ import featurestore  # noqa: F401
 # KFP walks every loaded module for each setting of a step while a pipeline is traced: 20 s once
 # torch and transformers are loaded, 3 s before.
 import pipelines.training  # noqa: F401
+from benchmarks.redis_process import redis_server, running_redis
 from moderation.bundle import Bundle
 from tests.tiny_bundle import TinyRun, tiny_run
+
+OwnRedis = tuple[str, "subprocess.Popen[bytes]"]
+"""Its URL and its process."""
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
+    """Give a real server; it is a package of the system, which a bare machine may lack and CI installs."""
+    if not redis_server():
+        pytest.skip("redis-server is not installed: apt-get install redis-server")
+    with running_redis(tmp_path) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.redis_process import redis_server, running_redis
 from moderation.bundle import Bundle
 from moderation.decision import Decision
 from serving.process import ServingProcess
+from tests.conftest import OwnRedis
 from tests.gate_under_load import (
     TOKEN,
     Gate,
@@ -96,10 +96,9 @@ def test_a_frozen_predictor_costs_a_bounded_wait(gate: Gate) -> None:
     assert run.slowest_ms() < 10_000
 
 
-@pytest.mark.skipif(redis_server() is None, reason="redis-server is not installed")
-def test_frozen_and_dead_features_are_done_without(gate: Gate, tmp_path: Path) -> None:
+def test_frozen_and_dead_features_are_done_without(gate: Gate, own_redis: OwnRedis) -> None:
+    url, redis = own_redis
     with contextlib.ExitStack() as stack:
-        url, redis = stack.enter_context(running_redis(tmp_path))
         gate.environment["TIDEGATE__FEATURE_ONLINE_URL"] = url
         stack.enter_context(gate.predictor())
         stack.enter_context(gate.features())

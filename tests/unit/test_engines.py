@@ -171,7 +171,7 @@ def test_a_missing_torch_says_what_to_install(
         opener(tiny_bundle, EngineChoice("torch-cuda"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it shows what a machine without a GPU says")
 def test_a_missing_gpu_says_what_to_do(tiny_bundle: Bundle) -> None:
     with pytest.raises(PermanentError, match="needs a CUDA device"):
         torch_engine.open_tower(tiny_bundle.folder / TEXT_FOLDER, PROFILES["tiny"])

@@ -1,13 +1,11 @@
 """One empty feature store per test, on SQLite or on a Redis of its own, and a ledger whose events it reads."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from feast import FeatureStore
 
-from benchmarks.redis_process import redis_server, running_redis
 from featurestore.layout import Place
 from featurestore.letters import DeadLetters
 from featurestore.online import OnlineReader, open_rows
@@ -17,18 +15,6 @@ from featurestore.stream import FeatureStream
 from ledger.ledger import SqliteLedger
 from moderation.clock import SimulatedClock
 from tests.feature_events import START
-
-OwnRedis = tuple[str, "subprocess.Popen[bytes]"]
-"""Its URL and its process."""
-
-
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[OwnRedis]:
-    """Give a real server; it is a package of the system, which a bare machine may lack and CI installs."""
-    if not redis_server():
-        pytest.skip("redis-server is not installed: apt-get install redis-server")
-    with running_redis(tmp_path) as found:
-        yield found
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -1,23 +1,21 @@
 """One deadline per upload: what each stage gets of it, what a caller may ask for, and what is said when it is over."""
 
 import asyncio
-import threading
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 from pydantic import ValidationError
 
-from featurestore.online import BehaviourRead
 from moderation.clock import SimulatedClock, SystemClock
 from moderation.decision import MODEL_UNAVAILABLE, Decision
-from moderation.listing import Submission
 from moderation.serving_rules import BreakerRules, Budgets, StageShares
 from serving.deadline import Deadline, asked_ms
 from serving.errors import BadRequest
 from serving.gateway.behaviour import BudgetedBehaviour
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
+from tests.hanging_reader import HangingReader
 from tests.unit.serving.fakes import FakePredictor, an_upload
 
 BUDGETS = Budgets(
@@ -33,20 +31,6 @@ _RULES = BreakerRules(calls=2, share=0.5, open_s=60.0)
 @pytest.fixture
 def clock() -> SimulatedClock:
     return SimulatedClock(datetime(2026, 11, 1, tzinfo=UTC))
-
-
-class SlowReader:
-    """A feature store that takes its time."""
-
-    def __init__(self) -> None:
-        self.let_go = threading.Event()
-
-    def read(self, submission: Submission) -> BehaviourRead:
-        self.let_go.wait(30)
-        raise AssertionError("nobody waits for this")
-
-    def close(self) -> None:
-        self.let_go.set()
 
 
 def _rounded(*seconds: float) -> list[float]:
@@ -109,7 +93,7 @@ async def test_a_slow_store_eats_its_share_and_the_predictor_answers(
     client: httpx.AsyncClient, gate: UploadGate, predictor: FakePredictor
 ) -> None:
     gate.behaviour.close()
-    gate.behaviour = BudgetedBehaviour(SlowReader(), Breaker("features", _RULES, gate.clock))
+    gate.behaviour = BudgetedBehaviour(HangingReader(), Breaker("features", _RULES, gate.clock))
     gate.budgets = BUDGETS.model_copy(update={"total_ms": 4_000})
     predictor.delay_s = 1.0  # more than the store's share, less than what it leaves
     begin = gate.clock.monotonic()

@@ -1,7 +1,6 @@
 """Behaviour features on the way of a decision: out of Feast, within a budget, every fault said and none fatal."""
 
 import sqlite3
-import threading
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,6 +21,7 @@ from moderation.serving_rules import BreakerRules
 from serving.gateway.behaviour import BehaviourReader, BudgetedBehaviour, FeastReader
 from serving.gateway.breaker import Breaker
 from serving.gateway.gate import UploadGate
+from tests.hanging_reader import HangingReader
 from tests.unit.serving.fakes import an_upload
 
 _BUDGET_S = 5.0
@@ -120,24 +120,10 @@ async def test_a_row_that_cannot_be_read_is_a_fault_and_not_a_new_seller(
     assert decision.degraded == ("behaviour: rows that cannot be read: seller_activity",)
 
 
-class _Hanging:
-    """A store that does not answer until it is let go."""
-
-    def __init__(self) -> None:
-        self.let_go = threading.Event()
-
-    def read(self, submission: Submission) -> BehaviourRead:
-        self.let_go.wait(30)
-        raise AssertionError("nobody waits for this")
-
-    def close(self) -> None:
-        self.let_go.set()
-
-
 async def test_a_store_that_hangs_costs_its_budget_and_never_the_decision(
     client: httpx.AsyncClient, gate: UploadGate
 ) -> None:
-    gate.behaviour = _budgeted(_Hanging(), gate)
+    gate.behaviour = _budgeted(HangingReader(), gate)
     shares = gate.budgets.shares.model_copy(
         update={"behaviour": 0.05 / (gate.budgets.total_ms / 1e3)}
     )
