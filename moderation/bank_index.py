@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moderation.bank_entries import Entries, read_entries
 from moderation.errors import BankRejected
+from moderation.files import sync
 from moderation.hash_index import Band, Hashes, HashIndex, fill_tables, num_places, plan_bands
 from moderation.pdq import MAX_DISTANCE, MIN_QUALITY
 
@@ -136,7 +137,7 @@ def build_version(
 
 def _put(unfinished: Path, final: Path) -> None:
     """Give a finished version its name; a damaged one of that name makes way, a whole one stays."""
-    _sync(unfinished)
+    sync(unfinished)
     if final.exists():
         try:
             verify_version(final)
@@ -145,7 +146,7 @@ def _put(unfinished: Path, final: Path) -> None:
         else:
             return
     os.rename(unfinished, final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def sweep(versions: Path) -> None:
@@ -194,7 +195,7 @@ def _seal(folder: Path, manifest: Manifest) -> str:
     content = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, indent=1).encode()
     (folder / MANIFEST).write_bytes(content)
     for path in folder.iterdir():
-        _sync(path)
+        sync(path)
         path.chmod(0o444)
     return hashlib.sha256(content).hexdigest()
 
@@ -225,14 +226,6 @@ def _file_facts(path: Path) -> FileFacts:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileFacts(sha256=digest, num_bytes=path.stat().st_size)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def open_version(folder: Path, version: str | None = None) -> BankIndex:

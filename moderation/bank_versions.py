@@ -10,8 +10,6 @@ A reader sees the state before a change or after it, never one in between. Write
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +27,7 @@ from moderation.bank_index import (
 )
 from moderation.clock import Clock
 from moderation.errors import BankRejected
+from moderation.files import replace_file
 from moderation.listing import Digest
 
 _ACTIVE: Final = "ACTIVE"
@@ -154,7 +153,7 @@ class BankVersions:
                 number=held.number + 1, entries=held.entries | dict.fromkeys(entry_ids, one)
             )
             content = _json(made)
-            _replace(self._switch_file(made.number), content)
+            replace_file(self._switch_file(made.number), content)
             update = {"switches": made.number, "switches_digest": _digest(content)}
             return self._save(now.model_copy(update=update))
 
@@ -225,7 +224,7 @@ class BankVersions:
         return Switches.model_validate_json(content)
 
     def _save(self, state: Active) -> Active:
-        _replace(self.active_file, _json(state))
+        replace_file(self.active_file, _json(state))
         return state
 
     def _folder(self, version: str) -> Path:
@@ -252,24 +251,3 @@ def _json(record: BaseModel) -> bytes:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that any reader finds the old or the new, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

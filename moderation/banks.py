@@ -17,6 +17,7 @@ from moderation.bank_index import BankIndex
 from moderation.bank_versions import BankVersions
 from moderation.clock import Clock
 from moderation.errors import BankRejected
+from moderation.files import FollowedFile
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -99,8 +100,8 @@ class Banks:
 
     def __init__(self, versions: BankVersions, clock: Clock) -> None:
         self._versions, self._clock = versions, clock
+        self._file = FollowedFile(versions.active_file)
         self._opened: _Opened | None = None
-        self._seen: tuple[int, ...] | None = None
         self.problem: str | None = None
         """What is wrong with the active version; while it is, look-ups go on with the one that was open before."""
 
@@ -116,8 +117,8 @@ class Banks:
     def refresh(self) -> bool:
         """Open what is active if it changed, and return whether another version or set of switches is now asked.
 
-        Time: one `stat` of a file when nothing changed. A damaged version is refused, told in `problem`, counted and
-        tried again at the next call.
+        Time: one `stat` of a file when nothing changed. A version that is damaged or cannot be read is refused, told in
+        `problem`, counted and tried again at the next call.
         """
         try:
             return self._refresh()
@@ -130,11 +131,12 @@ class Banks:
 
     def _refresh(self) -> bool:
         try:
-            facts = self._versions.active_file.stat()
+            facts = self._file.change()
         except FileNotFoundError:
             return False
-        seen = (facts.st_ino, facts.st_mtime_ns, facts.st_size)
-        if seen == self._seen:
+        except OSError as error:
+            raise BankRejected(f"{self._file.path}: cannot be looked at: {error}") from error
+        if facts is None:
             return False
         state = self._versions.active()
         if state is None:
@@ -145,7 +147,8 @@ class Banks:
         switched = {row: on for row, on in zip(rows, held, strict=True) if row >= 0}
         before = self.version
         self._opened = _Opened(index, switches.number, switched)
-        self._seen, self.problem = seen, None
+        self._file.settle(facts)
+        self.problem = None
         return self.version != before
 
     def lookup(self, hash_4: npt.NDArray[np.uint64], quality: int) -> BankSignal:

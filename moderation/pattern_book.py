@@ -7,7 +7,8 @@ from typing import Final
 
 from moderation.clock import Clock
 from moderation.errors import PatternError
-from moderation.pattern_file import load_patterns
+from moderation.files import FollowedFile
+from moderation.pattern_file import parse_patterns
 from moderation.patterns import Patterns, PatternSignal
 
 _LOG: Final = logging.getLogger(__name__)
@@ -26,17 +27,17 @@ class PatternBook:
     """
 
     def __init__(self, path: Path | None, policies: Collection[str], clock: Clock) -> None:
-        self._path, self._policies, self._clock = path, policies, clock
-        self._seen: tuple[int, ...] | None = ()
+        self._policies, self._clock = policies, clock
+        self._file = None if path is None else FollowedFile(path)
         self._patterns: Patterns | None = None
         self.problem: str | None = None
         """What is wrong with the file; while it is, the patterns that were read before stay in force."""
 
         self.num_refused = 0
-        """Times that a changed file was refused."""
+        """Times that a changed file was refused, or that it could be read no more."""
 
-        if path is not None:
-            self._load(path)
+        if self._file is not None:
+            self._load(self._file)
 
     @property
     def version(self) -> str | None:
@@ -45,37 +46,42 @@ class PatternBook:
         return None if patterns is None else patterns.version
 
     def refresh(self) -> None:
-        """Read the file if it changed; a wrong one is told in `problem`, counted, and looked at again when it changes.
+        """Read the file if it changed; what is wrong with it is told in `problem` and counted once.
+
+        A wrong file is looked at again when it changes, one that cannot be read at the next call.
 
         Time: one `stat` where nothing changed.
         """
-        if self._path is None:
+        if self._file is None:
             return
         try:
-            self._load(self._path)
+            self._load(self._file)
+        except _Unreadable as error:
+            if str(error) != self.problem:
+                self._refuse(error)
         except PatternError as error:
-            self.num_refused += 1
-            self.problem = str(error)
-            _LOG.error("pattern file refused", extra={"problem": self.problem})
+            self._refuse(error)
 
     def match(self, title: str, description: str) -> PatternSignal | None:
         """Return what the patterns say of a listing's text; None where a marketplace has none."""
         patterns = self._patterns
         return None if patterns is None else patterns.match(title, description)
 
-    def _load(self, path: Path) -> None:
-        seen = _facts(path)
-        if seen == self._seen:
+    def _load(self, file: FollowedFile) -> None:
+        try:
+            raw = file.read()
+        except OSError as error:
+            raise _Unreadable(f"{file.path}: cannot be read: {error}") from error
+        if raw is None:
             return
-        self._seen = seen
-        self._patterns = Patterns(load_patterns(path, self._policies), self._clock)
+        self._patterns = Patterns(parse_patterns(raw, str(file.path), self._policies), self._clock)
         self.problem = None
 
+    def _refuse(self, error: PatternError) -> None:
+        self.num_refused += 1
+        self.problem = str(error)
+        _LOG.error("pattern file refused", extra={"problem": self.problem})
 
-def _facts(path: Path) -> tuple[int, ...] | None:
-    """Return what changes with a file, None where it cannot be looked at."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+
+class _Unreadable(PatternError):
+    """Nothing is known of what the file says; look again."""

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Iterator
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import yaml
@@ -80,23 +79,6 @@ class PatternFile(_Frozen):
 def lower(text: str) -> str:
     """Return `text` in lower case with every character in its place; both forms of the small sigma are one."""
     return text.replace("İ", "i").lower().replace("ς", "σ")
-
-
-def load_patterns(path: Path, policies: Collection[str]) -> PatternFile:
-    """Return the checked patterns of a YAML file.
-
-    Args:
-        path: the file.
-        policies: ids that a pattern may name.
-
-    Raises:
-        PatternError: naming the file, the line and the pattern.
-    """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise PatternError(f"{path}: cannot be read: {error}") from error
-    return parse_patterns(raw, str(path), policies)
 
 
 def parse_patterns(raw: bytes, origin: str, policies: Collection[str]) -> PatternFile:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from moderation.attestation import Attestation, TierName
 from moderation.clock import Clock
 from moderation.errors import ModelNotReady, PermanentError
+from moderation.files import FollowedFile, replace_file
 from moderation.listing import Digest
 
 _LOG = logging.getLogger(__name__)
@@ -144,12 +143,13 @@ def _position(salt: str, sticky_key: str) -> float:
 
 
 def write_table(path: Path, table: RoutingTable) -> None:
-    """Put `table` where gateways read it, all at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".routing-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(table.model_dump(mode="json"), file, indent=2, sort_keys=True)
-    os.replace(temporary, path)
+    """Put `table` where gateways read it, all at once, and on the disk when this returns.
+
+    Raises:
+        OSError: if it cannot be written; the table that was there stays.
+    """
+    text = json.dumps(table.model_dump(mode="json"), indent=2, sort_keys=True)
+    replace_file(path, text.encode())
 
 
 def load_table(path: Path) -> RoutingTable:
@@ -159,21 +159,29 @@ def load_table(path: Path) -> RoutingTable:
         PermanentError: naming the file and each wrong field.
     """
     try:
-        return RoutingTable.model_validate_json(path.read_bytes())
+        return _parse(path.read_bytes(), path)
     except OSError as error:
         raise PermanentError(f"{path}: cannot be read: {error}") from error
+
+
+def _parse(raw: bytes, origin: Path) -> RoutingTable:
+    try:
+        return RoutingTable.model_validate_json(raw)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise PermanentError(f"{path}: {wrong}") from error
+        raise PermanentError(f"{origin}: {wrong}") from error
 
 
 class Router:
-    """The gateway's view of a routing table: read again when its file changes, the last good one kept otherwise."""
+    """The gateway's view of a routing table: read again when its file changes, the last good one kept otherwise.
+
+    A table that is wrong is looked at again when it changes, one that cannot be read now at the next look.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        self._path = path
+        self._file = FollowedFile(path)
         self._clock = clock
-        self._seen: tuple[int, int, int] | None = None
+        self._problem: str | None = None
         self._table: RoutingTable | None = None
         self._lease = Lease()
 
@@ -185,7 +193,7 @@ class Router:
         """
         self.refresh()
         if self._table is None:
-            raise ModelNotReady(f"{self._path}: no routing table yet; release a bundle first")
+            raise ModelNotReady(f"{self._file.path}: no routing table yet; release a bundle first")
         is_live = self._lease.is_live(self._table.lease_s, self._clock.monotonic())
         return choose(self._table, sticky_key, is_lease_live=is_live)
 
@@ -204,19 +212,22 @@ class Router:
     def refresh(self) -> None:
         """Look at the file; also called on a timer, so that no renewal is counted from a late look."""
         try:
-            stat = self._path.stat()
-        except OSError:
-            self._seen = None
+            raw = self._file.read()
+            table = None if raw is None else _parse(raw, self._file.path)
+        except FileNotFoundError:
             return
-        signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        if signature == self._seen:
+        except (OSError, PermanentError) as error:
+            self._refuse(str(error))
             return
-        self._seen = signature
-        try:
-            self._table = load_table(self._path)
-        except PermanentError as error:
+        if table is None:
+            return
+        self._table, self._problem = table, None
+        self._lease = self._lease.observe(table.renewal, self._clock.monotonic())
+        _LOG.info("routing table applied", extra={"revision": table.revision})
+
+    def _refuse(self, problem: str) -> None:
+        """Count and tell a problem once: a table that cannot be read is looked at with every upload."""
+        if problem != self._problem:
+            self._problem = problem
             REFUSED.inc()
-            _LOG.error("routing table refused", extra={"reason": str(error)})
-            return
-        self._lease = self._lease.observe(self._table.renewal, self._clock.monotonic())
-        _LOG.info("routing table applied", extra={"revision": self._table.revision})
+            _LOG.error("routing table refused", extra={"reason": problem})

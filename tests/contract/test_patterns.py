@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from moderation.clock import SimulatedClock
-from moderation.pattern_file import load_patterns
+from moderation.pattern_file import parse_patterns
 from moderation.patterns import Patterns
 from moderation.policy import load_policies
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = load_policies(ROOT / "policies" / "marketplace.yaml").ids
-FILE = load_patterns(ROOT / "policies" / "patterns.yaml", POLICIES)
+PATH = ROOT / "policies" / "patterns.yaml"
+FILE = parse_patterns(PATH.read_bytes(), str(PATH), POLICIES)
 PATTERNS = Patterns(FILE, SimulatedClock(datetime(2026, 11, 22, tzinfo=UTC)))
 
 

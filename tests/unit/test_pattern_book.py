@@ -8,6 +8,7 @@ import pytest
 from moderation.clock import SimulatedClock
 from moderation.errors import PatternError
 from moderation.pattern_book import PatternBook
+from tests.small_disk import nothing_opens
 
 CLOCK = SimulatedClock(datetime(2026, 11, 22, tzinfo=UTC))
 
@@ -55,9 +56,35 @@ def test_a_wrong_file_is_refused_once_and_the_old_one_stays(tmp_path: Path) -> N
     assert (book.problem, hits(book, "a voucher")) == (None, ["one"])
 
 
+def test_a_file_that_cannot_be_read_now_is_read_later(tmp_path: Path) -> None:
+    path = write(tmp_path / "patterns.yaml", "pistol")
+    book = PatternBook(path, ["spam"], CLOCK)
+    write(path, "voucher")
+    with nothing_opens():
+        for _ in range(3):
+            book.refresh()
+    assert "cannot be read" in str(book.problem)
+    assert (book.num_refused, hits(book, "a pistol")) == (1, ["one"])
+    book.refresh()
+    assert (book.problem, hits(book, "a voucher")) == (None, ["one"])
+
+
+def test_a_file_that_is_back_as_it_was_is_no_problem(tmp_path: Path) -> None:
+    path = write(tmp_path / "patterns.yaml", "pistol")
+    book = PatternBook(path, ["spam"], CLOCK)
+    path.rename(tmp_path / "away")
+    book.refresh()
+    assert book.problem is not None
+    (tmp_path / "away").rename(path)
+    book.refresh()
+    assert book.problem is None
+
+
 def test_a_file_that_is_wrong_at_first_is_not_opened(tmp_path: Path) -> None:
     with pytest.raises(PatternError, match="no policy unknown"):
         PatternBook(write(tmp_path / "patterns.yaml", "x", policy="unknown"), ["spam"], CLOCK)
+    with pytest.raises(PatternError, match="cannot be read"):
+        PatternBook(tmp_path / "none.yaml", ["spam"], CLOCK)
 
 
 def test_a_marketplace_without_patterns_has_none() -> None:

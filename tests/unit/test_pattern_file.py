@@ -1,12 +1,10 @@
 """A pattern file says everything or is refused with the line and the pattern at fault."""
 
-from pathlib import Path
-
 import pytest
 
 from moderation.errors import PatternError
 from moderation.expressions import Expression, has_edge
-from moderation.pattern_file import MAX_EXPRESSIONS, PatternFile, load_patterns, parse_patterns
+from moderation.pattern_file import MAX_EXPRESSIONS, PatternFile, parse_patterns
 
 GOOD = """\
 version: 2026-11-22
@@ -84,9 +82,7 @@ def test_too_many_expressions_are_refused() -> None:
         parsed(GOOD + more)
 
 
-def test_an_absent_file_and_a_list_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PatternError, match="cannot be read"):
-        load_patterns(tmp_path / "none.yaml", ["spam"])
+def test_a_list_is_refused() -> None:
     with pytest.raises(PatternError, match="mapping with version and patterns"):
         parsed("- 1")
 

@@ -11,6 +11,7 @@ from moderation.attestation import Attestation
 from moderation.clock import SimulatedClock
 from moderation.errors import ModelNotReady, PermanentError
 from serving.routing import (
+    REFUSED,
     Lease,
     Route,
     Router,
@@ -19,6 +20,7 @@ from serving.routing import (
     load_table,
     write_table,
 )
+from tests.small_disk import nothing_opens
 
 CHAMPION, CANDIDATE = "a" * 64, "b" * 64
 NOON = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -122,6 +124,21 @@ def test_table_is_refused_when_wrong(
         load_table(path)
 
 
+def test_table_is_on_the_disk_when_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_table(tmp_path / "routing.json", _table())
+    assert synced == [(tmp_path / "routing.json").stat().st_ino, tmp_path.stat().st_ino]
+
+
 def test_router_applies_a_table_when_it_changes(tmp_path: Path) -> None:
     path, clock = tmp_path / "routing.json", SimulatedClock(NOON)
     router = Router(path, clock)
@@ -147,6 +164,19 @@ def test_router_keeps_the_last_table_when_a_bad_one_comes(tmp_path: Path) -> Non
     assert router.choose("s").revision == 3
     write_table(path, _table(revision=5))
     assert router.choose("s").revision == 5
+
+
+def test_router_reads_a_table_later_when_it_cannot_now(tmp_path: Path) -> None:
+    path, clock = tmp_path / "routing.json", SimulatedClock(NOON)
+    write_table(path, _table())
+    router = Router(path, clock)
+    assert router.choose("s").revision == 3
+    write_table(path, _table(revision=4))
+    before = REFUSED._value.get()
+    with nothing_opens():
+        assert [router.choose("s").revision for _ in range(5)] == [3] * 5
+    assert REFUSED._value.get() == before + 1, "told once, not with every upload"
+    assert router.choose("s").revision == 4
 
 
 def test_route_of_an_attestation_carries_its_caps(tmp_path: Path) -> None:
