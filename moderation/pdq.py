@@ -5,11 +5,12 @@ hashes by tests.
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 # PDQ's own recommendation (github.com/facebook/ThreatExchange, pdq/README).
 MAX_DISTANCE: Final = 31
@@ -21,7 +22,6 @@ MIN_QUALITY: Final = 50
 _SIDE: Final = 64
 _KEPT: Final = 16
 _LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
-_NUM_PASSES: Final = 2
 _FULL_QUALITY: Final = 90
 """Sum of gradients per point of quality, as in the reference."""
 
@@ -39,14 +39,10 @@ def pdq_bits(rgb_HW3: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.bool_], int
     Source:
         Facebook, "The TMK+PDQF Video-Hashing Algorithm and the PDQ Image-Hashing Algorithm", 2019.
     """
-    luma_HW: npt.NDArray[np.float32] = rgb_HW3.astype(np.float32) @ _LUMA
+    red, green, blue = (rgb_HW3[..., k] * _LUMA[k] for k in range(3))
+    luma_HW = red + green + blue
     height, width = luma_HW.shape
-    for _ in range(_NUM_PASSES):
-        luma_HW = _box(luma_HW, _window(width), axis=1)
-        luma_HW = _box(luma_HW, _window(height), axis=0)
-    rows = ((np.arange(_SIDE) + 0.5) * height / _SIDE).astype(int)
-    columns = ((np.arange(_SIDE) + 0.5) * width / _SIDE).astype(int)
-    small = luma_HW[np.ix_(rows, columns)].astype(np.float64)
+    small = (_reduction(height) @ (_reduction(width) @ luma_HW.T).T).astype(np.float64)
     basis = _cosines()
     frequencies = basis @ small @ basis.T
     # The reference takes the lower of the two middle values.
@@ -54,23 +50,21 @@ def pdq_bits(rgb_HW3: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.bool_], int
     return (frequencies > median).ravel()[::-1], _quality(small)
 
 
-def _window(length: int) -> int:
-    return (length + 2 * _SIDE - 1) // (2 * _SIDE)
+@lru_cache(maxsize=1_024)
+def _reduction(length: int) -> sparse.csr_array:
+    """Return the rows that take `length` values to 64, float32[64, length]: a running mean twice, then every so many.
 
-
-def _box(values: npt.NDArray[np.float32], window: int, axis: int) -> npt.NDArray[np.float32]:
-    """Return the running mean over `window` values, over fewer at the edges."""
-    if window == 1:
-        return values
-    length = values.shape[axis]
-    ahead = (window + 2) // 2
-    begin = np.clip(np.arange(length) + ahead - window, 0, length)
-    end = np.clip(np.arange(length) + ahead, 0, length)
-    moved = np.moveaxis(values, axis, 0).astype(np.float64)
-    sums = np.concatenate([np.zeros((1, *moved.shape[1:])), np.cumsum(moved, axis=0)])
-    means: npt.NDArray[np.float64] = (sums[end] - sums[begin]) / (end - begin)[:, None]
-    back: npt.NDArray[np.float32] = np.moveaxis(means, 0, axis).astype(np.float32)
-    return back
+    Means are over a window of about a 128th of the length, over fewer values at the edges.
+    """
+    window = (length + 2 * _SIDE - 1) // (2 * _SIDE)
+    ahead, place = (window + 2) // 2, np.arange(length)
+    begin = np.clip(place + ahead - window, 0, length)
+    count = np.clip(place + ahead, 0, length) - begin
+    ends = np.cumsum(count)
+    columns = np.arange(ends[-1]) + np.repeat(begin - (ends - count), count)
+    mean = sparse.csr_array((np.repeat(1 / count, count), columns, np.append(0, ends)))
+    taken = ((np.arange(_SIDE) + 0.5) * length / _SIDE).astype(int)
+    return (mean[taken] @ mean).astype(np.float32)
 
 
 @cache

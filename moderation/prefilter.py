@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from moderation.clock import Clock
 from moderation.policy import PolicyFile
-from moderation.stage_1 import Stage1, StageSignal, is_decisive
+from moderation.stage_1 import Stage1, StageSignal, heeding_errors, is_decisive
 from moderation.telemetry import span
 
 _LOG: Final = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Incoming:
     title: str
     description: str
     views: tuple[Image, ...]
-    """Of each image, `moderation.image.hash_view`."""
+    """Of each image, `moderation.image.decode_view`."""
 
     behaviour_F: npt.NDArray[np.float32]
     """0 where the status is not ok."""
@@ -69,7 +69,7 @@ class Prefilter:
         """Return what the stages say.
 
         A stage that raises the tier and decides ends it: dearer ones are not asked. One that would let the upload go
-        does not, because a dearer one may still raise it.
+        does not, because a dearer one may still raise it; and where any failed, none lets it go.
 
         Args:
             upload: what is looked at.
@@ -85,7 +85,7 @@ class Prefilter:
                 signals += self._asked(stage, upload)
         latency_ms = sum(one.latency_ms for one in before)
         latency_ms += (self._clock.monotonic() - begin) * 1e3
-        return Stage1.of(signals, policies, latency_ms=latency_ms)
+        return Stage1.of(heeding_errors(signals), policies, latency_ms=latency_ms)
 
     def _asked(self, stage: Stage, upload: Incoming) -> list[StageSignal]:
         begin = self._clock.monotonic()

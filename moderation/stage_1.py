@@ -46,7 +46,10 @@ class StageSignal(_Record):
     """The decision is this tier at least."""
 
     is_decisive: bool = False
-    """Whether nobody need be asked any more. With tier `allow` it lets the upload go, unless another one raises it."""
+    """Whether nobody need be asked any more. With tier `allow` it lets the upload go, unless another one raises it.
+
+    No signal lets go where a stage failed: see `heeding_errors`.
+    """
 
     found: tuple[Evidence, ...] = ()
     """For reviewers, never shown to a seller."""
@@ -118,6 +121,22 @@ def is_decisive(signals: Iterable[StageSignal]) -> bool:
     if any(signal.tier != "allow" for signal in decisive):
         return True
     return bool(decisive) and not floors(signals)
+
+
+def heeding_errors(signals: Iterable[StageSignal]) -> tuple[StageSignal, ...]:
+    """Return signals of which none lets go where any stage failed: what that one would have found is not known.
+
+    The change is in the signals, so that a record of any age comes to its decision again by `is_decisive` alone.
+    """
+    signals = tuple(signals)
+    failed = sorted({signal.name for signal in signals if signal.status == "error"})
+    if not failed:
+        return signals
+    kept = {"is_decisive": False, "reason": f"lets nothing go: {', '.join(failed)} failed"}
+    return tuple(
+        signal.model_copy(update=kept) if signal.is_decisive and signal.tier == "allow" else signal
+        for signal in signals
+    )
 
 
 def strongest(reached: Mapping[str, Tier], policies: PolicyFile) -> tuple[Tier, tuple[str, ...]]:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from moderation.errors import InvalidListing
-from moderation.image import MAX_PIXELS, decode, hamming, pdq, strip, to_tensor
+from moderation.image import (
+    MAX_PIXELS,
+    decode,
+    decode_view,
+    hamming,
+    hash_view,
+    pdq,
+    strip,
+    to_tensor,
+)
 from moderation.listing import MAX_IMAGE_BYTES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -254,6 +263,28 @@ def test_pdq_survives_what_a_seller_does_lightly() -> None:
     again, _ = pdq(decode(encoded(image.resize((200, 150)), "JPEG", quality=60)))
     other, _ = pdq(picture(400, 300, seed=9, detail=24))
     assert hamming(words, again) <= 31 < hamming(words, other)
+
+
+@pytest.mark.parametrize("size", [(1_024, 768), (900, 1_600), (2_000, 1_500), (500, 400)])
+def test_view_of_a_file_is_that_of_its_pixels_for_all_that_pdq_tells(size: tuple[int, int]) -> None:
+    image = picture(*size, detail=48)
+    for data in (encoded(image, "JPEG", quality=88), encoded(image, "WEBP", quality=80)):
+        whole, view = decode(data), decode_view(data)
+        assert view.size == hash_view(whole).size
+        assert hamming(pdq(view)[0], pdq(whole)[0]) <= 8
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(turned, "JPEG", quality=88, exif=exif)
+    assert decode_view(data).size == hash_view(image).size
+    assert hamming(pdq(decode_view(data))[0], pdq(image)[0]) <= 12
+
+
+def test_view_is_refused_where_a_large_photo_is_cut() -> None:
+    whole = encoded(picture(2_000, 1_500, detail=48), "JPEG")
+    for share in (0.2, 0.6, 0.95):
+        with pytest.raises(InvalidListing, match="truncated or corrupt"):
+            decode_view(whole[: int(len(whole) * share)], field="images[0]")
 
 
 def test_hamming_compares_many_hashes_at_once() -> None:

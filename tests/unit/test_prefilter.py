@@ -107,6 +107,36 @@ def test_a_stage_that_fails_is_an_error_and_the_rest_is_asked() -> None:
     assert not found.is_decisive
 
 
+@pytest.mark.parametrize("broken", ["patterns", "banks", "duplicates"])
+def test_nothing_is_let_go_where_a_stage_failed(broken: str) -> None:
+    lets_go = signal("behaviour", is_decisive=True, value=-5.0)
+    fails = Said(broken, 9.0, error=RuntimeError("no disk"))
+    found = ran(Said("behaviour", 0.3, [lets_go]), fails, Said("other", 20.0))
+    assert (found.is_decisive, found.tier) == (False, "allow")
+    said = found.signals[0]
+    assert (said.is_decisive, said.value, said.status) == (False, -5.0, "ok")
+    assert said.reason == f"lets nothing go: {broken} failed"
+    assert Stage1.of(found.signals, FILE, latency_ms=found.latency_ms) == found, "it replays"
+
+
+def test_an_error_that_was_met_before_the_stages_ran_lets_nothing_go() -> None:
+    before = [
+        signal("duplicates", status="error", reason="the ledger cannot be read"),
+        signal("behaviour", is_decisive=True),
+    ]
+    found = Prefilter([Said("patterns", 0.1)], CLOCK).run(incoming(), FILE, before)
+    assert not found.is_decisive
+
+
+def test_what_is_missing_is_no_error_and_what_raises_decides_all_the_same() -> None:
+    lets_go = Said("behaviour", 0.3, [signal("behaviour", is_decisive=True)])
+    missing = Said("banks", 9.0, [signal("banks", status="missing", reason="no_image")])
+    assert ran(lets_go, missing).is_decisive
+    known_bad = Said("banks", 9.0, [signal(policy="spam", tier="block", is_decisive=True)])
+    found = ran(lets_go, Said("patterns", 1.0, error=RuntimeError("broken")), known_bad)
+    assert (found.is_decisive, found.tier) == (True, "block")
+
+
 @pytest.mark.parametrize("status", ["missing", "error"])
 @pytest.mark.parametrize("claim", [{"tier": "review", "policy": "spam"}, {"is_decisive": True}])
 def test_what_was_not_measured_says_nothing(status: str, claim: dict[str, Any]) -> None:
