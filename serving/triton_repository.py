@@ -10,6 +10,7 @@ from moderation.bundle import Bundle
 from moderation.derived_graphs import TOWERS
 from moderation.engines.onnx_runtime import open_session
 from moderation.errors import PermanentError
+from moderation.files import replace_file
 from moderation.serving_rules import TritonRules
 from serving.triton import model_name
 
@@ -18,6 +19,7 @@ Kind = Literal["KIND_AUTO", "KIND_CPU", "KIND_GPU"]
 
 _TYPES: Final = {"tensor(float)": "TYPE_FP32", "tensor(int64)": "TYPE_INT64"}
 _VERSION: Final = "1"
+_CONFIG_FILE: Final = "config.pbtxt"
 
 _CONFIG: Final = """\
 name: "{name}"
@@ -46,7 +48,8 @@ def export_repository(
 ) -> list[str]:
     """Write the towers of a bundle into a model repository; return the names of the models.
 
-    A model that is there already is kept: its name carries the digest of the tower.
+    The graph of a model that is there already is kept, as its name carries the digest of the tower; how it is batched
+    is written anew where that changed. Bundles that share a tower share its model, which names the first of them.
 
     Args:
         bundle: verified.
@@ -62,7 +65,9 @@ def export_repository(
         source = bundle.folder / tower
         name = model_name(source)
         names.append(name)
+        config = _config(name, source / "model.onnx", bundle.digest, rules, kind)
         if (folder / name).exists():
+            _update(folder / name / _CONFIG_FILE, config)
             continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,13 +79,26 @@ def export_repository(
         try:
             (scratch / _VERSION).mkdir()
             shutil.copyfile(source / "model.onnx", scratch / _VERSION / "model.onnx")
-            config = _config(name, source / "model.onnx", bundle.digest, rules, kind)
-            (scratch / "config.pbtxt").write_text(config)
+            (scratch / _CONFIG_FILE).write_text(config)
             scratch.chmod(0o755)  # Triton runs as another user
             os.rename(scratch, folder / name)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return names
+
+
+def _update(path: Path, config: str) -> None:
+    """Write a configuration where it differs in more than the bundle that it names: Triton loads a changed one anew."""
+    try:
+        before = path.read_text() if path.exists() else ""
+        if _without_bundle(before) != _without_bundle(config):
+            replace_file(path, config.encode())
+    except OSError as error:
+        raise PermanentError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _without_bundle(config: str) -> list[str]:
+    return [line for line in config.splitlines() if "tidegate_bundle" not in line]
 
 
 def _config(name: str, graph: Path, bundle: str, rules: TritonRules, kind: Kind) -> str:

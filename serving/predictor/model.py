@@ -91,6 +91,7 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         names = _requested(request)
         with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
         terms = parse_terms(request, headers, now_s, with_embeddings=with_embeddings)
+        self.queue.check_unread(terms.num_bytes, terms.priority)
         with span("predictor.decode"):
             if terms.num_bytes > _INLINE_BYTES:
                 items = await asyncio.to_thread(parse_items, request, self.release.features)

@@ -22,7 +22,7 @@ from moderation.telemetry import span
 from serving.predictor.backlog import Backlog, Entry, Priority
 from serving.predictor.latency import LatencyModel
 from serving.predictor.measures import BATCH_LISTINGS, BATCH_SECONDS, RETRIED, WAIT_SECONDS
-from serving.predictor.room import Room, count
+from serving.predictor.room import MIN_RETRY_S, Room, count
 from serving.predictor.terms import Overloaded, Reason, Request, Scoring, Terms, TooLate
 from serving.predictor.threads import ThreadPlan, thread_pool
 
@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 # Batches' worth of listings that are prepared ahead of the engine: enough to fill the next batch of each worker.
 _BATCHES_AHEAD: Final = 2
+_DRAIN_POLL_S: Final = 0.01
 
 
 class BatchQueue:
@@ -60,6 +61,7 @@ class BatchQueue:
         self._target = 1
         self._ended_s = -math.inf
         self._hold: asyncio.TimerHandle | None = None
+        self._open: set[Request] = set()
         self._is_closing = self._is_closed = False
         self._prepare_pool = thread_pool(plan.prepare_threads, "prepare", plan.prepare_cores)
         self._score_pool = thread_pool(plan.workers, "score", plan.worker_cores)
@@ -100,6 +102,7 @@ class BatchQueue:
             shortest_s = self.latency.seconds(min(entry.passes for entry in request.entries))
             delay_s = max(0.0, terms.deadline_s - shortest_s - now_s)
             timer = loop.call_later(delay_s, self._expire, request)
+        self._open.add(request)
         self._pump(loop)
         try:
             await request.future
@@ -107,15 +110,38 @@ class BatchQueue:
             self._leave_queue(request, "cancelled")
             raise
         finally:
+            self._open.discard(request)
             if timer is not None:
                 timer.cancel()
         return _joined(request)
 
-    async def drain(self) -> None:
-        """Refuse what comes, and return when everything admitted has been answered."""
+    def check_unread(self, num_bytes: int, priority: Priority | None = None) -> None:
+        """Refuse a request before it costs anything; what passes may still be refused by `score`.
+
+        Args:
+            num_bytes: of the request, as far as they are known.
+            priority: None where it is not known.
+
+        Raises:
+            Overloaded: if it could not be let in now, whatever it holds.
+        """
+        self._room.check_unread(num_bytes, priority, self._running_passes, self._is_closing)
+
+    async def drain(self) -> int:
+        """Refuse what comes, and return when everything that was let in has its answer.
+
+        Returns:
+            Requests that had none after the contract's `stop_s`, and were refused then.
+        """
         self._is_closing = True
-        while not self._room.is_empty or self._running:
-            await asyncio.sleep(0.01)
+        end_s = self._clock.monotonic() + self._rules.stop_s
+        while self._open and self._clock.monotonic() < end_s:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        left = [request for request in self._open if not request.is_over]
+        for request in left:
+            error = Overloaded("the predictor stops now; ask another one", delay_s=MIN_RETRY_S)
+            self._fail(request, error, "refused")
+        return len(left)
 
     def close(self) -> None:
         """End the threads; what still waits is not answered."""
@@ -130,8 +156,13 @@ class BatchQueue:
             for entry in request.entries
         ):
             return
-        self.latency.ease()
+        self._ease()
         self._fail(request, TooLate("the deadline came before there was room in a batch"), "late")
+
+    def _ease(self) -> None:
+        """Doubt the estimate where it refused; what runs will show how long it takes."""
+        if not self._running:
+            self.latency.ease()
 
     def _fail(self, request: Request, error: Exception, reason: Reason = "cancelled") -> None:
         """Answer a request with an error, and take what else is left of it out of the queue."""
@@ -170,7 +201,7 @@ class BatchQueue:
             for entry in late:
                 self._room.tally(entry, -1)
                 count(entry.priority, "late")
-                self.latency.ease()
+                self._ease()
                 self._fail(entry.request, TooLate("the deadline can no longer be met"), "late")
             if batch:
                 self._start(batch, loop)

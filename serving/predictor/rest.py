@@ -2,7 +2,8 @@
 
 KServe's own turns binary tensors into lists of text, answers a malformed body with 422, and computes on when the caller
 has gone. Here a body is JSON, or JSON followed by raw tensors (the protocol's binary extension); a caller that goes
-away takes its listings out of the queue; no room is 503 with Retry-After, a missed deadline 504.
+away takes its listings out of the queue; no room is 503 with Retry-After, said before the body is decoded and, where
+no line has room, before it is read; a missed deadline is 504.
 """
 
 import asyncio
@@ -16,11 +17,16 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 
+from serving.predictor.backlog import Priority
+from serving.predictor.measures import REQUESTS
 from serving.predictor.model import TidegateModel
 from serving.predictor.queue import Overloaded, TooLate
 
 _HEADER_LENGTH = "inference-header-content-length"
 _BINARY_SIZE = "binary_data_size"
+_PRIORITY = b'"priority"'
+"""A body without it is an upload's."""
+
 _INLINE_BYTES = 256 * 2**10
 
 
@@ -33,7 +39,11 @@ class RestInference:
     async def infer(self, request: Request) -> Response:
         """Answer `POST /v2/models/{name}[/versions/{version}]/infer`."""
         self._check_version(request.path_params.get("version"))
-        body = await request.body()
+        try:
+            body = await self._read(request)
+        except Overloaded as error:
+            REQUESTS.labels("overloaded").inc()
+            return _refused(error)
         length = request.headers.get(_HEADER_LENGTH)
         if len(body) > _INLINE_BYTES:
             parsed = await asyncio.to_thread(parse_body, body, length, self._model.name)
@@ -47,13 +57,25 @@ class RestInference:
                 return Response(status_code=499)  # nobody reads it
             return _written(answering.result())
         except Overloaded as error:
-            headers = {"retry-after": str(math.ceil(error.delay_s))}
-            return _error(503, error, headers)
+            return _refused(error)
         except TooLate as error:
             return _error(504, error)
         finally:
             answering.cancel()
             leaving.cancel()
+
+    async def _read(self, request: Request) -> bytes:
+        """Return the body, unless its size or its priority alone leaves it no room: then nothing is decoded.
+
+        Raises:
+            Overloaded: if it cannot be let in.
+        """
+        queue, declared = self._model.queue, request.headers.get("content-length", "")
+        queue.check_unread(int(declared) if declared.isdecimal() else 0)
+        body = await request.body()
+        if _PRIORITY not in body:
+            queue.check_unread(len(body), Priority.UPLOAD)
+        return body
 
     def _check_version(self, version: str | None) -> None:
         if version not in (None, self._model.release.bundle):
@@ -125,6 +147,10 @@ def _written(response: InferResponse) -> Response:
     return Response(
         content, media_type="application/octet-stream", headers={_HEADER_LENGTH: str(json_size)}
     )
+
+
+def _refused(error: Overloaded) -> Response:
+    return _error(503, error, {"retry-after": str(math.ceil(error.delay_s))})
 
 
 def _error(status: int, error: Exception, headers: dict[str, str] | None = None) -> Response:

@@ -1,6 +1,7 @@
 """Who is let in: what waits under each priority, how long that takes, and who is refused at once."""
 
 import math
+from typing import NoReturn
 
 from moderation.serving_rules import LineRules, PredictorRules
 from serving.predictor.backlog import Entry, Priority
@@ -9,7 +10,7 @@ from serving.predictor.measures import DEPTH, DEPTH_BYTES, DROPPED
 from serving.predictor.terms import Overloaded, Reason, Request, TooLate
 from serving.predictor.threads import ThreadPlan
 
-_MIN_RETRY_S = 0.05
+MIN_RETRY_S = 0.05
 _PREPARE_GAIN = 0.05
 
 
@@ -29,11 +30,6 @@ class Room:
         }
         self._depth, self._bytes, self._passes = ([0] * len(Priority) for _ in range(3))
         self._prepare_s = 0.0
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nobody waits."""
-        return not any(self._depth)
 
     def tally(self, entry: Entry, sign: int) -> None:
         """Count a listing in (1) or out (-1)."""
@@ -66,32 +62,52 @@ class Room:
         """
         terms, num = request.terms, len(request.entries)
         wait_s = self.wait_s(terms.priority, running_passes)
-        if is_closing or not self._has_room(request):
-            count(terms.priority, "refused", num)
-            reason = "is stopping" if is_closing else "has no room"
-            raise Overloaded(
-                f"the predictor {reason}; come back later", delay_s=max(wait_s, _MIN_RETRY_S)
-            )
+        if is_closing or not self._has_room(terms.priority, num, terms.num_bytes):
+            self._refuse(terms.priority, num, wait_s, is_closing)
         left_s = terms.deadline_s - now_s
         needed_s = self._latency.bound_s(max(entry.passes for entry in request.entries))
         if left_s <= needed_s:
-            self._latency.ease()
+            if not running_passes:
+                self._latency.ease()
             count(terms.priority, "late", num)
             raise TooLate(f"{left_s * 1e3:.0f} ms are left, scoring takes {needed_s * 1e3:.0f} ms")
         if left_s <= needed_s + wait_s:
             count(terms.priority, "refused", num)
             raise Overloaded(
                 f"{left_s * 1e3:.0f} ms are left, those ahead take {wait_s * 1e3:.0f} ms",
-                delay_s=max(wait_s, _MIN_RETRY_S),
+                delay_s=max(wait_s, MIN_RETRY_S),
             )
 
-    def _has_room(self, request: Request) -> bool:
+    def check_unread(
+        self, num_bytes: int, priority: Priority | None, running_passes: int, is_closing: bool
+    ) -> None:
+        """Refuse a request that nobody has read yet, if it would be refused for want of room then.
+
+        Args:
+            num_bytes: of the request, as far as they are known.
+            priority: that it has; None where that is not known, and every line would have to refuse it.
+            running_passes: in the models now.
+            is_closing: whether nothing is let in any more.
+
+        Raises:
+            Overloaded: if there is no room for even one listing.
+        """
+        lines = tuple(Priority) if priority is None else (priority,)
+        if is_closing or not any(self._has_room(line, 1, num_bytes) for line in lines):
+            self._refuse(lines[0], 1, self.wait_s(lines[0], running_passes), is_closing)
+
+    def _refuse(self, priority: Priority, num: int, wait_s: float, is_closing: bool) -> NoReturn:
+        count(priority, "refused", num)
+        reason = "is stopping" if is_closing else "has no room"
+        raise Overloaded(
+            f"the predictor {reason}; come back later", delay_s=max(wait_s, MIN_RETRY_S)
+        )
+
+    def _has_room(self, priority: Priority, num: int, num_bytes: int) -> bool:
         """A request beyond the bounds by itself is let in when nobody waits: refused, it could never come in."""
-        terms = request.terms
-        line, depth = self._lines[terms.priority], self._depth[terms.priority]
+        line, depth = self._lines[priority], self._depth[priority]
         return not depth or (
-            depth + len(request.entries) <= line.items
-            and self._bytes[terms.priority] + terms.num_bytes <= line.mib * 2**20
+            depth + num <= line.items and self._bytes[priority] + num_bytes <= line.mib * 2**20
         )
 
 

@@ -1,13 +1,24 @@
-"""KServe's model server with what it lacks: the release in the metadata, a chosen address, no stolen ports."""
+"""KServe's model server with what it lacks: the release in the metadata, a chosen address, no stolen ports.
+
+On SIGTERM KServe's own stays ready, goes on taking requests over gRPC until the last one over REST is answered, and
+knows of no queue. Here a signal makes it unready at once; what comes is refused while what was let in is answered;
+then both sides close.
+"""
 
 import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import kserve.model_server as kserve_server
+import uvicorn
 from grpc import StatusCode, aio
 from kserve import InferRequest
 from kserve.errors import ModelNotFound
+from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
 from kserve.protocol.grpc.servicer import InferenceServicer
@@ -26,8 +37,10 @@ from serving.predictor.prefilter import PrefilterModel
 from serving.predictor.queue import Overloaded, TooLate
 from serving.predictor.rest import RestInference
 
-# Seconds that a stopping server gives the requests in flight.
-_GRACE_S: Final = 30
+_LOG = logging.getLogger(__name__)
+
+# Seconds for answers to be sent, once the queue has given all of them.
+_GRACE_S: Final = 5
 
 
 class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServe ships no types
@@ -63,14 +76,15 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         self._model = model
         self._prefilter = prefilter
         self._host = host
+        self.dataplane = _DataPlane(self.registered_models, model)
 
     def serve(self) -> None:
-        """Serve until a signal stops the process; requests in flight are answered first."""
+        """Serve until a signal stops the process; what was let in is answered first, within the contract's bound."""
         self._register_and_check_atleast_one_model_is_ready(
             [self._model] if self._prefilter is None else [self._model, self._prefilter]
         )
         _add_rest_routes(self._model)
-        self._rest_server = RESTServer(
+        self._rest_server = _RestServer(
             kserve_server.FASTAPI_APP_IMPORT_STRING,
             self.dataplane,
             self.model_repository_extension,
@@ -78,6 +92,8 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             grace_period=self.grace_period,
         )
         self._rest_server.config.host = self._host
+        self._rest_server.create_application()
+        self._http_server = _HttpServer(self._rest_server.config)
         self._grpc_server = _GrpcServer(
             _Servicer(
                 self.dataplane, self.model_repository_extension, self._model, self._prefilter
@@ -85,13 +101,58 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             f"{self._host}:{self.grpc_port}",
             self.grace_period,
         )
-        self.servers = [self._rest_server.start(), self._grpc_server.start()]
-        asyncio.run(self._run())
+        with asyncio.Runner(loop_factory=self._rest_server.config.get_loop_factory()) as runner:
+            runner.run(self._run())
 
     async def _run(self) -> None:
         self.setup_event_loop()
-        self.register_signal_handler()
-        await self._serve()
+        signalled = asyncio.Event()
+        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
+            asyncio.get_running_loop().add_signal_handler(sign, signalled.set)
+        serving = asyncio.gather(self._http_server.serve(), self._grpc_server.start())
+        # Whatever ends the servers before a signal ends the wait for one.
+        serving.add_done_callback(lambda _: signalled.set())
+        await signalled.wait()
+        if not serving.done():
+            await self._stop()
+        await serving
+        self._model.queue.close()
+
+    async def _stop(self) -> None:
+        """Answer what was let in while the ports are still open, so that who asks is refused and not cut off."""
+        self._model.ready = False
+        num_refused = await self._model.queue.drain()
+        _LOG.info("stopping", extra={"refused": num_refused})
+        self._http_server.should_exit = True
+        await self._grpc_server.stop()
+
+
+class _DataPlane(DataPlane):  # type: ignore[misc]  # KServe ships no types
+    """KServe's own says that the server is ready whatever its models say."""
+
+    def __init__(self, registry: Any, model: TidegateModel) -> None:
+        super().__init__(model_registry=registry)
+        self._model = model
+
+    async def ready(self) -> bool:
+        """Return whether the model takes requests."""
+        return bool(self._model.ready)
+
+
+class _RestServer(RESTServer):  # type: ignore[misc]  # KServe ships no types
+    """KServe's own calls `getrusage` twice a request, for a line of a log that is off."""
+
+    def _add_middlewares(self, app: Any) -> None:
+        """Add none: what a request takes is in our own metrics and traces."""
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to the predictor: uvicorn's own handling closes the port before the queue is empty."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Take none."""
+        yield
 
 
 class _GrpcServer:

@@ -51,11 +51,11 @@ def plan_threads(
         cores: numbers of the cores that may be used.
         num_threads: threads that one batch runs on.
         workers: batches at once; 0 for as many as keep every core busy.
-        prepare_threads: 0 for half as many as there are cores.
+        prepare_threads: 0 for as many as there are cores: where towers are small, most of the work is theirs.
         is_pinned: whether each thread stays on its cores; those that run batches get the first ones.
     """
     workers = workers or max(1, len(cores) // num_threads)
-    prepare_threads = prepare_threads or max(1, len(cores) // 2)
+    prepare_threads = prepare_threads or max(1, len(cores))
     if not is_pinned or not hasattr(os, "sched_setaffinity"):
         return ThreadPlan(workers, prepare_threads)
     engine = cores[: workers * num_threads]

@@ -1,12 +1,14 @@
 """The queue of a real predictor process: many callers, callers that leave, bursts, floods, and the end."""
 
 import asyncio
+import contextlib
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,12 @@ from tests.v2_calls import (
 
 pytestmark = pytest.mark.slow
 
+READY = "/v2/health/ready"
+Asker = Callable[[], Coroutine[Any, Any, str]]
 LINE = {"items": 24, "mib": 64}
-RULES = {"max_batch": 8, "lines": {"upload": LINE, "rescan": LINE, "backfill": LINE}}
+LINES = dict.fromkeys(("upload", "rescan", "backfill"), LINE)
+ROOMY_LINES = dict.fromkeys(LINES, LINE | {"items": 64})
+RULES = {"max_batch": 8, "lines": LINES}
 LISTINGS = "tidegate_predictor_batch_listings_sum"
 BATCHES = "tidegate_predictor_batch_listings_count"
 CANCELLED = 'tidegate_predictor_dropped_listings_total{priority="%s",reason="cancelled"}'
@@ -59,8 +65,8 @@ def predictor(
         yield process
 
 
-def _started(bundle: Bundle, folder: Path) -> Any:
-    contract = contract_with(folder / "release.yaml", **RULES)
+def _started(bundle: Bundle, folder: Path, **changes: Any) -> Any:
+    contract = contract_with(folder / "release.yaml", **(RULES | changes))
     environment = {
         "TIDEGATE__RELEASE_FILE": str(contract),
         "TIDEGATE__PREDICTOR_WORKERS": "1",
@@ -187,18 +193,110 @@ async def test_deadline_is_kept_while_the_engine_is_busy(predictor: ServingProce
     assert metric(predictor, LISTINGS) == listings + 16, "it was not computed"
 
 
-async def test_stop_answers_what_was_let_in(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with _started(tiny_bundle, tmp_path) as process:
-        async with channel(process) as opened, httpx.AsyncClient(timeout=60) as client:
-            infer = method(opened, "ModelInfer")
-            calls = [infer(grpc_request([f"{n}"] * 4, [SLOW]), timeout=60) for n in range(2)]
-            url = process.http_url + INFER
+async def test_signal_under_load_answers_all_that_was_let_in(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    with _started(tiny_bundle, tmp_path, lines=ROOMY_LINES) as process:
+        async with _opened(process) as (infer, client):
+            signalled = asyncio.Event()
+            told: list[list[str]] = [[] for _ in range(6)]
+            askers = [_grpc_asker(infer), _rest_asker(client)] * 3
+            callers = [
+                asyncio.create_task(_keep_asking(ask, heard, signalled))
+                for ask, heard in zip(askers, told, strict=True)
+            ]
+            await _until(lambda: all(told))
+            busy = [infer(grpc_request([f"{n}"] * 12, [SLOW]), timeout=60) for n in range(2)]
             posts = [
-                asyncio.create_task(client.post(url, json=json_body(["post"] * 2, [SLOW])))
+                asyncio.create_task(client.post(INFER, json=json_body(["post"] * 2, [SLOW])))
                 for _ in range(2)
             ]
-            await _until(lambda: _depth(process) > 6)
+            await _until(lambda: _depth(process) > 20)
             os.kill(process.pid, signal.SIGTERM)
-            answers = await asyncio.gather(*calls)
-            assert [len(read_outputs(answer)["probability"]) for answer in answers] == [4, 4]
+            signalled.set()
+            await _until(
+                lambda: httpx.get(process.http_url + READY, trust_env=False).status_code == 503
+            )
+            late = await client.post(INFER, json=json_body(["late"]))
+            assert (late.status_code, "is stopping" in late.text) == (503, True)
+            assert int(late.headers["retry-after"]) >= 1
+            assert await _grpc_asker(infer)() == "refused"
+            answers = [read_outputs(answer) for answer in await asyncio.gather(*busy)]
+            assert [len(answer["probability"]) for answer in answers] == [12, 12]
             assert [(await post).status_code for post in posts] == [200, 200]
+            await asyncio.gather(*callers)
+        assert [heard[0] for heard in told] == ["answered"] * 6
+        assert await asyncio.to_thread(_exit_status, process.pid) == 0
+
+
+async def test_signal_refuses_what_cannot_be_answered_in_time(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    with _started(tiny_bundle, tmp_path, lines=ROOMY_LINES, stop_s=0.2) as process:
+        async with _opened(process) as (infer, client):
+            calls: list[asyncio.Task[str]] = [
+                asyncio.create_task(ask())
+                for ask in [_grpc_asker(infer, SLOW), _rest_asker(client, SLOW)] * 20
+            ]
+            await _until(lambda: _depth(process) > 30)
+            os.kill(process.pid, signal.SIGTERM)
+            told = await asyncio.gather(*calls)
+        assert told.count("refused") >= 5
+        assert await asyncio.to_thread(_exit_status, process.pid) == 0
+        assert "stopping" in process.log.read_text()
+
+
+@pytest.mark.parametrize("taken", ["--http_port", "--grpc_port"])
+async def test_predictor_ends_when_a_port_is_taken(
+    taken: str, predictor: ServingProcess, tiny_bundle: Bundle
+) -> None:
+    port = (predictor.http_url if taken == "--http_port" else predictor.url).rpartition(":")[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        ports = {"--http_port": str(free.getsockname()[1]), "--grpc_port": "0"} | {taken: port}
+    flags = [part for pair in ports.items() for part in pair]
+    command = ["-m", "serving.predictor", "--bundle", str(tiny_bundle.folder), *flags]
+    child = await asyncio.create_subprocess_exec(sys.executable, *command)
+    assert await asyncio.wait_for(child.wait(), 60) not in (0, None)
+    assert _depth(predictor) == 0, "the first one still answers"
+
+
+@contextlib.asynccontextmanager
+async def _opened(process: ServingProcess) -> AsyncIterator[tuple[Any, httpx.AsyncClient]]:
+    async with (
+        channel(process) as opened,
+        httpx.AsyncClient(base_url=process.http_url, timeout=60, trust_env=False) as client,
+    ):
+        yield method(opened, "ModelInfer"), client
+
+
+def _grpc_asker(infer: Any, *images: bytes) -> Asker:
+    async def ask() -> str:
+        try:
+            await infer(grpc_request(["one"], list(images)), timeout=60)
+        except grpc.RpcError as error:
+            return {"RESOURCE_EXHAUSTED": "refused"}[error.code().name]
+        return "answered"
+
+    return ask
+
+
+def _rest_asker(client: httpx.AsyncClient, *images: bytes) -> Asker:
+    async def ask() -> str:
+        answer = await client.post(INFER, json=json_body(["one"], list(images)))
+        return {200: "answered", 503: "refused"}[answer.status_code]
+
+    return ask
+
+
+async def _keep_asking(ask: Asker, told: list[str], ended: asyncio.Event) -> None:
+    while not ended.is_set():
+        told.append(await ask())
+
+
+def _exit_status(pid: int) -> int:
+    """Return what a process ended with, and leave it to be collected by who started it."""
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert ended.si_code == os.CLD_EXITED, "a signal ended it"
+    return ended.si_status

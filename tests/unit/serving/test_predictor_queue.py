@@ -37,7 +37,13 @@ async def queue(scorer: FakeScorer) -> AsyncIterator[BatchQueue]:
 
 
 def _queue(scorer: FakeScorer, workers: int = 1, **changes: Any) -> BatchQueue:
-    fields = {"max_batch": 4, "wait_ms": 5.0, "fair_every": 16, "lines": LINES} | changes
+    fields = {
+        "max_batch": 4,
+        "wait_ms": 5.0,
+        "fair_every": 16,
+        "stop_s": 5.0,
+        "lines": LINES,
+    } | changes
     return BatchQueue(scorer, PredictorRules.model_validate(fields), ThreadPlan(workers, 1))
 
 
@@ -149,7 +155,7 @@ async def test_request_is_refused_at_once_when_full(
     scorer.gate.set()
     await asyncio.gather(busy, waiting, other_line)
     assert "one more" not in scorer.scored
-    assert queue._room.is_empty
+    assert not any(queue._room._depth)
 
 
 async def test_cancelled_request_is_not_computed(queue: BatchQueue, scorer: FakeScorer) -> None:
@@ -164,7 +170,7 @@ async def test_cancelled_request_is_not_computed(queue: BatchQueue, scorer: Fake
     await asyncio.gather(busy, stays)
     assert scorer.scored == ["busy", "stays"]
     assert _dropped("cancelled") == cancelled + 2
-    assert queue._room.is_empty
+    assert not any(queue._room._depth)
 
 
 async def test_cancelled_request_is_dropped_when_being_prepared(
@@ -179,7 +185,7 @@ async def test_cancelled_request_is_dropped_when_being_prepared(
     await stays
     assert scorer.prepared == ["gone", "stays"]
     assert scorer.scored == ["stays"]
-    assert queue._room.is_empty
+    assert not any(queue._room._depth)
 
 
 async def test_late_request_is_answered_at_its_deadline(
@@ -233,7 +239,7 @@ async def test_listing_fails_alone_when_it_cannot_be_prepared(queue: BatchQueue)
     with pytest.raises(RuntimeError, match="cannot be prepared"):
         await bad
     assert (await good).probability_NP[0, 0] == pytest.approx(0.04)
-    assert queue._room.is_empty
+    assert not any(queue._room._depth)
 
 
 async def test_embeddings_come_only_for_who_asked(queue: BatchQueue, scorer: FakeScorer) -> None:
@@ -258,6 +264,23 @@ async def test_drain_answers_what_is_there_and_refuses_more(
     scorer.gate.set()
     async with asyncio.timeout(5):
         await asyncio.gather(busy, waiting, draining)
+    assert draining.result() == 0
+
+
+async def test_drain_refuses_what_has_no_answer_in_time(scorer: FakeScorer) -> None:
+    queue = _queue(scorer, stop_s=0.05)
+    busy = await _occupied(queue, scorer)
+    waiting = _ask(queue, "waits")
+    await _until(lambda: "waits" in scorer.prepared)
+    before = _dropped("refused")
+    async with asyncio.timeout(2):
+        assert await queue.drain() == 2
+        for task in (busy, waiting):
+            with pytest.raises(Overloaded, match="stops now"):
+                await task
+    assert _dropped("refused") == before + 1, "one was in a batch already"
+    scorer.gate.set()
+    queue.close()
 
 
 async def test_warm_up_runs_every_size_and_teaches(scorer: FakeScorer) -> None:

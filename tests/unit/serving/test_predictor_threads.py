@@ -10,9 +10,9 @@ from serving.predictor.threads import ThreadPlan, plan_threads, thread_pool, vis
     ("num_cores", "num_threads", "expected"),
     [
         (1, 1, ThreadPlan(1, 1)),
-        (2, 2, ThreadPlan(1, 1)),
-        (8, 1, ThreadPlan(8, 4)),
-        (8, 4, ThreadPlan(2, 4)),
+        (2, 2, ThreadPlan(1, 2)),
+        (8, 1, ThreadPlan(8, 8)),
+        (8, 4, ThreadPlan(2, 8)),
     ],
 )
 def test_plan_fills_the_cores(num_cores: int, num_threads: int, expected: ThreadPlan) -> None:

@@ -64,9 +64,20 @@ def test_repository_is_what_triton_reads(repository: Path, tiny_bundle: Bundle) 
 
 def test_a_model_that_is_there_is_kept(repository: Path, tiny_bundle: Bundle) -> None:
     before = {path: path.stat().st_mtime_ns for path in repository.rglob("*")}
-    names = export_repository(tiny_bundle, repository, RULES)
+    names = export_repository(tiny_bundle, repository, RULES, kind="KIND_GPU")
     assert names == sorted(path.name for path in repository.iterdir())
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
+
+
+def test_batching_that_changed_is_written_anew(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    export_repository(tiny_bundle, tmp_path, RULES)
+    graphs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.onnx")}
+    export_repository(tiny_bundle, tmp_path, RULES.model_copy(update={"max_queue_delay_us": 7}))
+    for folder in tmp_path.iterdir():
+        config = model_config(folder)
+        assert config.dynamic_batching.max_queue_delay_microseconds == 7
+        assert config.name == folder.name
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.onnx")} == graphs
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny_bundle: Bundle, tmp_path: Path) -> None:
