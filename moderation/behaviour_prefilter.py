@@ -19,6 +19,9 @@ from moderation.errors import BundleRejected
 from moderation.features import FEATURE_NAMES
 
 FORMAT: Final = 1
+NEW_SELLER: Final = "new seller"
+"""Reason for which an upload goes on by rule."""
+
 _AGE: Final = FEATURE_NAMES.index("seller_age_days")
 
 Floats = npt.NDArray[np.float64]
@@ -188,7 +191,7 @@ class Prefilter:
             ]
             return Opinion(None, False, f"features not known: {', '.join(lacking)}")
         if values_F[_AGE] < self.evidence.new_seller_days:
-            return Opinion(None, False, "new seller")
+            return Opinion(None, False, NEW_SELLER)
         score = float(harm_score(self.model.logits(values_F[None].astype(np.float32)))[0])
         if score < threshold:
             return Opinion(score, True, "score below the threshold")

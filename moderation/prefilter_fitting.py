@@ -82,12 +82,14 @@ def fit_prefilter(
 
 
 def _strata(table: SignalTable) -> Iterator[tuple[str, Integers]]:
-    """Yield name and rows of the violations of each policy, and of the evasive ones where the data names them."""
+    """Yield name and rows of the violations of each policy, and of the evasive ones: none are known as such where the
+    data does not name them.
+    """
     for column, policy in enumerate(table.policies):
         yield policy, np.flatnonzero(table.truth_NP[:, column] == 1)
-    if EVASION in table.slices:
-        hides_N = ~np.isin(np.char.lower(table.slices[EVASION]), NOT_EVASIVE)
-        yield EVASIVE, np.flatnonzero(hides_N & (table.truth_NP == 1).any(axis=1))
+    named_N = table.slices.get(EVASION, np.full(table.num_rows, ""))
+    hides_N = ~np.isin(np.char.lower(named_N), NOT_EVASIVE)
+    yield EVASIVE, np.flatnonzero(hides_N & (table.truth_NP == 1).any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ class _Sample:
         needed = max(flags_needed(rules.recall, rules.confidence) or 0, rules.min_positives)
         groups = len(np.unique(self.table.group[rows_V]))
         if not len(rows_V):
-            reason = f"no violation with known behaviour; {needed} are needed"
+            reason = f"no such violation with known behaviour; {needed} are needed"
+            if name == EVASIVE and EVASION not in self.table.slices:
+                reason += f", and the data has no attribute {EVASION} that would name them"
             return StratumEvidence(name, 0, 0, 0, 0.0, 0.0, 0.0, needed, reason)
         lowest = float(self.score_N[rows_V].min())
         found = self._bound(rows_V, lowest if threshold is None else threshold)

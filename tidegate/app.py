@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tidegate.audit_commands import audit_app
 from tidegate.bank_commands import banks_app
 from tidegate.enforcement_commands import enforcement_app
 from tidegate.feature_commands import features_app
@@ -44,6 +45,7 @@ app.add_typer(
     name="enforcement",
     help="Blocking and suspending without a person: stop it, let it go on.",
 )
+app.add_typer(audit_app, name="audit", help="Estimates from uploads that were drawn at random.")
 app.add_typer(privacy_app, name="privacy", help="Erase a seller, and see what was erased.")
 app.add_typer(pipelines_app, name="pipelines", help="Compile, run or submit the pipelines.")
 

@@ -7,7 +7,7 @@ submissions and asks, many at once, what was known before each.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -35,6 +35,8 @@ Floats = npt.NDArray[np.float32]
 BehaviourAt = Callable[[Sequence[Submission]], Floats]
 """N uploads -> what was known just before each, behaviour_NF."""
 
+IsWanted = Callable[[Submission, bool], bool]
+
 _BATCH_ROWS: Final = 1_024
 _ASKED_ROWS: Final = 20_000
 """Uploads of one question: each reads the whole history once."""
@@ -57,7 +59,7 @@ ESTABLISHING: Final = (EventKind.GROUND_TRUTH, EventKind.REVERSAL)
 
 
 @dataclass
-class _Established:
+class Established:
     """What was found out about one submission by the cut-off.
 
     A reversal counts as no review. A review came before it, and gives the chance that the truth was looked for. Where
@@ -79,6 +81,7 @@ class _Established:
                 self.reversals[policy] = reversal
 
     def add(self, truth: GroundTruth) -> None:
+        """Take note of a truth, after all reversals."""
         self.reviews[truth.source, truth.reviewed_at] = truth.propensity
         reversal, known = self.reversals.get(truth.policy), self.by_policy.get(truth.policy)
         if reversal is not None and reversal.outranks(truth):
@@ -88,6 +91,7 @@ class _Established:
 
     @property
     def violates(self) -> dict[str, bool]:
+        """What holds, by policy; one that is not there is unknown."""
         found = dict.fromkeys(self.reversals, False)
         found |= {policy: truth.violates for policy, truth in self.by_policy.items()}
         return dict(sorted(found.items()))
@@ -107,8 +111,8 @@ class _Established:
 
     @property
     def propensity(self) -> float:
-        """Chance that at least one of the reviews took place; reviews were drawn independently."""
-        missed = 1.0
+        """Chance that at least one of the reviews took place; reviews were drawn independently. 1 without any."""
+        missed = 1.0 if self.reviews else 0.0
         for propensity in self.reviews.values():
             missed *= 1.0 - propensity
         return 1.0 - missed
@@ -120,7 +124,11 @@ def _strength(truth: GroundTruth) -> tuple[bool, bool, datetime]:
 
 
 def read_rows(
-    ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str], behaviour_at: BehaviourAt
+    ledger: Ledger,
+    cut_off: datetime,
+    policy_ids: Sequence[str],
+    behaviour_at: BehaviourAt,
+    is_wanted: IsWanted = lambda submission, has_truth: True,
 ) -> Iterator[SnapshotRow]:
     """Yield one row per submission until `cut_off`, in time order; images are not hashed yet.
 
@@ -129,19 +137,23 @@ def read_rows(
         cut_off: nothing that became known later is in a row.
         policy_ids: whose truth is wanted.
         behaviour_at: gives what was known just before each of N uploads, behaviour_NF; see `components.behaviour`.
+        is_wanted: tells by an upload, and by whether any truth is known of it, if it is to be a row; the behaviour
+            behind others, which costs most, is not asked for.
     """
-    established = _established(ledger, cut_off, policy_ids)
+    established = established_by(ledger, cut_off, policy_ids)
     has_decisions = ledger.last_sequence((EventKind.DECISION,)) > 0
     events = ledger.read((EventKind.SUBMISSION,), until=cut_off, in_time_order=True)
-    while chunk := [to_submission(stored.event) for stored in islice(events, _ASKED_ROWS)]:
+    uploads = (to_submission(stored.event) for stored in events)
+    wanted = (one for one in uploads if is_wanted(one, _has_truth(established, one)))
+    while chunk := list(islice(wanted, _ASKED_ROWS)):
         behaviour_NF = behaviour_at(chunk)
         for submission, behaviour_F in zip(chunk, behaviour_NF, strict=True):
-            known = established.get(submission.submission_id, _Established())
+            known = established.get(submission.submission_id, Established())
             yield SnapshotRow(
                 submission=submission,
                 behaviour_F=None if np.isnan(behaviour_F).all() else behaviour_F,
                 truth=known.violates,
-                propensity=known.propensity if known.reviews else 1.0,
+                propensity=known.propensity,
                 adjudicated=known.adjudicated,
                 is_suspected=known.is_suspected,
                 served_F=served(ledger, submission, cut_off) if has_decisions else None,
@@ -174,10 +186,16 @@ def newest_truth(ledger: Ledger) -> datetime | None:
     return max(times, default=None)
 
 
-def _established(
+def _has_truth(established: Mapping[str, Established], submission: Submission) -> bool:
+    known = established.get(submission.submission_id)
+    return known is not None and bool(known.violates)
+
+
+def established_by(
     ledger: Ledger, cut_off: datetime, policy_ids: Sequence[str]
-) -> dict[str, _Established]:
-    found: defaultdict[str, _Established] = defaultdict(_Established)
+) -> dict[str, Established]:
+    """Return what was found out by `cut_off` under some policies, by submission id."""
+    found: defaultdict[str, Established] = defaultdict(Established)
     for stored in ledger.read((EventKind.REVERSAL,), until=cut_off):
         reversal = to_reversal(stored.event)
         policies = policy_ids if reversal.policy is None else {reversal.policy} & set(policy_ids)

@@ -129,12 +129,13 @@ def groups_of(truth_R: npt.NDArray[np.int8], draws: GroupBootstrap) -> float:
 
 def resampled_sums(draws: GroupBootstrap, values_KR: Floats) -> Floats:
     """Return the resampled sums of several values over the same rows: sums_KB."""
-    num_groups = len(draws.draws_GB)
+    shown, member_R = np.unique(draws.member_N, return_inverse=True)  # a slice shows few groups
+    few = GroupBootstrap(member_R, draws.draws_GB[shown])
     values_KG = np.stack(
-        [np.bincount(draws.member_N, values_R, minlength=num_groups) for values_R in values_KR]
+        [np.bincount(member_R, values_R, minlength=len(shown)) for values_R in values_KR]
     )
     sums_KB = np.empty((len(values_KR), draws.num_resamples))
-    for part, draws_GC in draws.chunks(num_groups):
+    for part, draws_GC in few.chunks(len(shown)):
         sums_KB[:, part] = values_KG @ draws_GC
     return sums_KB
 

@@ -24,8 +24,9 @@ EVASIVE: Final = "evasive"
 def prefilter_recall(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield the weighted share of violations that go on, per policy and of the evasive ones of all.
 
-    A bundle without a prefilter, or whose prefilter is closed, lets nothing go: that needs no sample. The bound is
-    exact at the effective number of independent violations, with one invented group that is let go.
+    A bundle without a prefilter, or whose prefilter is closed, lets nothing go: that needs no sample. Where no
+    violation of a kind is known there is no data: what an open prefilter does to them is unknown, not harmless. The
+    bound is exact at the effective number of independent violations, with one invented group that is let go.
     """
     found = context.set(gate)
     if found is None:
@@ -43,9 +44,7 @@ def _strata(found: ScoredSet) -> Iterator[tuple[str, Integers]]:
     for column, policy in enumerate(found.policies):
         yield policy, np.flatnonzero(found.truth_NP[:, column] == 1)
     hides_N = found.slices.get(EVASIVE, np.full(found.num_rows, "")) == EVASIVE
-    rows_V = np.flatnonzero(hides_N & (found.truth_NP == 1).any(axis=1))
-    if len(rows_V):
-        yield EVASIVE, rows_V
+    yield EVASIVE, np.flatnonzero(hides_N & (found.truth_NP == 1).any(axis=1))
 
 
 def _recall(

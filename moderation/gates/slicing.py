@@ -124,14 +124,16 @@ def _price_bands(rows: Sequence[SliceRow]) -> list[str]:
     return bands
 
 
-def _evasion(row: SliceRow) -> str:
+def is_evasive(attributes: Mapping[str, str], title: str, description: str) -> bool:
     """Return whether a violation hides: by what the data says of it, else by what its text shows."""
-    if EVASION in row.attributes:
-        is_evasive = row.attributes[EVASION].lower() not in NOT_EVASIVE
-    else:
-        signs = ngram_texts(row.title, row.description).signs
-        is_evasive = any(signs[sign] > 0 for sign in _OBFUSCATIONS)
-    return "evasive" if is_evasive else "plain"
+    if EVASION in attributes:
+        return attributes[EVASION].lower() not in NOT_EVASIVE
+    signs = ngram_texts(title, description).signs
+    return any(signs[sign] > 0 for sign in _OBFUSCATIONS)
+
+
+def _evasion(row: SliceRow) -> str:
+    return "evasive" if is_evasive(row.attributes, row.title, row.description) else "plain"
 
 
 def _attributes(rows: Sequence[SliceRow]) -> Iterator[tuple[str, list[str]]]:

@@ -24,8 +24,10 @@ def _table(
     role: str = "solve",
     slices: Mapping[str, list[str]] | None = None,
 ) -> SignalTable:
-    """Return signals whose trees give `score_N` under both policies; nothing else is read."""
+    """Return signals whose trees give `score_N` under both policies; unless told otherwise every violation hides."""
     num_rows = len(score_N)
+    if slices is None:
+        slices = {"evasion": ["leet"] * num_rows}
     logits_NP = np.repeat(score_N[:, None], len(POLICIES), axis=1)
     other = np.zeros_like(logits_NP)
     return SignalTable(
@@ -44,7 +46,7 @@ def _table(
         fusion_image_NP=other,
         fusion_text_NP=other,
         num_images=np.zeros(num_rows, np.int64),
-        slices={name: as_words(values) for name, values in (slices or {}).items()},
+        slices={name: as_words(values) for name, values in slices.items()},
     )
 
 
@@ -64,7 +66,20 @@ def test_299_violations_with_none_missed_open_it() -> None:
     assert found.threshold == min(score_N[:299].min(), score_N[299:598].min())
     assert found.share_let_go == pytest.approx(5_000 / 5_598, abs=1e-3)
     assert all(one.missed == 0 and one.lower_bound >= 0.99 for one in found.strata)
-    assert [one.of for one in found.strata] == [*POLICIES]
+    assert [one.of for one in found.strata] == [*POLICIES, EVASIVE]
+
+
+@pytest.mark.parametrize("named", [{}, {"evasion": ["none"] * 5_598}, {"evasion": [""] * 5_598}])
+def test_where_the_data_names_no_evasive_violation_it_stays_closed(
+    named: Mapping[str, list[str]],
+) -> None:
+    score_N, truth_NP = _world(299)
+    table = _table(score_N, truth_NP, slices=named)
+    found = fit_prefilter(table, behaviours(len(score_N)), RULES)
+    assert (found.threshold, found.share_let_go) == (None, 0.0)
+    (short,) = [one for one in found.strata if one.reason]
+    assert (short.of, short.violations, short.needed) == (EVASIVE, 0, 299)
+    assert ("no attribute evasion" in str(found)) == (not named)
 
 
 def test_298_do_not() -> None:

@@ -1,5 +1,6 @@
 """The gate on the prefilter: a closed one passes, one that hides violations does not, few violations show nothing."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def test_without_a_violation_there_is_no_data() -> None:
     found = _letting_go(np.ones(3_000, bool))
     result = _judged(replace(found, truth_NP=np.zeros_like(found.truth_NP), slices={}))
     assert result.state == "no_data"
+
+
+@pytest.mark.parametrize("known", [{}, {"evasive": "plain"}])
+def test_without_an_evasive_violation_an_open_prefilter_is_not_passed(
+    known: Mapping[str, str],
+) -> None:
+    found = _letting_go(None)
+    slices = {name: values for name, values in found.slices.items() if name != "evasive"}
+    slices |= {name: np.full(found.num_rows, value) for name, value in known.items()}
+    found = replace(found, slices=slices)
+    assert _judged(found).state == "pass", "it lets nothing go"
+    lets_go = replace(found.candidate, lets_go_N=~_violates(found))
+    result = _judged(replace(found, candidate=lets_go))
+    assert (result.state, result.blocks) == ("no_data", True)
+    assert "evasive" in result.reason
 
 
 def test_without_the_set_there_is_no_data() -> None:

@@ -118,6 +118,22 @@ def test_rows_come_in_time_order_when_recorded_late(ledger: SqliteLedger) -> Non
     assert [row.submission.submission_id for row in rows] == ["u2", "u1"]
 
 
+def test_rows_ask_for_the_behaviour_of_no_upload_that_is_not_wanted(ledger: SqliteLedger) -> None:
+    ledger.append([_submission(1, START), _submission(2, START + DAY), _submission(3, START + DAY)])
+    ledger.append([_truth(number, known=START + 2 * DAY) for number in (2, 3)])
+    asked: list[str] = []
+
+    def behaviour_at(uploads: Sequence[Submission]) -> Floats:
+        asked.extend(one.submission_id for one in uploads)
+        return np.zeros((len(uploads), len(FEATURE_NAMES)), np.float32)
+
+    def is_wanted(submission: Submission, has_truth: bool) -> bool:
+        return has_truth and submission.submission_id != "u3"
+
+    rows = list(read_rows(ledger, CUT_OFF, POLICIES, behaviour_at, is_wanted))
+    assert [row.submission.submission_id for row in rows] == asked == ["u2"]
+
+
 def test_rows_see_only_what_was_known_at_submission(
     ledger: SqliteLedger, known_rows: Callable[[], list[SnapshotRow]]
 ) -> None:

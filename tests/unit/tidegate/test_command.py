@@ -20,6 +20,7 @@ COMMANDS = [
     ["serve"],
     ["decide"],
     ["load"],
+    ["audit", "prefilter"],
     ["replay"],
     ["bundle", "show"],
     ["bundle", "verify"],
