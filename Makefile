@@ -69,7 +69,7 @@ audit: setup ## check that the simulated world does not give its answers away (t
 	$(BIN)/tidegate simulate audit
 
 .PHONY: check
-check: lint test contract ## what every commit must pass; CI adds the audit, small benchmarks and the demo
+check: lint test contract doctor ## what every commit must pass; CI adds the audit, small benchmarks and the demo
 
 .PHONY: alerts
 alerts: setup ## render the alert rules from the contract into manifests/monitoring

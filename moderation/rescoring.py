@@ -8,12 +8,13 @@ N listings, T distinct texts, K images of one, P policies, D embedding width.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import sparse
 
 from moderation.embedding_cache import EmbeddingCache, Vector
 from moderation.embedding_plan import text_key
@@ -66,12 +67,62 @@ class LazyItem:
     behaviour_status: Codes | None = None
 
 
+@dataclass(frozen=True)
+class _Read:
+    """Those T of some texts that have anything to read."""
+
+    texts: tuple[tuple[str, str], ...]
+    """Title and description."""
+
+    keys: tuple[bytes, ...]
+    shown: tuple[str, ...]
+    """As towers read them."""
+
+    features: sparse.csr_matrix
+    """As n-gram models read them."""
+
+
+@dataclass
+class Readings:
+    """What is read of texts before any bundle sees them, kept for bundles that are asked about the same ones later.
+
+    It follows from the texts and from the code alone, and is gone with the process.
+    """
+
+    most: int = 50_000
+    """Texts that are kept, some four kilobytes each; 0 keeps none."""
+
+    _kept: dict[tuple[tuple[str, str], ...], _Read] = field(default_factory=dict)
+    _num_kept: int = 0
+
+    def of(self, texts: Sequence[tuple[str, str]]) -> _Read:
+        """Return what is read of some titles and descriptions, each of them once in `texts`."""
+        key = tuple(texts)
+        read = self._kept.get(key) or _read(texts)
+        if key not in self._kept and self._num_kept + len(key) <= self.most:
+            self._kept[key] = read
+            self._num_kept += len(key)
+        return read
+
+
+def _read(texts: Sequence[tuple[str, str]]) -> _Read:
+    shown = {text: model_text(*text).strip() for text in texts}
+    kept = tuple(text for text in texts if shown[text])
+    return _Read(
+        texts=kept,
+        keys=tuple(text_key(*text) for text in kept),
+        shown=tuple(shown[text] for text in kept),
+        features=hash_features([ngram_texts(*text) for text in kept]),
+    )
+
+
 def rescore(
     items: Sequence[LazyItem],
     scorers: Sequence[Scorer],
     cache: EmbeddingCache,
     *,
     num_threads: int = 1,
+    readings: Readings | None = None,
     progress: Progress | None = None,
 ) -> list[Scores]:
     """Return the scores of `items` by each scorer: those of `Scorer.score`, up to 1e-5.
@@ -81,6 +132,7 @@ def rescore(
         scorers: loaded bundles; those that share a tower share its embeddings.
         cache: takes what it lacks.
         num_threads: images that are read and embedded side by side.
+        readings: takes what it lacks; None: texts are read for this call alone.
         progress: called with (listings done, listings in all).
 
     Raises:
@@ -91,7 +143,7 @@ def rescore(
         check_item(item, f"items[{number}]")
     parts: list[list[Scores]] = [[] for _ in scorers]
     with _Towers(scorers, cache, num_threads) as towers:
-        texts = _Texts(items, scorers, towers)
+        texts = _Texts(items, scorers, towers, readings or Readings(most=0))
         for begin in range(0, max(len(items), 1), _CHUNK):
             chunk = items[begin : begin + _CHUNK]
             images = towers.embed_images([image for item in chunk for image in item.images])
@@ -187,7 +239,11 @@ class _Texts:
     """What every tower and n-gram model says of each distinct text, read before any listing is scored."""
 
     def __init__(
-        self, items: Sequence[LazyItem], scorers: Sequence[Scorer], towers: _Towers
+        self,
+        items: Sequence[LazyItem],
+        scorers: Sequence[Scorer],
+        towers: _Towers,
+        readings: Readings,
     ) -> None:
         distinct: dict[tuple[str, str], None] = {}
         for item in items:
@@ -200,7 +256,7 @@ class _Texts:
         }
         texts = list(distinct)
         for begin in range(0, len(texts), _CHUNK):
-            self._read(texts[begin : begin + _CHUNK], scorers, towers)
+            self._take(readings.of(texts[begin : begin + _CHUNK]), scorers, towers)
 
     def vector(self, scorer: Scorer, item: LazyItem) -> Vector | None:
         """Return a listing's text embedding; None where no text is left after normalisation."""
@@ -213,19 +269,14 @@ class _Texts:
         found = [row_P for row_P in rows if row_P is not None]
         return np.array(found).reshape(-1, len(scorer.policies))
 
-    def _read(
-        self, texts: Sequence[tuple[str, str]], scorers: Sequence[Scorer], towers: _Towers
-    ) -> None:
-        shown = {text: model_text(*text).strip() for text in texts}
-        kept = [text for text in texts if shown[text]]
-        key_of = {text: text_key(*text) for text in kept}
-        vectors = towers.embed_texts({key_of[text]: shown[text] for text in kept})
+    def _take(self, read: "_Read", scorers: Sequence[Scorer], towers: _Towers) -> None:
+        vectors = towers.embed_texts(dict(zip(read.keys, read.shown, strict=True)))
         for tower, found in vectors.items():
-            self._vector[tower].update((text, found[key_of[text]]) for text in kept)
-        features = hash_features([ngram_texts(*text) for text in kept])
+            pairs = zip(read.texts, read.keys, strict=True)
+            self._vector[tower].update((text, found[key]) for text, key in pairs)
         for scorer in scorers:
-            logits_TP = scorer.ngram.logits_of(features)
-            self._ngram[scorer.digest].update(zip(kept, logits_TP, strict=True))
+            logits_TP = scorer.ngram.logits_of(read.features)
+            self._ngram[scorer.digest].update(zip(read.texts, logits_TP, strict=True))
 
 
 def _answers(

@@ -6,7 +6,7 @@ R attacked rows.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -26,6 +26,8 @@ from moderation.release import Suite
 from moderation.rescoring import LazyImage, LazyItem
 
 Indices = npt.NDArray[np.int64]
+Attacked = Mapping[str, Sequence[tuple[int, LazyItem]]]
+"""Attack -> rows of the golden set with the attacked listing."""
 
 # Stands for an image whose pixels are not needed: what becomes of texts and of the number of images depends on none.
 _PLACEHOLDER_SIDE: Final = 64
@@ -59,21 +61,15 @@ def choose(golden: FrozenRows, suite: Suite, seed: int) -> Chosen:
     )
 
 
-def attack_outcomes(
-    golden: FrozenRows,
-    chosen: Chosen,
-    opponents: Opponents,
-    words: Sequence[str],
-    progress: Callable[[int, int], None],
-) -> list[AttackOutcome]:
-    """Return what every registered attack does at the severity that gates judge.
+def attacked_listings(golden: FrozenRows, chosen: Chosen, words: Sequence[str]) -> Attacked:
+    """Return by attack, of every one that is registered, the rows that it can change with what it makes of them.
+
+    It asks no bundle: the same listings are put to every candidate. Images are changed when somebody loads them.
 
     Args:
         golden: gives the listings.
-        chosen: which of them are attacked.
-        opponents: answer.
+        chosen: which of them are attacked, at the severity that gates judge.
         words: telling words of all policies.
-        progress: called with (attacks done, attacks in all).
 
     Raises:
         PermanentError: if there is no attack, or one gives a listing that could not be submitted.
@@ -84,10 +80,34 @@ def attack_outcomes(
     targets = [
         _Target.of(golden, int(row), neighbours.of(golden, int(row)), words) for row in chosen.rows
     ]
+    found = {}
+    for name in ATTACKS:
+        attacked = [(target.row, target.attacked(name)) for target in targets]
+        found[name] = tuple((row, item) for row, item in attacked if item is not None)
+    return found
+
+
+def attack_outcomes(
+    listings: Attacked, opponents: Opponents, progress: Callable[[int, int], None]
+) -> list[AttackOutcome]:
+    """Return what every attack does.
+
+    Args:
+        listings: from `attacked_listings`.
+        opponents: answer.
+        progress: called with (attacks done, attacks in all).
+
+    Raises:
+        PermanentError: if an attack depends on pixels where it must not.
+    """
     outcomes = []
-    for number, name in enumerate(ATTACKS, start=1):
-        outcomes.append(_outcome(name, targets, opponents))
-        progress(number, len(ATTACKS))
+    for number, (name, attacked) in enumerate(listings.items(), start=1):
+        items = [item for _, item in attacked]
+        candidate_RP, champion_RP = opponents.probabilities("attacks", items)
+        row_R = np.array([row for row, _ in attacked], np.int64)
+        family = ATTACKS[name].family
+        outcomes.append(AttackOutcome(name, family, GATE, row_R, candidate_RP, champion_RP))
+        progress(number, len(listings))
     return outcomes
 
 
@@ -179,20 +199,6 @@ class _Target:
         if changed is None or len(changed.images) != num_images:
             raise PermanentError(f"attack {name} depends on pixels; mend the attack")
         return changed.images[place]
-
-
-def _outcome(name: str, targets: Sequence[_Target], opponents: Opponents) -> AttackOutcome:
-    attacked = [(target.row, target.attacked(name)) for target in targets]
-    items = [item for _, item in attacked if item is not None]
-    candidate_RP, champion_RP = opponents.probabilities("attacks", items)
-    return AttackOutcome(
-        name=name,
-        family=ATTACKS[name].family,
-        severity=GATE,
-        row_R=np.array([row for row, item in attacked if item is not None], np.int64),
-        candidate_RP=candidate_RP,
-        champion_RP=champion_RP,
-    )
 
 
 def _loaded(item: LazyItem) -> Subject:

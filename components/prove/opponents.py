@@ -13,7 +13,7 @@ from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import BundleRejected
 from moderation.gates.evidence import Answers, Floats, ScoredSet
 from moderation.release import SliceRules
-from moderation.rescoring import LazyItem, Progress, rescore
+from moderation.rescoring import LazyItem, Progress, Readings, rescore
 from moderation.scores import Scores
 from moderation.scoring import Scorer
 
@@ -30,6 +30,7 @@ class Opponents:
     cache: EmbeddingCache
     num_threads: int = 1
     missing: dict[str, str] = field(default_factory=dict)
+    readings: Readings | None = None
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -73,18 +74,26 @@ class Opponents:
         if self.champion is not None:
             both = [self.candidate, self.champion]
             try:
-                candidate, champion = rescore(
-                    items, both, self.cache, num_threads=self.num_threads, progress=progress
-                )
+                candidate, champion = self._rescored(items, both, progress)
                 return candidate, champion
             except BundleRejected as error:
                 refused = str(error)
-        (candidate,) = rescore(
-            items, [self.candidate], self.cache, num_threads=self.num_threads, progress=progress
-        )
+        (candidate,) = self._rescored(items, [self.candidate], progress)
         if self.champion is not None:
             self.missing[f"champion on {part}"] = refused
         return candidate, None
+
+    def _rescored(
+        self, items: Sequence[LazyItem], scorers: Sequence[Scorer], progress: Progress | None
+    ) -> list[Scores]:
+        return rescore(
+            items,
+            scorers,
+            self.cache,
+            num_threads=self.num_threads,
+            readings=self.readings,
+            progress=progress,
+        )
 
     def _answers(self, scorer: Scorer, scores: Scores, items: Sequence[LazyItem]) -> Answers:
         log_odds_NP = scorer.log_odds(scores.signals_NPM, scores.signal_status_NPM)

@@ -1,16 +1,17 @@
 """One proof in the making: each part of the evidence is taken by itself, and says why where it cannot be."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from components.home import Home
 from components.image_copies import image_copies
 from components.progress import show_progress
-from components.prove.attacked import attack_outcomes, choose, subjects_of
+from components.prove.attacked import attack_outcomes, attacked_listings, choose, subjects_of
 from components.prove.costs import take_costs
 from components.prove.frozen import FrozenRows
 from components.prove.heads import require_heads, retired
@@ -18,6 +19,7 @@ from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
 from components.prove.replayed import Window, recorded_rows, replayed_set
 from components.prove.sets import fresh_rows, golden_rows, traffic_rows
+from components.prove.shared import Shared
 from ledger.events import EventKind
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
@@ -44,6 +46,8 @@ assert measures.__all__, "importing them makes the contract's measures known"
 
 _NO_GOLDEN: Final = "no golden set was built in this home; build one with `tidegate golden build`"
 _LOOKED_BY: Final = "prove"
+
+Part = TypeVar("Part")
 
 # Progress lines of one part: enough to see that it moves, few enough to read.
 _LINES: Final = 10
@@ -79,6 +83,7 @@ class Proof:
     suite: Suite
     seed: int
     clock: Clock
+    shared: Shared = field(default_factory=Shared)
     sets: dict[str, ScoredSet] = field(default_factory=dict)
     attacks: list[AttackOutcome] = field(default_factory=list)
     leaks: LeakCheck | None = None
@@ -97,8 +102,17 @@ class Proof:
         policies: PolicyFile,
         seed: int,
         clock: Clock | None = None,
+        shared: Shared | None = None,
     ) -> "Proof":
         """Return a proof with nothing taken yet, both bundles verified and loaded.
+
+        Args:
+            inputs: folders.
+            contract: says how much is taken.
+            policies: in force.
+            seed: draws the listings that are attacked.
+            clock: dates the look at the golden set.
+            shared: of proofs before this one; None: there were none.
 
         Raises:
             PermanentError: if the candidate lacks the head of a policy, or is the champion itself.
@@ -112,16 +126,17 @@ class Proof:
             )
         require_heads(candidate.digest, candidate.manifest.policies, policies.ids)
         record_cut_off(home, candidate, snapshot)
+        shared = shared or Shared()
         opponents = Opponents(
             Scorer(candidate),
             None if champion is None else Scorer(champion),
             EmbeddingCache(home.embeddings),
             settings().num_threads,
+            readings=shared.readings,
         )
         suite = contract.profile(inputs.profile).suite or contract.suite
-        proof = cls(
-            home, snapshot, opponents, contract, policies, suite, seed, clock or SystemClock()
-        )
+        clock = clock or SystemClock()
+        proof = cls(home, snapshot, opponents, contract, policies, suite, seed, clock, shared)
         proof.facts[SNAPSHOT_FACT] = candidate.manifest.inputs.snapshot
         proof.facts["candidate saw truth until"] = f"{snapshot.cut_off:%Y-%m-%d %H:%M} UTC"
         prefilter = opponents.candidate.prefilter
@@ -147,7 +162,11 @@ class Proof:
             )
             self.facts["golden set"] = f"version {golden.version}, {golden.digest[:12]}"
             self.facts["looks at it"] = f"{looks} of {most}"
-            rows = golden_rows(golden, self.opponents.policies, self._read_blob)
+            rows = self._once(
+                "golden",
+                (golden.version, golden.digest),
+                lambda: golden_rows(golden, self.opponents.policies, self._read_blob),
+            )
             self._answer(rows)
             self._golden = (golden, rows)
 
@@ -164,18 +183,9 @@ class Proof:
                 theirs = cut_off_of(self.home, self.opponents.champion.bundle)
                 self.facts["champion saw truth until"] = f"{theirs:%Y-%m-%d %H:%M} UTC"
                 after = max(after, theirs)
-            known = set(self.snapshot.column("submission_id").tolist())
-            if self._golden is not None:
-                known.update(self._golden[0].table.column("submission_id").tolist())
-            self._answer(
-                fresh_rows(
-                    self.home,
-                    after,
-                    self.opponents.policies,
-                    self._read_blob,
-                    known=frozenset(known),
-                )
-            )
+            golden = None if self._golden is None else self._golden[0]
+            key = (self._heard, after, self._snapshot_key, golden and golden.digest)
+            self._answer(self._once("fresh", key, lambda: self._fresh_rows(after, golden)))
 
     def take_replay(self) -> None:
         """Decide recorded traffic again."""
@@ -186,12 +196,17 @@ class Proof:
                 )
             ledger, samples = SqliteLedger(self.home.ledger), self.contract.samples
             self.nothing_decided = not any(ledger.read((EventKind.DECISION,)))
-            recorded = recorded_rows(
-                ledger,
-                ContentStore(self.home.content),
-                self.opponents.policies,
-                Window(samples.replay_days, samples.replay_decisions),
-                self.seed,
+            window = Window(samples.replay_days, samples.replay_decisions)
+            recorded = self._once(
+                "replay",
+                (self._heard, window, self.seed),
+                lambda: recorded_rows(
+                    ledger,
+                    ContentStore(self.home.content),
+                    self.opponents.policies,
+                    window,
+                    self.seed,
+                ),
             )
             self.facts |= recorded.facts
             self.sets["replay"] = replayed_set(
@@ -201,6 +216,7 @@ class Proof:
                 self.policies,
                 self.contract.slices,
                 num_threads=self.opponents.num_threads,
+                readings=self.opponents.readings,
                 progress=self._told("replay"),
             )
 
@@ -208,10 +224,13 @@ class Proof:
         """Score golden listings under every attack, then under the candidate's own gradients."""
         with self._part("attacks"):
             golden, rows = self._need_golden()
-            chosen = choose(rows, self.suite, self.seed)
-            self.attacks += attack_outcomes(
-                rows, chosen, self.opponents, self._words, self._told("attacks")
+            said = self.suite.model_dump_json()
+            listings = self._once(
+                "attacks",
+                (golden.version, golden.digest, said, self.seed, tuple(self._words)),
+                lambda: attacked_listings(rows, choose(rows, self.suite, self.seed), self._words),
             )
+            self.attacks += attack_outcomes(listings, self.opponents, self._told("attacks"))
         with self._part("white_box"):
             golden, rows = self._need_golden()
             from components.prove.white_boxed import white_box_outcomes  # torch takes seconds
@@ -229,7 +248,11 @@ class Proof:
         """Look for golden listings among the rows that the candidate was fitted on."""
         with self._part("leaks"):
             golden, _ = self._need_golden()
-            self.leaks = find_leaks(self.snapshot, golden.table, image_copies(self.home))
+            self.leaks = self._once(
+                "leaks",
+                (self._snapshot_key, golden.version, golden.digest),
+                lambda: find_leaks(self.snapshot, golden.table, image_copies(self.home)),
+            )
 
     def take_costs(self) -> None:
         """Measure latency and size."""
@@ -305,7 +328,34 @@ class Proof:
 
     @cached_property
     def _traffic_rows(self) -> FrozenRows:
-        return traffic_rows(self.snapshot, self.opponents.policies, self._read_blob)
+        return self._once(
+            "traffic",
+            self._snapshot_key,
+            lambda: traffic_rows(self.snapshot, self.opponents.policies, self._read_blob),
+        )
+
+    def _fresh_rows(self, after: datetime, golden: GoldenSet | None) -> FrozenRows:
+        known = set(self.snapshot.column("submission_id").tolist())
+        if golden is not None:
+            known.update(golden.table.column("submission_id").tolist())
+        return fresh_rows(
+            self.home, after, self.opponents.policies, self._read_blob, known=frozenset(known)
+        )
+
+    @property
+    def _snapshot_key(self) -> Hashable:
+        return str(self.snapshot.folder.resolve()), self.snapshot.digest
+
+    @property
+    def _heard(self) -> int:
+        """Of how many events the ledger has; of one that is not there, none: looking would make it."""
+        there = self.home.ledger.is_file()
+        return SqliteLedger(self.home.ledger).last_sequence() if there else 0
+
+    def _once(self, name: str, key: Hashable, make: Callable[[], Part]) -> Part:
+        """Return what depends on the home, the policies and `key` alone, as proofs of other candidates have it."""
+        place = str(self.home.folder.resolve())
+        return self.shared.once((name, place, self.opponents.policies, key), make)
 
     def _answer(self, rows: FrozenRows) -> None:
         self.sets[rows.name] = self.opponents.answer(

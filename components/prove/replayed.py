@@ -27,7 +27,7 @@ from moderation.gates.evidence import Answers, Floats, ScoredSet
 from moderation.listing import Submission
 from moderation.policy import PolicyFile
 from moderation.release import SliceRules
-from moderation.rescoring import LazyImage, LazyItem, Progress, rescore
+from moderation.rescoring import LazyImage, LazyItem, Progress, Readings, rescore
 from moderation.scoring import Scorer
 from moderation.snapshot_rows import SnapshotRow, links_of, to_record
 from moderation.splitting import group_rows
@@ -130,6 +130,7 @@ def replayed_set(
     rules: SliceRules,
     *,
     num_threads: int = 1,
+    readings: Readings | None = None,
     progress: Progress | None = None,
 ) -> ScoredSet:
     """Return the set `replay`: as champion what was recorded, as candidate what is decided now.
@@ -141,13 +142,19 @@ def replayed_set(
         policies: the policy file.
         rules: of the slices.
         num_threads: images that are embedded side by side.
+        readings: of texts that were read before.
         progress: called with (listings done, listings in all).
 
     Raises:
         BundleRejected: if the candidate refuses to answer.
     """
     (scores,) = rescore(
-        recorded.rows.items, [candidate], cache, num_threads=num_threads, progress=progress
+        recorded.rows.items,
+        [candidate],
+        cache,
+        num_threads=num_threads,
+        readings=readings,
+        progress=progress,
     )
     answers = Answers(
         candidate.digest,

@@ -11,6 +11,7 @@ from components.prove.frozen import FrozenRows, ReadBlob, Record, freeze, record
 from ledger.ledger import Ledger, SqliteLedger
 from moderation.errors import InvalidSnapshot
 from moderation.golden_set import GoldenSet
+from moderation.listing import Submission
 from moderation.snapshot import Snapshot, SnapshotRow
 from moderation.snapshot_rows import is_immature, links_of, to_record
 from moderation.splitting import group_rows
@@ -59,13 +60,13 @@ def fresh_rows(
             "wait for reviews"
         )
     seen = known | _reviewed_until(ledger, after)
-    rows = [
-        row
-        for row in read_rows(ledger, until, policies, known_behaviour(home, ledger))
-        if row.truth
-        and row.submission.submission_id not in seen
-        and not is_immature(row.submission, until)
-    ]
+
+    def is_fresh(submission: Submission, has_truth: bool) -> bool:
+        is_new = has_truth and submission.submission_id not in seen
+        return is_new and not is_immature(submission, until)
+
+    behaviour_at = known_behaviour(home, ledger)
+    rows = list(read_rows(ledger, until, policies, behaviour_at, is_fresh))
     if not rows:
         raise InvalidSnapshot(
             f"no submission has mature truth that arrived after {after:%Y-%m-%d %H:%M} UTC alone; wait for reviews"

@@ -9,6 +9,7 @@ from pathlib import Path
 from components.contract import read_contract
 from components.policies import read_policies
 from components.prove.proof import Proof, ProveInputs
+from components.prove.shared import Shared
 from moderation.clock import Clock
 
 __all__ = ["ProveInputs", "run"]
@@ -22,6 +23,7 @@ def run(
     *,
     out: str,
     clock: Clock | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, float]:
     """Write the evidence to the folder `out`; return how many rows and attacks it holds, and what it cost.
 
@@ -34,6 +36,7 @@ def run(
         seed: draws the listings that are attacked.
         out: folder.
         clock: dates the look at the golden set.
+        shared: what proofs of other candidates in this process took already; None: nothing.
 
     Raises:
         BundleRejected: if a bundle is altered: then nothing can be said of it.
@@ -41,7 +44,9 @@ def run(
         PolicyError: if contract or policies do not load.
         TemporaryError: if ledger or store cannot be read now.
     """
-    proof = Proof.open(inputs, read_contract(contract), read_policies(policies), seed, clock)
+    proof = Proof.open(
+        inputs, read_contract(contract), read_policies(policies), seed, clock, shared
+    )
     proof.take_golden()
     proof.take_traffic()
     proof.take_fresh()

@@ -13,7 +13,7 @@ from moderation.embedding import Embedder, embed_snapshot
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import BundleRejected, InvalidListing
 from moderation.features import FEATURE_NAMES
-from moderation.rescoring import LazyImage, LazyItem, rescore
+from moderation.rescoring import LazyImage, LazyItem, Readings, rescore
 from moderation.scores import Scores
 from moderation.scoring import Scorer, ScoringItem
 from tests.toy import toy_image, toy_world
@@ -88,6 +88,25 @@ def test_combining_is_bit_exact_after_rescoring(scorer: Scorer, cache: Embedding
     (scores,) = rescore([_lazy(item) for item in _items()], [scorer], cache)
     again = scorer.combine(scores.signals_NPM, scores.signal_status_NPM)
     assert again.tobytes() == scores.probability_NP.tobytes()
+
+
+def test_texts_are_read_once_when_readings_are_kept(scorer: Scorer, cache: EmbeddingCache) -> None:
+    items = [_lazy(item) for item in _items()]
+    (alone,) = rescore(items, [scorer], cache)
+    readings = Readings()
+    for _ in range(2):
+        (scores,) = rescore(items, [scorer], cache, readings=readings)
+        assert scores.probability_NP.tobytes() == alone.probability_NP.tobytes()
+    texts = list(dict.fromkeys((item.title, item.description) for item in items))
+    assert readings.of(texts) is readings.of(texts)
+    assert readings.of(texts[:1]) is not readings.of(texts)
+
+
+def test_readings_keep_no_more_than_they_may() -> None:
+    readings = Readings(most=2)
+    first = readings.of([("lamp", ""), ("shoe", "")])
+    assert readings.of([("lamp", ""), ("shoe", "")]) is first
+    assert readings.of([("hat", "")]) is not readings.of([("hat", "")])
 
 
 def test_contents_are_read_once_when_two_share_a_tower(

@@ -1,9 +1,7 @@
 """Every candidate proved once and judged, by the pipeline's own steps, two at a time."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import yaml
@@ -16,6 +14,7 @@ from moderation.release import STANDARD, parse_release
 from moderation.snapshot import Snapshot
 from tidegate.doctor.candidates import CANDIDATES, GOOD, Candidate, Entry
 from tidegate.doctor.making import SEED
+from tidegate.doctor.rates import mapper
 from tidegate.doctor.table import Cell, expects
 from tidegate.doctor.workshop import Workshop
 
@@ -43,8 +42,8 @@ def prove_all(
         progress(candidate.name)
     record_cut_off(shop.home, shop.good(), Snapshot.open(shop.late.table))
     names = [one.name for one in candidates if one not in first and one.proved_as is None]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        for name, cells in zip(names, pool.map(partial(_by_name, shop), names), strict=True):
+    with mapper(processes) as each:
+        for name, cells in zip(names, each(partial(_by_name, shop), names), strict=True):
             got[name] = cells
             progress(name)
     for candidate in candidates:

@@ -5,6 +5,7 @@ Nothing is scored or measured again: the figures that the candidates gave are de
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from moderation.gates.estimates import Exact
@@ -14,7 +15,7 @@ from moderation.gates.judging import GateResult, decide
 from moderation.release import STANDARD, Gate, ReleaseContract
 from tidegate.doctor.candidates import CANDIDATES, GOOD, Candidate
 from tidegate.doctor.making import SEED
-from tidegate.doctor.rates import fires, judge_some
+from tidegate.doctor.rates import Mapper, fires, judge_some, mapper
 from tidegate.doctor.table import expects
 
 _FAR: Final = 1e9
@@ -24,7 +25,8 @@ Change = Callable[[Gate], Gate | None]
 """Gives the changed gate; None where the gate has nothing of the kind."""
 
 
-EvidenceOf = Callable[[Candidate], Evidence]
+EvidenceOf = Callable[[str], Evidence]
+"""By a candidate's name."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,22 @@ CHANGES: Final[dict[str, Change]] = {
 
 
 def survey(
-    contract: ReleaseContract, evidence_of: EvidenceOf, candidates: Sequence[Candidate] = CANDIDATES
+    contract: ReleaseContract,
+    evidence_of: EvidenceOf,
+    candidates: Sequence[Candidate] = CANDIDATES,
+    *,
+    processes: int = 0,
 ) -> list[Mutant]:
-    """Return every change of the contract with who noticed it."""
-    pairs = list(_pairs(contract, evidence_of, candidates))
+    """Return every change of the contract with who noticed it.
+
+    Args:
+        contract: whose gates are changed.
+        evidence_of: gives the evidence about a candidate; with processes, something that can be sent to them.
+        candidates: whose expectations may notice.
+        processes: that measure the gates side by side; 0: this one does.
+    """
+    with mapper(processes) as each:
+        pairs = list(_pairs(contract, evidence_of, candidates, each))
     mutants = []
     for gate in contract.gates:
         own = [pair for pair in pairs if pair.result.gate.id == gate.id]
@@ -103,22 +117,42 @@ def survey(
 
 
 def _pairs(
-    contract: ReleaseContract, evidence_of: EvidenceOf, candidates: Sequence[Candidate]
+    contract: ReleaseContract,
+    evidence_of: EvidenceOf,
+    candidates: Sequence[Candidate],
+    each: Mapper,
 ) -> Iterator[_Pair]:
-    num_checks = 1
-    for candidate in sorted(candidates, key=lambda one: one.name != GOOD):
-        wanted = {
-            gate.id: must_pass
-            for gate in contract.gates
-            if (must_pass := expects(candidate, gate, contract)) is not None
-        }
-        evidence = evidence_of(candidate)
-        results = judge_some(evidence, contract, tuple(wanted), seed=SEED, num_checks=num_checks)
-        if candidate.name == GOOD:
-            num_checks = sum(len(result.checks) for result in results)
+    first = [one for one in candidates if one.name == GOOD]
+    others = [one for one in candidates if one.name != GOOD]
+    asked = [(one.name, tuple(_wanted(contract, one))) for one in (*first, *others)]
+    known = [_results(contract, evidence_of, 1, one) for one in asked[: len(first)]]
+    num_checks = sum(len(result.checks) for results in known for result in results) or 1
+    known += each(partial(_results, contract, evidence_of, num_checks), asked[len(first) :])
+    for candidate, results in zip([*first, *others], known, strict=True):
+        wanted = _wanted(contract, candidate)
         for result in results:
             share = contract.risk.block_good * len(result.checks) / num_checks
             yield _Pair(candidate.name, wanted[result.gate.id], result, share)
+
+
+def _wanted(contract: ReleaseContract, candidate: Candidate) -> dict[str, bool]:
+    """Return gate -> whether it must pass the candidate, where anything is expected."""
+    return {
+        gate.id: must_pass
+        for gate in contract.gates
+        if (must_pass := expects(candidate, gate, contract)) is not None
+    }
+
+
+def _results(
+    contract: ReleaseContract,
+    evidence_of: EvidenceOf,
+    num_checks: int,
+    asked: tuple[str, tuple[str, ...]],
+) -> list[GateResult]:
+    """Return the verdicts about a candidate, by name, of the gates that expect something of it."""
+    name, gate_ids = asked
+    return judge_some(evidence_of(name), contract, gate_ids, seed=SEED, num_checks=num_checks)
 
 
 def _noticed(changed: Gate, pairs: Sequence[_Pair], contract: ReleaseContract) -> str:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from moderation.gates import measures
 from moderation.gates.estimates import Proportion
@@ -41,6 +42,8 @@ _READS_TIERS: Final = {
 """Measures that ask which tiers the contract certifies."""
 
 Progress = Callable[[int, int], None]
+Mapper = Callable[..., Iterable[Any]]
+"""`map`, in as many processes as were asked for."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def measure_rates(
     risk = contract.risk.model_copy(update={"resamples": min(contract.risk.resamples, _RESAMPLES)})
     contract = contract.model_copy(update={"risk": risk})
     worlds: list[_World] = []
-    with _mapper(processes) as each:
+    with mapper(processes) as each:
         for world in each(partial(_world, contract), range(num_worlds)):
             worlds.append(world)
             progress(len(worlds), num_worlds)
@@ -118,13 +121,19 @@ def measure_rates(
 
 
 @contextmanager
-def _mapper(processes: int) -> Iterator[Callable[..., Iterable[_World]]]:
-    """Give `map`, of as many processes; of none, in this one."""
+def mapper(processes: int) -> Iterator[Mapper]:
+    """Give `map`, of as many processes, linear algebra in each on one thread; of none, in this one."""
     if not processes:
         yield map
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawned, initializer=_one_thread) as pool:
         yield pool.map
+
+
+def _one_thread() -> None:
+    """Keep linear algebra to one thread: processes share the cores, and threads of several wait for each other."""
+    threadpool_limits(1)
 
 
 def fires(result: GateResult) -> bool:

@@ -17,13 +17,14 @@ from ledger.store import ContentStore
 from moderation.bundle import Bundle
 from moderation.decision import SIGNALS, Attempt, Decision, Versions, conclude
 from moderation.features import FEATURE_NAMES
+from moderation.listing import Submission
 from moderation.policy import PolicyFile
 from moderation.scoring import Scorer, ScoringItem
 from moderation.snapshot import SnapshotRow
 from serving.client import Answer
 from serving.gateway.behaviour import Behaviour
-from serving.gateway.gate import listing_bytes
 from serving.gateway.record import answered
+from serving.gateway.requests import listing_bytes
 from serving.release import Release
 from tidegate.doctor.world import END, REPLAYED_FROM
 
@@ -44,11 +45,12 @@ def record_traffic(
         caps: policy -> weakest tier that was closed on that day.
     """
     scorer, ledger = Scorer(bundle), SqliteLedger(home.ledger)
-    rows = [
-        row
-        for row in read_rows(ledger, END + _LATE_TRUTH, policies.ids, known_behaviour(home, ledger))
-        if row.submission.submitted_at >= REPLAYED_FROM and row.truth
-    ]
+
+    def is_replayed(submission: Submission, has_truth: bool) -> bool:
+        return has_truth and submission.submitted_at >= REPLAYED_FROM
+
+    behaviour_at = known_behaviour(home, ledger)
+    rows = list(read_rows(ledger, END + _LATE_TRUTH, policies.ids, behaviour_at, is_replayed))
     store = ContentStore(home.content)
     return ledger.append(decisions_about(rows, scorer, policies, store, caps=caps))
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -61,7 +62,7 @@ def run(*, worlds: int, seeds: int = 1, root: Path = ROOT) -> int:
     report.add("Every gate and its candidates", table, wrong)
     for seed in range(1, seeds):
         _further_world(shop, WORLD_SEED + seed, contract, report)
-    mutants = survey(contract, lambda one: Evidence.load(evidence_folder(shop, one)))
+    mutants = survey(contract, partial(_evidence, shop), processes=2)
     survived = [f"{one.gate}: {one.change} was not noticed" for one in survivors(mutants)]
     report.add("Changes of the contract", summary(mutants), survived)
     if worlds:
@@ -82,6 +83,11 @@ def _further_world(shop: Workshop, seed: int, contract: ReleaseContract, report:
     got = prove_all(other, few, progress=_proved)
     lines = expected_lines(contract, got, few)
     report.add(f"Another world, seed {seed}", as_matrix(got, contract), _wrong_lines(lines))
+
+
+def _evidence(shop: Workshop, name: str) -> Evidence:
+    candidate = next(one for one in CANDIDATES if one.name == name)
+    return Evidence.load(evidence_folder(shop, candidate))
 
 
 def _proved(name: str) -> None:

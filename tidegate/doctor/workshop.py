@@ -15,17 +15,22 @@ from components.home import Home
 from components.ingest.rows import open_rows, write_rows
 from components.policies import read_policies
 from components.prove import step as proving
+from components.prove.shared import Shared
 from components.prove.step import ProveInputs
 from components.snapshot.step import hashed_rows
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
 from moderation.golden import build_golden
+from moderation.rescoring import Readings
 from moderation.snapshot import SnapshotRow
 from tidegate.doctor.making import SEED, Run, freeze, ingest, train
 from tidegate.doctor.recorded import record_traffic
 from tidegate.doctor.world import EARLY_DAY, LAST_DAY, DoctorWorld, Size
 
 WORLD_SEED: Final = 7
+
+_SHARED: Final = Shared(Readings())
+"""Of all candidates that this process proves; none of them, nor their judgement, is in it."""
 
 Retell = Callable[[SnapshotRow], SnapshotRow]
 
@@ -122,7 +127,9 @@ class Workshop:
         inputs = ProveInputs(
             str(release), "" if champion is None else str(champion), str(table), str(home.folder)
         )
-        counts = proving.run(inputs, self.contract, self.policies, SEED, out=str(out))
+        counts = proving.run(
+            inputs, self.contract, self.policies, SEED, out=str(out), shared=_SHARED
+        )
         (out / "counts.json").write_text(json.dumps(counts, indent=1, sort_keys=True))
 
     def variant(self, name: str, *without: str) -> Home:
@@ -141,7 +148,7 @@ class Workshop:
         read_blob = ContentStore(self.home.content).get
 
         def rows() -> Iterator[SnapshotRow]:
-            found = hashed_rows(open_rows(self.late.rows), read_blob)
+            found = open_rows(self.late.rows)
             return found if retell is None else map(retell, found)
 
         build_golden(
@@ -150,6 +157,7 @@ class Workshop:
             read_contract(self.contract).golden,
             policy_ids=self.policy_ids,
             as_of=LAST_DAY,
+            hashed=lambda drawn: hashed_rows(drawn, read_blob),
         )
 
     @property

@@ -22,6 +22,7 @@ from components.prove.heads import retired
 from components.prove.lineage import record_cut_off
 from components.prove.proof import Proof, ProveInputs
 from components.prove.sets import golden_rows
+from components.prove.shared import Shared
 from ledger.store import ContentMissing, ContentStore
 from moderation.attacks.hard_examples import INSPECT, MAX_EXAMPLES
 from moderation.attacks.registry import ATTACKS
@@ -38,6 +39,7 @@ from moderation.gates.withstanding import hard_examples
 from moderation.golden_set import latest_golden, looks
 from moderation.image_copies import ImageCopies
 from moderation.release import ReleaseContract, parse_release
+from moderation.rescoring import Readings
 from tests.prove_world import (
     LATER,
     POLICIES_TEXT,
@@ -100,6 +102,27 @@ def test_evidence_says_who_was_compared(world: ProveWorld, evidence: Evidence) -
     assert evidence.facts["looks at it"] == "1 of 50"
     assert evidence.facts["golden set"].startswith("version 1, ")
     assert [look.bundle for look in looks(world.home.golden)][0] == world.candidate.digest
+
+
+def test_a_proof_that_shares_parts_with_another_says_the_same(
+    world: ProveWorld, tmp_path: Path
+) -> None:
+    shared, alone = Shared(Readings()), Shared()
+    taken = []
+    for number, one in enumerate((alone, shared, shared)):
+        out = tmp_path / str(number)
+        step.run(world.inputs(), small_contract(), POLICIES_TEXT, SEED, out=str(out), shared=one)
+        taken.append(Evidence.load(out))
+    first, *others = taken
+    for other in others:
+        assert other.leaks == first.leaks
+        for name, found in first.sets.items():
+            assert other.sets[name].digest == found.digest
+            said = other.sets[name].candidate.probability_NP
+            assert np.array_equal(said, found.candidate.probability_NP)
+        for attack, again in zip(first.attacks, other.attacks, strict=True):
+            assert np.array_equal(attack.row_R, again.row_R)
+            assert np.array_equal(attack.candidate_RP, again.candidate_RP)
 
 
 def test_every_part_is_there_or_says_why_not(evidence: Evidence) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from components.prove.attacked import attack_outcomes, choose
+from components.prove.attacked import Chosen, attack_outcomes, attacked_listings, choose
 from components.prove.frozen import FrozenRows, freeze, records_of
 from components.prove.opponents import Opponents
 from ledger.store import ContentStore
 from moderation.attacks.registry import ATTACKS, Attack, Subject
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import PermanentError
+from moderation.gates.evidence import AttackOutcome
 from moderation.image import decode
 from moderation.release import Suite, load_release
 from moderation.scoring import Scorer, ScoringItem
@@ -70,6 +71,15 @@ def opponents(world: ProveWorld, tmp_path: Path) -> Opponents:
     return Opponents(Scorer(world.candidate), Scorer(world.champion), cache)
 
 
+def _outcomes(
+    rows: FrozenRows,
+    chosen: Chosen,
+    opponents: Opponents,
+    progress: Callable[[int, int], None],
+) -> list[AttackOutcome]:
+    return attack_outcomes(attacked_listings(rows, chosen, WORDS), opponents, progress)
+
+
 @pytest.fixture
 def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let these be all attacks that there are."""
@@ -122,7 +132,7 @@ def test_text_attack_leaves_images_to_the_cache(
     chosen, told = choose(rows, SUITE, seed=3), list[tuple[int, int]]()
     opponents.answer(rows, load_release(CONTRACT).slices)
     known = opponents.cache.misses
-    (outcome,) = attack_outcomes(rows, chosen, opponents, WORDS, _said(told))
+    (outcome,) = _outcomes(rows, chosen, opponents, _said(told))
     with_title = [row for row in chosen.rows if rows.items[row].title]
     assert outcome.row_R.tolist() == with_title
     assert opponents.cache.misses - known == len({rows.items[row].title for row in with_title})
@@ -137,7 +147,7 @@ def test_image_attack_scores_the_changed_images(
 ) -> None:
     only(invert=_invert)
     chosen = choose(rows, SUITE, seed=3)
-    (outcome,) = attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+    (outcome,) = _outcomes(rows, chosen, opponents, _said([]))
     assert outcome.row_R.tolist() == [row for row in chosen.rows if rows.items[row].images]
     expected = _probability(
         opponents,
@@ -161,9 +171,9 @@ def test_second_candidate_pays_nothing_for_known_attacks(
 ) -> None:
     only(invert=_invert, cover=_cover, borrow=_borrow, shout=_shout)
     chosen = choose(rows, SUITE, seed=3)
-    first = attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+    first = _outcomes(rows, chosen, opponents, _said([]))
     known = opponents.cache.misses
-    again = attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+    again = _outcomes(rows, chosen, opponents, _said([]))
     assert opponents.cache.misses == known > 0
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.candidate_RP, other.candidate_RP)
@@ -174,7 +184,7 @@ def test_joint_attack_reads_the_neighbour(
 ) -> None:
     only(cover=_cover, borrow=_borrow)
     chosen = choose(rows, SUITE, seed=3)
-    covered, borrowed = attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+    covered, borrowed = _outcomes(rows, chosen, opponents, _said([]))
     assert covered.row_R.tolist() == chosen.rows.tolist()
     before = _probability(opponents, [_direct(rows, row, lambda i: i) for row in covered.row_R])
     assert not np.array_equal(covered.candidate_RP, before)
@@ -194,10 +204,10 @@ def test_attack_is_refused_when_it_breaks_limits_or_reads_pixels(
     chosen = choose(rows, SUITE, seed=3)
     only(flood=flood)
     with pytest.raises(PermanentError, match="breaks a listing's limits; mend the attack"):
-        attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+        _outcomes(rows, chosen, opponents, _said([]))
     only(peek=peek)
     with pytest.raises(PermanentError, match="attack peek depends on pixels"):
-        attack_outcomes(rows, chosen, opponents, WORDS, _said([]))
+        _outcomes(rows, chosen, opponents, _said([]))
 
 
 def _inverted(subject: Subject) -> tuple[Image.Image, ...]:
@@ -219,9 +229,7 @@ def test_undecodable_image_stays_so_under_attack(
         for item in rows.items
     ]
     chosen = choose(rows, SUITE, seed=3)
-    (outcome,) = attack_outcomes(
-        replace(rows, items=tuple(broken)), chosen, opponents, WORDS, _said([])
-    )
+    (outcome,) = _outcomes(replace(rows, items=tuple(broken)), chosen, opponents, _said([]))
     bare = [replace(_direct(rows, row, lambda i: i), images=[b"no image"]) for row in outcome.row_R]
     assert np.abs(outcome.candidate_RP - _probability(opponents, bare)).max() <= 1e-5
 
@@ -231,4 +239,4 @@ def test_no_attack_is_no_evidence(
 ) -> None:
     only()
     with pytest.raises(PermanentError, match="no attack is registered"):
-        attack_outcomes(rows, choose(rows, SUITE, seed=3), opponents, WORDS, _said([]))
+        _outcomes(rows, choose(rows, SUITE, seed=3), opponents, _said([]))

@@ -24,11 +24,11 @@ _LEAK = Candidate("leak", "", _never, ("no-leak",))
 _FINE = Candidate(GOOD, "", _never)
 
 
-def _evidence_of(candidate: Candidate) -> Evidence:
+def _evidence_of(name: str) -> Evidence:
     good = good_evidence(3)
-    if candidate.name == GOOD:
+    if name == GOOD:
         return good
-    spoil, _ = SPOILED[candidate.name]
+    spoil, _ = SPOILED[name]
     return spoil(good, np.random.default_rng(3))
 
 
@@ -44,6 +44,11 @@ def test_every_change_is_noticed_when_pairs_are_there() -> None:
     assert ("golden-average-precision", "confidence absurd") in tried
     assert ("no-leak", "confidence absurd") not in tried  # a count of everything has no error
     assert ("no-leak", "min_positives absurd") not in tried  # the gate asks for none
+
+
+def test_processes_find_what_one_finds() -> None:
+    few = (_FINE, _LEAK)
+    assert survey(_rules(), _evidence_of, few, processes=2) == survey(_rules(), _evidence_of, few)
 
 
 def test_a_change_survives_when_the_bad_candidate_is_gone() -> None:
