@@ -35,7 +35,7 @@ class _Sizes:
     servers: tuple[str, ...] = SERVERS
 
 
-FULL: Final = _Sizes((1, 4, 16, 64), 5, 4.0, ("tiny", "small"))
+FULL: Final = _Sizes((1, 4, 16, 64), 3, 4.0, ("tiny", "small"))
 SMOKE: Final = _Sizes((1, 16), 1, 1.0, ("tiny",), SERVERS[:2])
 
 
@@ -134,7 +134,14 @@ def _choose_threads(
     cores = len(visible_cores())
     half = max(1, cores // 2)
     options = dict.fromkeys(
-        [(1, cores, half), (cores, 1, half), (1, half, half), (1, cores, cores)]
+        [
+            (1, cores, half),
+            (cores, 1, half),
+            (1, 1, half),
+            (1, cores, cores),
+            (cores, 1, cores),
+            (1, 1, cores),
+        ]
     )
     found: dict[tuple[int, int, int], float] = {}
     for option in options:

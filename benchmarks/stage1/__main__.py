@@ -14,13 +14,13 @@ from PIL import Image
 
 from benchmarks.harness import Bench, Target
 from benchmarks.stage1.lookups import compare_lookups
+from benchmarks.stage1.traffic import UNKNOWN, add_share
 from marketplace.config import WorldConfig
 from marketplace.world import World
 from moderation.bank_versions import BankVersions
 from moderation.banks import Banks
 from moderation.clock import SystemClock
-from moderation.features import FEATURE_NAMES
-from moderation.image import decode, hash_view
+from moderation.image import decode_view
 from moderation.pattern_book import PatternBook
 from moderation.policy import PolicyFile, load_policies
 from moderation.prefilter import Incoming, Prefilter
@@ -31,10 +31,6 @@ from tests.bank_world import entries_file, entry, hashes
 
 GOAL_MS: Final = 10.0
 _PHOTO_SIDES: Final = (1024, 768)
-_UNKNOWN: Final = (
-    np.zeros(len(FEATURE_NAMES), np.float32),
-    np.ones(len(FEATURE_NAMES), np.int8),
-)
 
 
 @dataclass(frozen=True)
@@ -43,10 +39,14 @@ class _Sizes:
     look_ups: int
     listings: int
     banked: int
+    traffic: float
+    """Of the default world's, a day."""
+
+    days: int
 
 
-FULL: Final = _Sizes((1_000_000, 10_000_000), 2_000, 1_000, 100_000)
-SMOKE: Final = _Sizes((50_000,), 100, 40, 2_000)
+FULL: Final = _Sizes((1_000_000, 10_000_000), 2_000, 1_000, 100_000, 0.3, 40)
+SMOKE: Final = _Sizes((50_000,), 100, 40, 2_000, 0.05, 6)
 
 
 def main() -> None:
@@ -57,34 +57,34 @@ def main() -> None:
     sizes = SMOKE if asked.smoke else FULL
     bench = Bench("stage1-smoke" if asked.smoke else "stage1")
     compare_lookups(bench, sizes.hashes, sizes.look_ups)
-    _time_stages(bench, sizes)
+    folder = Path(tempfile.mkdtemp(prefix="tidegate-stage1-"))
+    try:
+        _time_stages(bench, folder, sizes)
+        add_share(bench, folder / "world", factor=sizes.traffic, days=sizes.days)
+    finally:
+        shutil.rmtree(folder)
     bench.finish()
 
 
-def _time_stages(bench: Bench, sizes: _Sizes) -> None:
+def _time_stages(bench: Bench, folder: Path, sizes: _Sizes) -> None:
     """Time patterns and banks on simulated listings, one after the other on one thread."""
-    folder = Path(tempfile.mkdtemp(prefix="tidegate-stage1-"))
-    try:
-        timer = SystemClock()
-        prefilter, policies = _prefilter(folder, sizes.banked)
-        listings = _listings(sizes.listings)
-        photo = _photo()
-
-        kinds: dict[str, list[tuple[bytes, ...]]] = {
-            "text": [()] * len(listings),
-            "text and its images": [images for _, _, images in listings],
-            "text and a photo of a camera": [(photo,)] * len(listings),
-        }
-        for kind, images_of in kinds.items():
-            times = []
-            for (title, description, _), images in zip(listings, images_of, strict=True):
-                begin = timer.monotonic()
-                views = tuple(hash_view(decode(data)) for data in images)
-                prefilter.run(Incoming("u", title, description, views, *_UNKNOWN), policies)
-                times.append((timer.monotonic() - begin) * 1e3)
-            _add(bench, kind, times)
-    finally:
-        shutil.rmtree(folder)
+    timer = SystemClock()
+    prefilter, policies = _prefilter(folder, sizes.banked)
+    listings = _listings(sizes.listings)
+    photo = _photo()
+    kinds: dict[str, list[tuple[bytes, ...]]] = {
+        "text": [()] * len(listings),
+        "text and its images": [images for _, _, images in listings],
+        "text and a photo of a camera": [(photo,)] * len(listings),
+    }
+    for kind, images_of in kinds.items():
+        times = []
+        for (title, description, _), images in zip(listings, images_of, strict=True):
+            begin = timer.monotonic()
+            views = tuple(decode_view(data) for data in images)
+            prefilter.run(Incoming("u", title, description, views, *UNKNOWN), policies)
+            times.append((timer.monotonic() - begin) * 1e3)
+        _add(bench, kind, times)
 
 
 def _add(bench: Bench, kind: str, times: list[float]) -> None:
