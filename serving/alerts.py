@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from moderation.release import load_release
-from moderation.serving_rules import ServingRules
+from moderation.serving_rules import AlertRules, ServingRules
 from moderation.settings import settings
 
 RUNBOOKS: Final = "docs/runbooks"
@@ -78,6 +78,66 @@ def alerts(rules: ServingRules) -> Iterator[Alert]:
             severity="ticket",
             after_s=300,
         )
+    if rules.alerts is not None:
+        yield from _without(rules.alerts)
+        yield from _of_the_spill(rules, rules.alerts)
+
+
+def _without(limits: AlertRules) -> Iterator[Alert]:
+    """Yield what says that gateways do without a part of theirs."""
+    window = f"[{limits.window_s:g}s]"
+    failed, judged = (
+        f'sum(increase(tidegate_decided_by_total{{by=~"{by}"}}{window}))'
+        for by in ("failure_policy", "failure_policy|model")
+    )
+    yield Alert(
+        "TidegateWithoutModel",
+        "without-model",
+        f"{failed} / {judged} > {limits.without_model:g} and {judged} >= {limits.least_uploads}",
+        f"More than {limits.without_model:.0%} of what a model was to judge is answered by the failure policy alone.",
+        after_s=limits.after_s,
+    )
+    # Counted is each trial that failed: the state of a circuit that nobody calls any more says nothing.
+    opened = f'tidegate_circuit_opened_total{{dependency!~"shadow .*"}}{window}'
+    yield Alert(
+        "TidegateCircuitOpen",
+        "circuit-open",
+        f"sum by (dependency) (increase({opened})) > 0",
+        "A dependency of a gateway keeps failing and is left alone: uploads are answered without it.",
+        after_s=limits.after_s,
+    )
+    yield Alert(
+        "TidegateLoopFails",
+        "loop-fails",
+        f"sum by (loop) (increase(tidegate_gateway_loop_failures_total{window})) > 0",
+        "What a gateway does in the background fails again and again.",
+        after_s=limits.after_s,
+    )
+
+
+def _of_the_spill(rules: ServingRules, limits: AlertRules) -> Iterator[Alert]:
+    most_bytes = int(limits.spill_share * rules.spill.max_bytes)
+    yield Alert(
+        "TidegateSpillFills",
+        "spill-fills",
+        f"max(tidegate_spill_bytes) > {most_bytes}",
+        f"The spill of a gateway is beyond {limits.spill_share:.0%} of its limit; at the limit uploads get 503.",
+    )
+    yield Alert(
+        "TidegateSpillWaits",
+        "spill-waits",
+        "max(tidegate_spill_waiting) > 0",
+        f"Decisions or inputs have waited in a spill for {limits.spill_wait_s:g} s, seen by one gateway alone.",
+        severity="ticket",
+        after_s=limits.spill_wait_s,
+    )
+    yield Alert(
+        "TidegateSpillQuarantined",
+        "spill-quarantined",
+        "max(tidegate_spill_quarantined) > 0",
+        "What a gateway had spilled contradicts the ledger, or was damaged, and is kept aside for a person.",
+        severity="ticket",
+    )
 
 
 class _Indented(yaml.SafeDumper):

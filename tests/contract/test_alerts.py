@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from prometheus_client import REGISTRY
+from pydantic import ValidationError
 
 import serving.gateway.app  # noqa: F401  # its metrics
 from moderation.release import load_release
-from moderation.serving_rules import ServingRules
+from moderation.serving_rules import AlertRules, ServingRules
 from serving.alerts import RUNBOOKS, alerts, render
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,7 @@ def test_every_alert_stands_on_metrics_that_exist() -> None:
             assert name.removesuffix("_total") in families, (alert.name, name)
 
 
-@pytest.mark.parametrize("name", ["prediction_breaker", "enforcement_quotas", "shadow"])
+@pytest.mark.parametrize("name", ["prediction_breaker", "enforcement_quotas", "shadow", "alerts"])
 def test_part_that_is_off_has_no_alert(name: str) -> None:
     off = ServingRules(
         **{
@@ -54,6 +55,13 @@ def test_part_that_is_off_has_no_alert(name: str) -> None:
     assert list(alerts(off)) == []
     only = off.model_copy(update={name: getattr(RULES, name)})
     assert list(alerts(only))
+
+
+def test_one_event_cannot_alert() -> None:
+    assert RULES.alerts is not None
+    limits = RULES.alerts.model_dump() | {"after_s": RULES.alerts.window_s}
+    with pytest.raises(ValidationError, match="after_s: must be more than window_s"):
+        AlertRules(**limits)
 
 
 def test_alert_rules_are_yaml_that_prometheus_reads() -> None:
