@@ -251,7 +251,7 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise KeysUnavailable(f"{path}: {error}") from error
+        raise KeysUnavailable(str(error), file=path) from error
     except sqlite3.DatabaseError as error:
         raise PermanentError(f"{path}: {error}") from error
 

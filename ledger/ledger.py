@@ -406,6 +406,6 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise LedgerUnavailable(f"{path}: {error}") from error
+        raise LedgerUnavailable(str(error), file=path) from error
     except sqlite3.DatabaseError as error:
         raise PermanentError(f"{path}: {error}") from error

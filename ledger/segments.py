@@ -14,6 +14,7 @@ from typing import Final
 
 from ledger.frames import SALT_BYTES, Scan, scan
 from moderation.errors import TemporaryError
+from moderation.files import reason_of, replace_file, sync
 
 _SUFFIX: Final = ".spill"
 QUARANTINE: Final = ".quarantine"
@@ -57,17 +58,29 @@ class Segment:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size)
                 os.fsync(self._descriptor)
-            raise SpillUnavailable(f"{self.path}: {error}") from error
+            raise SpillUnavailable(reason_of(error), file=self.path) from error
         self.size += len(data)
 
     def scan(self) -> Scan:
-        """Return what the file holds."""
-        return scan(self.path.read_bytes())
+        """Return what the file holds.
+
+        Raises:
+            SpillUnavailable: if it cannot be read now.
+        """
+        with _translated(self.path):
+            return scan(self.path.read_bytes())
 
     def delete(self) -> None:
-        """Delete the file, which nobody can adopt any more then."""
-        self.path.unlink(missing_ok=True)
-        sync_folder(self.path.parent)
+        """Delete the file, which nobody can adopt any more then.
+
+        Raises:
+            SpillUnavailable: if it cannot be deleted now; it stays as it is.
+        """
+        with _translated(self.path):
+            self.path.unlink(missing_ok=True)
+        # A name that comes back after a power cut is moved once more, which changes nothing.
+        with contextlib.suppress(OSError):
+            sync(self.path.parent)
         self.close()
 
     def close(self) -> None:
@@ -91,14 +104,14 @@ def new_segment(folder: Path) -> Segment:
                 return _begun(path, descriptor)
             os.close(descriptor)  # whoever adopts left files was quicker
     except OSError as error:
-        raise SpillUnavailable(f"{folder}: {error}") from error
+        raise SpillUnavailable(reason_of(error), file=folder) from error
 
 
 def _begun(path: Path, descriptor: int) -> Segment:
     try:
         if os.write(descriptor, secrets.token_bytes(SALT_BYTES)) < SALT_BYTES:
             raise OSError(errno.ENOSPC, "not even a file can be begun")
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError:
         path.unlink(missing_ok=True)
         os.close(descriptor)
@@ -107,20 +120,30 @@ def _begun(path: Path, descriptor: int) -> Segment:
 
 
 def adopt(folder: Path, ours: Iterable[Path]) -> Iterator[Segment]:
-    """Yield the segments that no living process holds, oldest first."""
+    """Yield the segments that no living process holds, oldest first.
+
+    Raises:
+        SpillUnavailable: if the folder or a file cannot be read now.
+    """
     held = set(ours)
-    for path in sorted(folder.glob(f"*{_SUFFIX}")):
-        if path in held:
-            continue
+    with _translated(folder):
+        paths = sorted(folder.glob(f"*{_SUFFIX}"))
+    for path in paths:
+        if path not in held and (segment := _adopted(path)) is not None:
+            yield segment
+
+
+def _adopted(path: Path) -> Segment | None:
+    with _translated(path):
         try:
             descriptor = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            continue
+            return None
         # One that was moved away while we opened it has no name any more.
         if _lock(descriptor) and os.fstat(descriptor).st_nlink:
-            yield Segment(path, descriptor)
-        else:
-            os.close(descriptor)
+            return Segment(path, descriptor)
+        os.close(descriptor)
+        return None
 
 
 def keep_aside(segment: Segment, suffix: str, parts: Iterable[bytes]) -> None:
@@ -131,28 +154,19 @@ def keep_aside(segment: Segment, suffix: str, parts: Iterable[bytes]) -> None:
     Raises:
         SpillUnavailable: if it cannot be written now.
     """
-    data, path = b"".join(parts), segment.path
-    if not data:
-        return
-    target, partial = path.with_suffix(suffix), path.with_suffix(f"{suffix}.partial")
+    data, target = b"".join(parts), segment.path.with_suffix(suffix)
+    if data:
+        with _translated(target):
+            replace_file(target, segment.salt + data, mode=0o600)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn the disk's errors into ours: another try may do better."""
     try:
-        with partial.open("wb") as file:
-            file.write(segment.salt + data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        sync_folder(path.parent)
+        yield
     except OSError as error:
-        raise SpillUnavailable(f"{target}: {error}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise SpillUnavailable(reason_of(error), file=path) from error
 
 
 def _lock(descriptor: int) -> bool:

@@ -28,6 +28,7 @@ from ledger.segments import (
     new_segment,
 )
 from ledger.writing import LedgerConflict, TraceTaken
+from moderation.files import reason_of
 
 # A file is closed and another begun from this size on, so that one is read at once when it is moved away.
 _SEGMENT_BYTES: Final = 32 * 2**20
@@ -71,6 +72,7 @@ class Spill:
 
     Raises:
         KeysLost: if something in it is sealed under a key that is neither there nor destroyed.
+        SpillUnavailable: if the folder or a file in it cannot be read now.
     """
 
     def __init__(self, folder: Path, ring: KeyRing, max_bytes: int) -> None:
@@ -144,7 +146,11 @@ class Spill:
         return outcomes
 
     def get_event(self, event_id: str) -> Event | None:
-        """Return a spilled event; None where there is none, or its seller is erased, or it was moved just now."""
+        """Return a spilled event; None where there is none, or its seller is erased, or it was moved just now.
+
+        Raises:
+            SpillUnavailable: if its file cannot be read now.
+        """
         place = self._events.get(event_id)
         if place is None or not self._is_live(place.key_id):
             return None
@@ -154,6 +160,8 @@ class Spill:
                 entry = decode(file.read(place.size))
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise SpillUnavailable(reason_of(error), file=place.path) from error
         assert isinstance(entry, tuple)
         try:
             return event_of(entry[place.number], self.ring)
@@ -215,6 +223,7 @@ class Spill:
 
         Raises:
             KeysLost: as the constructor does.
+            SpillUnavailable: if the folder or a file in it cannot be read now.
         """
         with self._lock:
             for segment in adopt(self._folder, [one.path for one in self._segments]):
@@ -250,12 +259,12 @@ class Spill:
         """Delete a file of which everything was moved; what must not be moved is kept beside it first.
 
         Raises:
-            SpillUnavailable: if that cannot be kept now; the file stays.
+            SpillUnavailable: if that cannot be kept now, or the file not be deleted; it stays.
         """
         with self._lock:
             keep_aside(segment, QUARANTINE, segment.conflicts)
-            self._quarantined += len(segment.conflicts)
             segment.delete()
+            self._quarantined += len(segment.conflicts)
             self._segments.remove(segment)
 
     def close(self) -> None:
@@ -287,8 +296,8 @@ class Spill:
     def _check_room(self, size: int, room: int) -> None:
         if size > room:
             raise SpillUnavailable(
-                f"{self._folder}: {self._max_bytes} bytes are spilled and not moved; mend the ledger, or raise "
-                "serving.spill.max_bytes"
+                f"{self._max_bytes} bytes are spilled and not moved; mend the ledger, or raise serving.spill.max_bytes",
+                file=self._folder,
             )
 
     def _num_new(self, entry: Entry, taken: dict[str, _Place], traces: dict[str, str]) -> int:
@@ -370,7 +379,10 @@ def _aside(folder: Path) -> list[Path]:
 
 def _num_frames(path: Path) -> int:
     """Return how many frames a file holds that was kept aside; one that holds none is damaged."""
-    return max(1, len(scan(path.read_bytes()).frames))
+    try:
+        return max(1, len(scan(path.read_bytes()).frames))
+    except OSError as error:
+        raise SpillUnavailable(reason_of(error), file=path) from error
 
 
 def _less(counter: Counter[_T], name: _T) -> None:

@@ -9,11 +9,13 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from ledger.keys import FILE_NAME, SEALED_BYTES, KeyRing, SealBroken, SellerKey
 from moderation.errors import PermanentError, TemporaryError
+from moderation.files import reason_of, sync
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -36,7 +38,7 @@ class ContentStore:
     The keys of sellers lie beside the folder.
 
     Args:
-        folder: created when missing.
+        folder: created when missing; where that cannot be done now, with the first blob.
         durable: flush each blob to the disk before `put` returns (the upload gate does; a bulk import, which can
             run again, need not).
     """
@@ -45,7 +47,8 @@ class ContentStore:
         self._folder = folder
         self._durable = durable
         self._keys = KeyRing(folder.parent / FILE_NAME)
-        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # then each blob says that it cannot be written, until one can
+            folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, data: bytes, seller_id: str | None = None) -> str:
         """Store `data` once for each seller, None being one of them, and return its SHA-256 in hex.
@@ -148,7 +151,11 @@ class ContentStore:
     def _copies(self, digest: str) -> Iterator[tuple[Path, SellerKey | None]]:
         plain = self._path(digest)
         yield plain, None
-        sealed = {path.suffix[1:]: path for path in plain.parent.glob(f"{digest}.*")}
+        sealed = {
+            name.removeprefix(f"{digest}."): plain.parent / name
+            for name in _names(plain.parent)
+            if name.startswith(f"{digest}.")
+        }
         for key_id, key in self._keys.live(sealed).items():
             yield sealed[key_id], key
 
@@ -156,7 +163,7 @@ class ContentStore:
         try:
             self._write_file(path, data)
         except OSError as error:
-            raise StoreUnavailable(f"{path}: {error}") from error
+            raise StoreUnavailable(reason_of(error), file=path) from error
 
     def _write_file(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +179,7 @@ class ContentStore:
             Path(temporary).unlink(missing_ok=True)
             raise
         if self._durable:
-            _sync_folder(path.parent)
+            sync(path.parent)
 
     def _path(self, digest: str, key: SellerKey | None = None) -> Path:
         if not _DIGEST.fullmatch(digest):
@@ -181,14 +188,14 @@ class ContentStore:
         return self._folder / digest[:2] / digest[2:4] / name
 
 
+def _names(folder: Path) -> list[str]:
+    """Return what lies in a folder, not as a pattern: compiling one for every digest costs more than reading a blob."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
 def _is_there(path: Path, size: int) -> bool:
     """Return whether a file is whole; a size that differs is one torn by a power cut."""
     return path.is_file() and path.stat().st_size == size
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

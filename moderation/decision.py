@@ -90,7 +90,7 @@ class Versions(_Record):
 class Attempt(_Record):
     """One release's answer, or its failure to give one."""
 
-    role: Literal["answer", "fallback", "shadow"]
+    role: Literal["answer", "shadow"]
     release: str | None
     """Digest of the bundle that was asked."""
 

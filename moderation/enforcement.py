@@ -1,9 +1,11 @@
 """When automatic blocking and suspending stops: shares and counts that are too high, and the record of each change."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -50,17 +52,23 @@ class Excess:
 
 
 class PredictionWindow:
-    """The newest listings that one release judged, and how many of them it put at block or stronger."""
+    """The newest listings that one release judged, and how many of them it put at block or stronger.
+
+    A release with little traffic is judged by its newest `least_listings`, though they are older than `window_s`. Then
+    its `newest_listings` have to show it too, so that what is long mended stops nothing.
+    """
 
     def __init__(self, release: str, rules: PredictionBreaker) -> None:
         self._release, self._rules = release, rules
         self._seen: deque[tuple[float, frozenset[str]]] = deque()
         self._flags: Counter[str] = Counter()
+        self._now_s = -math.inf
 
     @property
     def is_telling(self) -> bool:
-        """Whether there are listings enough to say anything."""
-        return len(self._seen) >= self._rules.least_listings
+        """Whether there are listings enough within `window_s`, to say that all is well."""
+        least = self._rules.least_listings
+        return len(self._seen) >= least and not self._is_old(self._seen[-least])
 
     def add(self, flagged: frozenset[str], now_s: float) -> None:
         """Take note of one listing.
@@ -69,38 +77,57 @@ class PredictionWindow:
             flagged: policies under which it is at block or stronger.
             now_s: monotonic seconds.
         """
-        self.forget(now_s)
         self._seen.append((now_s, flagged))
         self._flags.update(_marks(flagged))
+        self.forget(now_s)
         if len(self._seen) > self._rules.most_listings:
             self._drop()
 
     def forget(self, now_s: float) -> None:
-        """Let go of what was judged before the window."""
-        while self._seen and now_s - self._seen[0][0] > self._rules.window_s:
+        """Let go of what is older than `window_s` and not needed for `least_listings`, or older than `most_s`."""
+        self._now_s = now_s
+        while len(self._seen) > self._rules.least_listings and self._is_old(self._seen[0]):
+            self._drop()
+        while self._seen and now_s - self._seen[0][0] > self._rules.most_s:
             self._drop()
 
     def excess(self, expected: Mapping[str, float]) -> Excess | None:
-        """Return what is too much, or None.
+        """Return what is too much, or None; a release that judged nothing within `window_s` is quiet.
 
         Args:
             expected: policy -> share of listings at block or stronger that calibration expected.
         """
         num, rules = len(self._seen), self._rules
-        if not self.is_telling:
+        if num < rules.least_listings or self._is_old(self._seen[-1]):
             return None
-        share = self._flags[_ANY] / num
+        found = self._judged(self._flags, num, rules.least_flags, expected)
+        if found is None or not self._is_old(self._seen[0]):
+            return found
+        newest = min(rules.newest_listings, num)
+        flagged_now = (flagged for _, flagged in islice(reversed(self._seen), newest))
+        flags = Counter(mark for flagged in flagged_now for mark in _marks(flagged))
+        is_now = self._judged(flags, newest, rules.least_flags * newest // num, expected)
+        return found if is_now else None
+
+    def _judged(
+        self, flags: Mapping[str, int], num: int, least_flags: int, expected: Mapping[str, float]
+    ) -> Excess | None:
+        rules = self._rules
+        share = flags.get(_ANY, 0) / num
         if share >= rules.share:
             return self._excess(None, share, f"the limit is {rules.share:.0%}")
-        for policy in sorted(self._flags.keys() - {_ANY}):
-            share, usual = self._flags[policy] / num, expected.get(policy)
+        for policy in sorted(flags.keys() - {_ANY}):
+            share, usual = flags[policy] / num, expected.get(policy)
             if share >= rules.share_of_policy:
                 return self._excess(policy, share, f"the limit is {rules.share_of_policy:.0%}")
-            if usual is None or self._flags[policy] < rules.least_flags:
+            if usual is None or flags[policy] < least_flags:
                 continue
             if share >= rules.times_expected * usual:
                 return self._excess(policy, share, f"{usual:.2%} were expected of this bundle")
         return None
+
+    def _is_old(self, seen: tuple[float, frozenset[str]]) -> bool:
+        return self._now_s - seen[0] > self._rules.window_s
 
     def _excess(self, policy: str | None, share: float, beside: str) -> Excess:
         under = f" under {policy}" if policy else ""

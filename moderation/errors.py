@@ -1,15 +1,27 @@
 """Errors of the domain, classified by what the caller should do: retry, or mend and call again."""
 
+from pathlib import Path
+
 
 class TidegateError(Exception):
-    """Anything that Tidegate itself raises; catch one of its subclasses instead."""
+    """Anything that Tidegate itself raises; catch one of its subclasses instead.
+
+    Args:
+        message: what is wrong and what to do.
+        file: that it is about; named in the text of the error, not in what callers of a server are told.
+    """
+
+    def __init__(self, message: str, *, file: Path | None = None) -> None:
+        super().__init__(message if file is None else f"{file}: {message}")
+        self.told = message
+        """For whoever is not to know where files lie."""
 
 
 class TemporaryError(TidegateError):
     """It may work later; retry after `delay_s` seconds, with a cap."""
 
-    def __init__(self, message: str, *, delay_s: float = 1.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, delay_s: float = 1.0, file: Path | None = None) -> None:
+        super().__init__(message, file=file)
         self.delay_s = delay_s
 
 

@@ -35,6 +35,19 @@ class Breakers(_Frozen):
     ledger: BreakerRules
 
 
+class IntakeRules(_Frozen):
+    """How much a gateway takes in at once; beyond it an upload is refused before it is read (HTTP 503)."""
+
+    max_uploads: Count
+    """Being read or decided: so few that the last of them is still decided by a model within its time."""
+
+    max_mib: Count
+    """Of their bodies; one upload alone may always come."""
+
+    retry_s: Seconds
+    """Seconds after which a refused caller should come back."""
+
+
 class SpillRules(_Frozen):
     """What happens to events and blobs that the ledger or the content store cannot take."""
 
@@ -52,10 +65,16 @@ class PredictionBreaker(_Frozen):
     """
 
     window_s: Seconds
-    """Listings that were judged earlier are not looked at."""
+    """Listings that were judged earlier are looked at only where there are fewer than `least_listings` since."""
+
+    most_s: Annotated[float, Field(gt=0, le=604_800, strict=True)]
+    """Listings that were judged earlier are never looked at."""
 
     least_listings: Count
     """Of one release; fewer say nothing."""
+
+    newest_listings: Count
+    """Of these; where some are older than `window_s`, as large a share of so many has to be flagged too."""
 
     most_listings: Count
     """The newest of one release; more are not kept."""
@@ -79,6 +98,10 @@ class PredictionBreaker(_Frozen):
     def _can_be_reached(self) -> "PredictionBreaker":
         if self.most_listings < self.least_listings:
             raise ValueError("most_listings: must be at least least_listings")
+        if self.newest_listings > self.least_listings:
+            raise ValueError("newest_listings: must be at most least_listings")
+        if self.most_s < self.window_s:
+            raise ValueError("most_s: must be at least window_s")
         return self
 
 
@@ -205,6 +228,9 @@ class PredictorRules(_Frozen):
     fair_every: Count
     """Listings that may go ahead of a lower priority before its oldest goes."""
 
+    stop_s: Annotated[float, Field(gt=0, le=600, strict=True)]
+    """From the signal to stop: what was let in and has no answer by then is refused."""
+
     lines: Lines
 
 
@@ -316,12 +342,41 @@ class Stage1Rules(_Frozen):
     behaviour: BehaviourRules
 
 
+class AlertRules(_Frozen):
+    """When a person is told that gateways go on without something that they need."""
+
+    window_s: Seconds
+    """Over which events are counted."""
+
+    after_s: Seconds
+    """For which it must hold: longer than the window, so that one event that passes tells nobody."""
+
+    without_model: Share
+    """Of the uploads that a model was to judge, answered by the failure policy."""
+
+    least_uploads: Count
+    """That a model was to judge in the window; fewer say nothing."""
+
+    spill_share: Share
+    """Of `spill.max_bytes` that one gateway has spilled."""
+
+    spill_wait_s: Seconds
+    """For which something has been waiting in a spill."""
+
+    @model_validator(mode="after")
+    def _outlast_one_event(self) -> "AlertRules":
+        if self.after_s <= self.window_s:
+            raise ValueError("after_s: must be more than window_s, or one event alerts")
+        return self
+
+
 class ServingRules(_Frozen):
     """What a gateway does when a part of it fails; how it then answers is said by the policy file's `on_failure`.
 
     A part that is not there, or null, is switched off.
     """
 
+    intake: IntakeRules
     breakers: Breakers
     predictor: PredictorRules
     budgets: Budgets
@@ -338,3 +393,4 @@ class ServingRules(_Frozen):
     shadow: ShadowRules | None = None
     heartbeat: Heartbeat | None = None
     audit: Audit | None = None
+    alerts: AlertRules | None = None

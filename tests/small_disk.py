@@ -1,6 +1,7 @@
-"""Disks that fail: a small filesystem of its own, a file that cannot be written, another process that holds a lock."""
+"""Disks that fail: a small filesystem of its own, a file that cannot be written or opened, a lock that others hold."""
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -55,18 +56,30 @@ def fill(folder: Path) -> Path:
 
 @contextmanager
 def unwritable(path: Path) -> Iterator[None]:
-    """Keep everybody, the administrator too, from writing a file; skip the test where that is not possible."""
+    """Keep everybody, the administrator too, from writing a file or a folder; skip the test where nobody can."""
+    mode = path.stat().st_mode
     if os.geteuid():
-        path.chmod(0o444)
+        path.chmod(mode & ~0o222)
     elif subprocess.run(["chattr", "+i", str(path)], check=False, capture_output=True).returncode:
         pytest.skip("this filesystem has no immutable files")
     try:
         yield
     finally:
         if os.geteuid():
-            path.chmod(0o644)
+            path.chmod(mode)
         else:
             subprocess.run(["chattr", "-i", str(path)], check=True)
+
+
+@contextmanager
+def nothing_opens() -> Iterator[None]:
+    """Let this process open no file, as one that has too many open; what is open stays so, and can be looked at."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextmanager

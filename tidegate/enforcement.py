@@ -70,3 +70,8 @@ def _show_gateways() -> None:
             f"{arm} {one.requests} ({one.in_flight} in flight)" for arm, one in beat.arms.items()
         )
         say(f"gateway {beat.gateway}: {told}, revision {beat.revision}, {arms}", markup=False)
+        broken = [f"{name} {state}" for name, state in beat.breakers.items() if state != "closed"]
+        if beat.spill is not None and (beat.spill.events or beat.spill.blobs):
+            broken.append(f"{beat.spill.events} events and {beat.spill.blobs} blobs are spilled")
+        if broken:
+            say(f"  {', '.join(broken)}", style="yellow", markup=False)

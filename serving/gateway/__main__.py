@@ -29,6 +29,7 @@ from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.cascade import Cascade
 from serving.gateway.explanations import ExplainerClient
 from serving.gateway.gate import UploadGate
+from serving.gateway.intake import Intake
 from serving.gateway.keeping import Keeper
 from serving.gateway.quotas import Quotas
 from serving.gateway.repeated import RepeatedUploads
@@ -55,7 +56,12 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
         policies=policies,
         clock=clock,
         gateway=secrets.token_hex(8),
-        breakers=lambda: {"features": features.state(), **predictors.states()},
+        breakers=lambda: {
+            **keeper.breakers(),
+            "features": features.state(),
+            **predictors.states(),
+        },
+        spilled=keeper.spilled,
     )
     return UploadGate(
         keeper=keeper,
@@ -64,6 +70,7 @@ def build_gate(config: Settings, routing: Path) -> UploadGate:
             features,
         ),
         breakers=predictors,
+        intake=Intake(serving.intake),
         router=router,
         cascade=build_cascade(config, keeper.ledger, policies, clock),
         policies=policies,

@@ -14,6 +14,10 @@ from serving.gateway.auth import SEES_EVIDENCE, Caller
 _UNAVAILABLE_MESSAGE: Final = "The automatic check was not available; a person will look at it."
 
 
+OUR_FAULT: Final = 500
+OUR_FAULT_MESSAGE: Final = "our fault; it is logged, try again"
+
+
 class Reason(BaseModel):
     """One reason code, as a seller may read it."""
 
@@ -80,15 +84,16 @@ def decision_answer(decision: Decision, policies: PolicyFile, caller: Caller) ->
 
 
 def error_answer(error: TidegateError) -> JSONResponse:
-    """Return the HTTP answer of an error."""
+    """Return the HTTP answer of an error; where our files lie, and what is wrong inside, is in the log alone."""
     headers: dict[str, str] = {}
     if isinstance(error, TemporaryError):
         headers["Retry-After"] = str(max(1, round(error.delay_s)))
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
+    status = status_of(error)
     content = ErrorAnswer(
         error=type(error).__name__,
-        message=str(error),
+        message=error.told if status != OUR_FAULT else OUR_FAULT_MESSAGE,
         field=error.field if isinstance(error, InvalidListing) else None,
     )
-    return JSONResponse(content.model_dump(), status_of(error), headers)
+    return JSONResponse(content.model_dump(), status, headers)

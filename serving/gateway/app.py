@@ -4,8 +4,9 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response
@@ -23,6 +24,8 @@ from serving.deadline import HEADER as DEADLINE_HEADER
 from serving.deadline import Deadline, asked_ms
 from serving.errors import BadRequest, NotFound
 from serving.gateway.answers import (
+    OUR_FAULT,
+    OUR_FAULT_MESSAGE,
     DecisionAnswer,
     ErrorAnswer,
     ReversalAnswer,
@@ -34,6 +37,7 @@ from serving.gateway.auth import SEES_EVIDENCE, SUBMITS, Callers, require
 from serving.gateway.docs import docs_page
 from serving.gateway.explanations import ExplainerClient, add_explanations
 from serving.gateway.gate import UploadGate
+from serving.gateway.loops import for_ever
 from serving.gateway.multipart import MEDIA_TYPE
 from serving.gateway.quotas import Quotas
 from serving.gateway.requests import (
@@ -43,6 +47,7 @@ from serving.gateway.requests import (
     DecisionRequest,
     ReversalRequest,
     TruthRequest,
+    declared_bytes,
     parse_reversal,
     parse_truth,
     parse_upload,
@@ -84,8 +89,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loops = (_poll(gate), _poll_stage_1(gate), _watch(gate), gate.keeper.keep_draining())
-        tasks = [asyncio.create_task(one) for one in loops]
+        tasks = [asyncio.create_task(one) for one in _loops(gate)]
         yield
         for task in tasks:
             task.cancel()
@@ -126,16 +130,9 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
         require(caller, SUBMITS)
         total_ms = asked_ms(request.headers.get(DEADLINE_HEADER), gate.budgets)
         quotas.take(caller.name)
-        body = await read_body(request, MAX_UPLOAD_BYTES, UPLOAD_TYPES)
-        content_type = request.headers.get("content-type", UPLOAD_TYPES[0])
-        deadline = Deadline(gate.budgets, gate.clock, total_ms)
-        with request_span("gateway.upload", request.headers.get(TRACEPARENT), gate.clock):
-            with span("gateway.parse", gate.clock):
-                upload = await gate.run(parse_upload, body, content_type)
-            traced = tracing.trace_id() or gate.new_id()
-            decision, was_recorded = await gate.decide(upload, traced, deadline)
-            _note(decision, traced, len(upload.images))
-            headers = {TRACEPARENT: tracing.traceparent() or ""}
+        with gate.intake.take(declared_bytes(request, MAX_UPLOAD_BYTES)):
+            body = await read_body(request, MAX_UPLOAD_BYTES, UPLOAD_TYPES)
+            decision, was_recorded, headers = await _decided(gate, request, body, total_ms)
         if was_recorded:
             headers["Idempotent-Replay"] = "true"
         return JSONResponse(decision_answer(decision, gate.policies, caller), 200, headers)
@@ -154,6 +151,21 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
         if decision is None:
             raise NotFound(f"no decision has the trace id {trace_id}")
         return JSONResponse(decision_answer(decision, gate.policies, caller))
+
+
+async def _decided(
+    gate: UploadGate, request: Request, body: bytes, total_ms: int | None
+) -> tuple[Decision, bool, dict[str, str]]:
+    """Return the decision about an upload, whether it was recorded before, and the headers of its trace."""
+    content_type = request.headers.get("content-type", UPLOAD_TYPES[0])
+    deadline = Deadline(gate.budgets, gate.clock, total_ms)
+    with request_span("gateway.upload", request.headers.get(TRACEPARENT), gate.clock):
+        with span("gateway.parse", gate.clock):
+            upload = await gate.run(parse_upload, body, content_type)
+        traced = tracing.trace_id() or gate.new_id()
+        decision, was_recorded = await gate.decide(upload, traced, deadline)
+        _note(decision, traced, len(upload.images))
+        return decision, was_recorded, {TRACEPARENT: tracing.traceparent() or ""}
 
 
 def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
@@ -216,7 +228,11 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(TidegateError)
     async def tidegate_error(_: Request, error: TidegateError) -> JSONResponse:
         ERRORS.labels(type(error).__name__).inc()
-        return error_answer(error)
+        answer = error_answer(error)
+        if answer.status_code >= OUR_FAULT:
+            reason = f"{type(error).__name__}: {error}"
+            _LOG.error("request failed", extra={"reason": reason})
+        return answer
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -231,8 +247,8 @@ def _add_errors(app: FastAPI) -> None:
     async def our_fault(_: Request, error: Exception) -> JSONResponse:
         ERRORS.labels(type(error).__name__).inc()
         _LOG.error("request failed", exc_info=error)
-        content = ErrorAnswer(error="InternalError", message="our fault; it is logged, try again")
-        return JSONResponse(content.model_dump(), 500)
+        content = ErrorAnswer(error="InternalError", message=OUR_FAULT_MESSAGE)
+        return JSONResponse(content.model_dump(), OUR_FAULT)
 
 
 def _note(decision: Decision, traced: str, num_images: int) -> None:
@@ -246,26 +262,26 @@ def _note(decision: Decision, traced: str, num_images: int) -> None:
     )
 
 
-async def _poll(gate: UploadGate) -> None:
-    while True:
+def _loops(gate: UploadGate) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what goes on in the background, each on a timer of its own: none makes another late."""
+
+    async def follow_routing() -> None:
         gate.router.refresh()
-        await asyncio.sleep(_POLL_S)
 
+    async def follow_stage_1() -> None:
+        await gate.run_beside(gate.cascade.refresh)
 
-async def _poll_stage_1(gate: UploadGate) -> None:
-    """Follow banks and patterns on a timer of their own: what takes long there must not make a renewal look late."""
-    while True:
-        await gate.run(gate.cascade.refresh)
-        await asyncio.sleep(_POLL_S)
+    async def watch() -> None:
+        await gate.run_beside(partial(gate.safeguards.step, gate.ledger))
 
+    async def beat() -> None:
+        await gate.run_beside(gate.safeguards.beat)
 
-async def _watch(gate: UploadGate) -> None:
-    while True:
-        try:
-            await gate.run(gate.safeguards.step, gate.ledger)
-        except Exception:
-            _LOG.exception("a step of the safeguards failed; the next one comes all the same")
-        await asyncio.sleep(POLL_S)
+    yield for_ever("routing", follow_routing, _POLL_S)
+    yield for_ever("stage 1", follow_stage_1, _POLL_S)
+    yield for_ever("safeguards", watch, POLL_S, at_once=gate.is_stop_due)
+    yield for_ever("heartbeat", beat, POLL_S)
+    yield for_ever("spill", gate.keeper.drain, gate.keeper.retry_s)
 
 
 async def _predictor_state(gate: UploadGate) -> str:

@@ -1,8 +1,6 @@
 """The random audit: every decision has a known chance to be looked at, and the chance is recorded, drawn or not."""
 
-import os
 import secrets
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +10,7 @@ from ledger.events import ReviewTask
 from moderation.auditing import is_drawn
 from moderation.decision import Decision
 from moderation.errors import SettingsError
+from moderation.files import create_file
 from moderation.serving_rules import Audit
 
 DRAWN: Final = Counter(
@@ -65,21 +64,19 @@ def audit_salt(path: Path) -> bytes:
     Two processes that start at once get the same.
 
     Raises:
-        SettingsError: if the file is there and holds something else.
+        SettingsError: if the file cannot be read or made, or holds something else.
     """
+    try:
+        return _salt(path)
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read or made: {error}; let the gateway write there"
+        ) from error
+
+
+def _salt(path: Path) -> bytes:
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".salt-")
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_SALT_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass  # another process was faster; its salt holds
-        finally:
-            os.unlink(temporary)
+        create_file(path, secrets.token_hex(_SALT_BYTES).encode())
     try:
         salt = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError as error:

@@ -45,6 +45,7 @@ class Breaker:
         self._open_until_s: float | None = None
         self._is_trying = False
         IS_OPEN.labels(name).set(0)
+        OPENED.labels(name)  # a series that begins at 0: the first opening is an increase
 
     def state(self) -> State:
         """What a call would meet."""

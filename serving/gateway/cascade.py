@@ -1,7 +1,7 @@
 """Stage 1 in a gateway: what it looks things up in, kept up to date while the gateway runs, and its metrics."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import Counter, Gauge
@@ -17,7 +17,7 @@ from moderation.repeats import JudgedBy
 from moderation.stage_1 import Stage1, StageSignal
 from serving.gateway.behaviour import Behaviour
 from serving.gateway.behaviour_stage import BehaviourStage
-from serving.gateway.repeated import RepeatedUploads, Seen
+from serving.gateway.repeated import Read, RepeatedUploads, Seen
 from serving.routing import Choice
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ REFUSED: Final = Gauge(
 
 
 class Cascade:
-    """What stage 1 of one gateway consists of; its methods do I/O and belong off the event loop, but for `keep`.
+    """What stage 1 of one gateway consists of; `refresh` and `look` do I/O and belong off the event loop.
 
     Args:
         banks: known images.
@@ -63,22 +63,29 @@ class Cascade:
 
     def refresh(self) -> None:
         """Look for another version of the banks, another pattern file and news about answers; never an error."""
-        try:
-            self._banks.refresh()
-            self._book.refresh()
-            self._repeated.follow()
-        except (TidegateError, OSError):
-            # A later look may do better; until then what was there stays, and every look-up says what it asked.
-            _LOG.exception("stage 1 could not be brought up to date")
+        looks: dict[str, Callable[[], object]] = {
+            "banks": self._banks.refresh,
+            "patterns": self._book.refresh,
+            "answers": self._repeated.follow,
+        }
+        for what, look in looks.items():
+            try:
+                look()
+            except (TidegateError, OSError) as error:
+                # A later look may do better; until then what was there stays, and every look-up says what it asked.
+                reason = f"{what}: {error}"
+                _LOG.error("stage 1 could not be brought up to date", extra={"reason": reason})
         REFUSED.labels("banks").set(self._banks.num_refused)
         REFUSED.labels("patterns").set(self._book.num_refused)
 
-    def seen(self, submission: Submission, choice: Choice | None, policies: PolicyFile) -> Seen:
-        """Return whether an upload repeats one whose answer holds still."""
+    async def seen(
+        self, submission: Submission, choice: Choice | None, policies: PolicyFile, read: Read
+    ) -> Seen:
+        """Return whether an upload repeats one whose answer holds still; see `RepeatedUploads.look`."""
         by = None
         if choice is not None:
             by = _judged_by(choice, patterns=self._book.version, banks=self._banks.version)
-        seen = self._repeated.look(submission, by, policies)
+        seen = await self._repeated.look(submission, by, policies, read)
         _count([seen.signal])
         return seen
 

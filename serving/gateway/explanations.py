@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse
 from prometheus_client import Counter
 from pydantic import ValidationError
 
+from ledger.recorded import answer_of
 from ledger.store import ContentMissing, ContentStore
 from moderation import tracing
-from moderation.decision import Decision
-from moderation.errors import PermanentError, TemporaryError
+from moderation.decision import Attempt, Decision
+from moderation.errors import TemporaryError
 from moderation.explanation import Explanation
 from serving.errors import BadRequest, NotFound, NotOffered
 from serving.gateway.auth import SEES_EVIDENCE, Callers, require
@@ -35,6 +36,10 @@ class ExplainerUnavailable(TemporaryError):
     """The explainer gave no usable answer; ask again later. Decisions do not depend on it."""
 
 
+class InputsWaiting(TemporaryError):
+    """What a decision was taken on lies in the spill; ask again once it was moved to the content store."""
+
+
 @dataclass
 class ExplainerClient:
     """The explainer of one release.
@@ -52,9 +57,8 @@ class ExplainerClient:
         """Return the explanation of one listing.
 
         Raises:
-            NotOffered: if no explainer is set.
+            NotOffered: if no explainer is set, or it refuses the listing.
             ExplainerUnavailable: if it does not answer in time, or answers nonsense.
-            PermanentError: if it refuses the listing.
         """
         if self.url is None:
             raise NotOffered(
@@ -75,7 +79,7 @@ class ExplainerClient:
         except httpx.HTTPError as error:
             raise ExplainerUnavailable(f"no answer: {type(error).__name__}", delay_s=5.0) from error
         if response.status_code == httpx.codes.BAD_REQUEST:
-            raise PermanentError(f"the explainer refuses the listing: {response.text[:300]}")
+            raise NotOffered(f"the explainer refuses the listing: {response.text[:300]}")
         if response.status_code != httpx.codes.OK or len(response.content) > _MAX_BYTES:
             raise ExplainerUnavailable(f"it answered {response.status_code}", delay_s=5.0)
         try:
@@ -134,30 +138,41 @@ async def explain(
 
     Raises:
         NotFound: if there is no such decision, no score in it, or its inputs are gone.
+        InputsWaiting: if its inputs are spilled.
+        TemporaryError: if the ledger cannot be read in time.
         NotOffered: if no explainer runs, or it holds another bundle than the one that decided.
         ExplainerUnavailable: if it does not answer.
     """
-    decision: Decision | None = await gate.run(gate.ledger.get_decision, trace_id)
+    decision = await gate.keeper.get_decision(trace_id)
     if decision is None:
         raise NotFound(f"no decision has the trace id {trace_id[:64]}")
+    answer = _answer(decision)
     if client.url is None:
         return await client.ask({})  # says how to start one
-    asked = _policy(decision, policy)
-    body = await gate.run(_inputs, gate.store, decision)
-    found = await client.ask({"policy": asked, **body})
-    release = decision.attempts[0].release
-    if found.bundle != release:
+    asked = _policy(answer, policy)
+    found = await client.ask({"policy": asked, **await _inputs(gate, decision)})
+    if found.bundle != answer.release:
         raise NotOffered(
-            f"the explainer holds bundle {found.bundle[:12]}, the decision was taken by {str(release)[:12]}; "
+            f"the explainer holds bundle {found.bundle[:12]}, the decision was taken by {str(answer.release)[:12]}; "
             "start the explainer of that bundle"
         )
     return found
 
 
-def _policy(decision: Decision, policy: str | None) -> str:
-    scores = decision.attempts[0].scores
-    if not scores:
-        raise NotFound("no model answered this decision, so there is no score to explain")
+def _answer(decision: Decision) -> Attempt:
+    answer = answer_of(decision)
+    if answer is not None:
+        return answer
+    if decision.decided_by == "stage_1":
+        raise NotFound(
+            "stage 1 decided, no model was asked, so there is no score to explain; what stage 1 said is in the "
+            "decision's evidence"
+        )
+    raise NotFound("no model answered this decision, so there is no score to explain")
+
+
+def _policy(answer: Attempt, policy: str | None) -> str:
+    scores = answer.scores
     if policy is None:
         return max(scores, key=lambda score: score.probability).policy
     if policy not in {score.policy for score in scores}:
@@ -165,17 +180,29 @@ def _policy(decision: Decision, policy: str | None) -> str:
     return policy
 
 
-def _inputs(store: ContentStore, decision: Decision) -> dict[str, Any]:
-    """Return what the predictor read: the listing's text, its images in order, and the features that it had."""
-    digests = decision.input_digests
-    names = [f"image.{k}" for k in range(sum(name.startswith("image.") for name in digests))]
+async def _inputs(gate: UploadGate, decision: Decision) -> dict[str, Any]:
+    """Return what the predictor read, out of the store; what waits in the spill is asked for again later."""
+    # Asked first: what is moved while the store is read was waiting before, and is no reason to call it gone.
+    is_waiting = bool(gate.keeper.said_of(tuple(decision.input_digests.values())))
     try:
-        listing = orjson.loads(store.get(digests["listing"]))
-        images = [base64.b64encode(store.get(digests[name])).decode() for name in names]
+        return await gate.run(_stored, gate.store, decision)
     except (KeyError, ContentMissing) as error:
+        if is_waiting:
+            raise InputsWaiting(
+                "what this decision was taken on waits in the spill until the content store takes it; ask again",
+                delay_s=gate.keeper.retry_s,
+            ) from error
         raise NotFound(
             "what this decision was taken on is gone: erased, or older than it is kept"
         ) from error
+
+
+def _stored(store: ContentStore, decision: Decision) -> dict[str, Any]:
+    """Return what the predictor read: the listing's text, its images in order, and the features that it had."""
+    digests = decision.input_digests
+    names = [f"image.{k}" for k in range(sum(name.startswith("image.") for name in digests))]
+    listing = orjson.loads(store.get(digests["listing"]))
+    images = [base64.b64encode(store.get(digests[name])).decode() for name in names]
     known = {one.name: one.value for one in decision.features if one.value is not None}
     return {
         "title": listing.get("title", ""),

@@ -1,11 +1,11 @@
 """The upload gate itself: what happens to one upload between the HTTP request and its answer."""
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from moderation import tracing
 from moderation.clock import Clock
 from moderation.decision import Decision, conclude
 from moderation.errors import ModelNotReady, TemporaryError, TidegateError
-from moderation.listing import Listing, Submission
+from moderation.listing import Submission
 from moderation.policy import OnFailure, PolicyFile
 from moderation.prefilter import Incoming
 from moderation.serving_rules import Budgets
@@ -31,10 +31,10 @@ from serving.errors import PredictorTimeout, SubmissionConflict
 from serving.gateway.behaviour import Behaviour, BudgetedBehaviour
 from serving.gateway.breaker import Breakers
 from serving.gateway.cascade import DECIDED, Cascade
+from serving.gateway.intake import Intake
 from serving.gateway.judged import Asked, Judged, repeated
 from serving.gateway.keeping import Keeper
 from serving.gateway.record import answered, degradations, failed, review_task, versions_of
-from serving.gateway.repeated import Seen
 from serving.gateway.requests import Upload
 from serving.gateway.safeguards import Safeguards
 from serving.routing import Choice, Router
@@ -45,8 +45,10 @@ DECISIONS: Final = Counter(
     "tidegate_decisions_total", "Decisions by what was decided and how.", ["tier", "arm", "status"]
 )
 
-# Threads for SQLite, the store and image checks: none of them may hold up the event loop.
+# Threads that decode and look up: they may not hold up the event loop, and nothing that may hang may take them.
 _NUM_THREADS: Final = 8
+_NUM_BESIDE: Final = 3
+"""Of the loops that follow the ledger, the banks and the disk: one that hangs takes one thread."""
 
 
 _P = ParamSpec("_P")
@@ -74,11 +76,21 @@ class UploadGate:
     """Of the predictors, by URL: a failing candidate leaves the champion alone."""
 
     cascade: Cascade
+    intake: Intake
+    """How many uploads are taken in at once."""
+
     safeguards: Safeguards = field(default_factory=Safeguards)
+    is_stop_due: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set where enforcement was stopped here, which holds at once, and the ledger has to be told."""
+
     new_id: Callable[[], str] = new_hex_id
     predictors: PredictorPool = field(default_factory=PredictorPool)
     executor: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="gate")
+    )
+
+    beside: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_BESIDE, thread_name_prefix="beside")
     )
 
     @property
@@ -96,8 +108,8 @@ class UploadGate:
     ) -> tuple[Decision, bool]:
         """Return the decision about an upload, and whether it was recorded before this call.
 
-        The submission is in the ledger before a model is asked, and the decision before it is answered; what the ledger
-        cannot take is in the spill.
+        The inputs, the submission and the decision are on a disk before it is answered, the two events by one append;
+        what the ledger cannot take is in the spill.
 
         Raises:
             SubmissionConflict: if the submission id was used for another content.
@@ -109,32 +121,31 @@ class UploadGate:
     async def _decide(
         self, upload: Upload, trace_id: str, deadline: Deadline
     ) -> tuple[Decision, bool]:
-        with span("gateway.record_submission", self.clock):
-            before, is_known = await self._look_up(upload)
-            digests = await self.run(self._keep_inputs, upload)
-            submission, recorded = self._submission(upload, digests, before)
-            if recorded and (decided := await self._recorded_decision(submission)):
-                return decided, True
+        before, is_known = await self._look_up(upload)
+        submission, is_recorded = self._submission(upload, before)
+        if is_recorded and (decided := await self._recorded_decision(submission)):
+            return decided, True
         choice = self._choose(submission)
-        seen = await self.run(self.cascade.seen, submission, choice, self.policies)
-        if not recorded:
-            submission = await self._record(submission, to_spill=not is_known)
-        if seen.earlier is not None:
-            judged = repeated(seen.signal, seen.earlier, choice)
-        else:
-            judged = await self._judge(upload, submission, choice, seen, deadline)
-        decision = self._decision(submission, judged, trace_id, digests)
+        keeping = asyncio.ensure_future(self._keep_inputs(upload))
+        try:
+            judged = await self._judge(upload, submission, choice, deadline)
+        finally:
+            await keeping
+        decision = self._decision(submission, judged, trace_id, upload.digests)
         if choice is not None:
             self.cascade.keep(decision, submission, choice, self.policies)
-        with span("gateway.record_decision", self.clock):
-            decision, recorded = await self._record_decision(
-                self.safeguards.settle(decision), submission
+        with span("gateway.record", self.clock):
+            decision, is_recorded = await self._record(
+                self.safeguards.settle(decision),
+                submission,
+                is_new=not is_recorded,
+                to_spill=not is_known,
             )
-        if not recorded:
+        if not is_recorded:
             seller_id = submission.listing.seller_id
             if self.safeguards.decided(decision, judged.asked, seller_id):
-                await self.run(self.safeguards.step, self.ledger)
-        return decision, recorded
+                self.is_stop_due.set()
+        return decision, is_recorded
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return `function(...)`, run off the event loop."""
@@ -144,19 +155,28 @@ class UploadGate:
             self.executor, lambda: context.run(function, *args, **kwargs)
         )
 
+    async def run_beside(self, function: Callable[[], _T]) -> _T:
+        """Return `function()`, which may wait for a disk for ever; no upload waits for it."""
+        return await asyncio.get_running_loop().run_in_executor(self.beside, function)
+
     async def close(self) -> None:
-        """Close connections and threads."""
+        """Close connections and threads; a stop that the ledger does not know of yet is recorded, if that can be."""
+        if self.is_stop_due.is_set():
+            self.is_stop_due.clear()
+            with suppress(TimeoutError, TidegateError):
+                async with asyncio.timeout(self.budgets.ledger_ms / 1e3):
+                    await self.run_beside(partial(self.safeguards.step, self.ledger))
         self.behaviour.close()
         await self.cascade.behaviour.close()
         await self.predictors.close()
         await self.safeguards.close(self.ledger)
         self.executor.shutdown(wait=False)
+        self.beside.shutdown(wait=False)
         self.keeper.close()
 
-    def _keep_inputs(self, upload: Upload) -> dict[str, str]:
-        seller_id, put = upload.listing.seller_id, self.keeper.put
-        images = {f"image.{k}": put(data, seller_id) for k, data in enumerate(upload.images)}
-        return {"listing": put(listing_bytes(upload.listing), seller_id), **images}
+    async def _keep_inputs(self, upload: Upload) -> None:
+        with span("gateway.keep_inputs", self.clock):
+            await self.keeper.keep(tuple(upload.inputs().values()), upload.listing.seller_id)
 
     async def _look_up(self, upload: Upload) -> tuple[Submission | None, bool]:
         """Return what was recorded under an upload's id, and whether that could be found out.
@@ -175,27 +195,15 @@ class UploadGate:
             _LOG.error("the ledger cannot be read", extra={"reason": str(error)})
             return None, False
 
-    def _submission(
-        self, upload: Upload, digests: dict[str, str], before: Submission | None
-    ) -> tuple[Submission, bool]:
+    def _submission(self, upload: Upload, before: Submission | None) -> tuple[Submission, bool]:
         """Return the submission of an upload, and whether it was recorded already."""
         submission = Submission(
             submission_id=upload.submission_id or self.new_id(),
             listing=upload.listing,
-            image_digests=tuple(digests[f"image.{k}"] for k in range(len(upload.images))),
+            image_digests=upload.image_digests,
             submitted_at=self.clock.now(),
         )
         return (_same(before, submission), True) if before else (submission, False)
-
-    async def _record(self, submission: Submission, *, to_spill: bool) -> Submission:
-        """Append the submission; where another request was faster with the same one, return that."""
-        event = from_submission(submission, recorded_at=self.clock.now())
-        try:
-            await self.keeper.append([event], to_spill=to_spill)
-        except LedgerConflict:
-            before = await self.keeper.get_submission(submission.submission_id)
-            return _same(before or submission, submission)
-        return submission
 
     async def _recorded_decision(self, submission: Submission) -> Decision | None:
         return await self.keeper.get_decision_of(submission.submission_id)
@@ -208,17 +216,16 @@ class UploadGate:
             return None
 
     async def _judge(
-        self,
-        upload: Upload,
-        submission: Submission,
-        choice: Choice | None,
-        seen: Seen,
-        deadline: Deadline,
+        self, upload: Upload, submission: Submission, choice: Choice | None, deadline: Deadline
     ) -> Judged:
-        """Return what stage 1 says and, where that does not decide, what a release does."""
+        """Return what an earlier answer says that holds, or stage 1 and, where that does not decide, a release."""
+        policies = self.policies
+        with span("gateway.seen", self.clock):
+            seen = await self.cascade.seen(submission, choice, policies, self.keeper.read)
+        if seen.earlier is not None:
+            return repeated(seen.signal, seen.earlier, choice)
         with span("gateway.behaviour", self.clock):
             behaviour = await self.behaviour.read(submission, deadline)
-        policies = self.policies
         with span("gateway.stage_1", self.clock):
             if choice is not None:
                 fetch = partial(
@@ -315,30 +322,41 @@ class UploadGate:
             decided_at=self.clock.now(),
         )
 
-    async def _record_decision(
-        self, decision: Decision, submission: Submission
+    async def _record(
+        self, decision: Decision, submission: Submission, *, is_new: bool, to_spill: bool
     ) -> tuple[Decision, bool]:
-        """Append the decision with the review that it opens; another decision of the same submission wins."""
+        """Append the submission, if it is new, and its decision with the review that it opens, all by one append.
+
+        Where another request was faster with the same submission, its decision wins.
+        """
         while True:
             decision = decision.model_copy(update={"recorded_at": self.clock.now()})
+            events = self._events(decision, submission, is_new=is_new)
             try:
-                said = await self.keeper.append(self._events(decision, submission))
+                said = await self.keeper.append(events, to_spill=to_spill)
             except TraceTaken:
                 # One trace of a caller may hold many uploads; a decision is found by a trace of its own.
                 decision = decision.model_copy(update={"trace_id": self.new_id()})
             except LedgerConflict:
-                before = await self._recorded_decision(submission)
+                before = await self.keeper.get_submission(submission.submission_id)
                 if before is None:
                     raise
-                return before, True
+                submission = _same(before, submission)
+                if recorded := await self._recorded_decision(submission):
+                    return recorded, True
+                if not is_new:
+                    raise
+                is_new, changes = False, {"submitted_at": submission.submitted_at}
+                decision = decision.model_copy(update=changes)
             else:
                 _count(decision, submission)
                 degraded = (*decision.degraded, *said)
                 return decision.model_copy(update={"degraded": degraded}), False
 
-    def _events(self, decision: Decision, submission: Submission) -> list[Event]:
+    def _events(self, decision: Decision, submission: Submission, *, is_new: bool) -> list[Event]:
         at, seller_id = self.clock.now(), submission.listing.seller_id
-        events = [from_decision(decision, recorded_at=at, seller_id=seller_id)]
+        events = [from_submission(submission, recorded_at=at)] if is_new else []
+        events.append(from_decision(decision, recorded_at=at, seller_id=seller_id))
         if task := review_task(decision, decision.reason_codes):
             events.append(from_review_task(task, recorded_at=at, seller_id=seller_id))
         return events + self.safeguards.events(decision, at, seller_id)
@@ -369,12 +387,6 @@ def _predictor_s(deadline: Deadline) -> float:
             f"the upload's {deadline.total_ms} ms were over before the predictor was asked"
         )
     return left_s
-
-
-def listing_bytes(listing: Listing) -> bytes:
-    """Return a listing as canonical JSON: what is stored and named by its digest."""
-    content = listing.model_dump(mode="json")
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sticky_key(submission: Submission) -> str:

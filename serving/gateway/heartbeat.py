@@ -1,10 +1,8 @@
 """The heartbeat of each gateway: a file below the home that says what it applies, what it does and that it lives."""
 
-import json
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +13,9 @@ from typing import Final, Literal
 from prometheus_client import Counter, Gauge
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from ledger.spill import SpillState
 from moderation.enforcement import HOUR, Buckets
+from moderation.files import replace_file
 from serving.routing import Arm
 
 _LOG = logging.getLogger(__name__)
@@ -77,7 +77,10 @@ class GatewayBeat(_Frozen):
     """None where shadows are off."""
 
     breakers: dict[str, str]
-    """Dependency -> closed, open or half open."""
+    """Dependency -> closed, open or half open. While that of the ledger is open, what is decided is spilled."""
+
+    spill: SpillState | None = None
+    """What waits there; None in heartbeats of before this field."""
 
     enforcement: Literal["automatic", "stopped"] | None
     """None where nothing watches it."""
@@ -144,11 +147,7 @@ def write_beat(folder: Path, beat: GatewayBeat) -> None:
     Files of gateways that have been gone for more than an hour are taken away.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".beat-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(beat.model_dump(mode="json"), file)
-        os.replace(temporary, folder / f"{beat.gateway}{_SUFFIX}")
+        replace_file(folder / f"{beat.gateway}{_SUFFIX}", beat.model_dump_json().encode())
     except OSError as error:
         FAILED.inc()
         _LOG.error("the heartbeat was not written", extra={"reason": str(error)})

@@ -22,7 +22,7 @@ from ledger.group import GroupWriter
 from ledger.keys import FILE_NAME, KeyRing
 from ledger.ledger import LedgerUnavailable, SqliteLedger
 from ledger.spill import Spill, SpillState
-from ledger.store import ContentStore, StoreUnavailable
+from ledger.store import ContentStore
 from ledger.writing import Moved
 from moderation.clock import Clock
 from moderation.decision import Decision
@@ -80,12 +80,16 @@ class Keeper:
         self.ledger, self.store, self._spill = ledger, store, spill
         self._drainer = Drainer(spill, ledger, store, _new_trace_id)
         self._budget_s = rules.budgets.ledger_ms / 1e3
-        self._retry_s = rules.spill.retry_s
+        self.retry_s = rules.spill.retry_s
+        """Seconds between two tries to drain."""
+
         self._writes = Breaker("ledger", rules.breakers.ledger, clock)
         self._reads = Breaker("ledger reads", rules.breakers.ledger, clock)
         self._group: GroupWriter[Sequence[Event]] = GroupWriter("ledger", ledger.append_each)
         self._spill_group: GroupWriter[Entry] = GroupWriter("spill", spill.write_each)
+        self._puts = Breaker("content store", rules.breakers.ledger, clock)
         self._readers = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="ledger-reads")
+        self._putters = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="content")
         self._sealers = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="spill")
         self._stopped_by: str | None = None
 
@@ -141,21 +145,37 @@ class Keeper:
         self._gauge()
         return (LEDGER_SPILLED,)
 
-    def put(self, data: bytes, seller_id: str | None) -> str:
-        """Keep a blob and return its SHA-256 in hex; not for the event loop's own thread.
+    async def keep(self, blobs: Sequence[bytes], seller_id: str | None) -> None:
+        """Keep the inputs of one upload: in the content store or, where that fails or takes long, in the spill.
 
         Raises:
-            TemporaryError: if neither the store nor the spill can take it; nothing was accepted.
+            TemporaryError: if the spill cannot take them either; nothing was accepted.
         """
         try:
-            return self.store.put(data, seller_id)
-        except StoreUnavailable as error:
+            with self._puts.call():
+                async with asyncio.timeout(self._budget_s * len(blobs)):
+                    await self._run(self._putters, self._put, blobs, seller_id)
+        except CircuitOpen:
+            reason = "left alone"
+        except TimeoutError:
+            reason = "timeout"
+        except TemporaryError as error:
             _LOG.error("the content store cannot be written", extra={"reason": str(error)})
-        blob = self._spill.seal_blob(data, seller_id)
-        if not self._spill.holds_copy(blob):
-            self._spill_group.write(blob)
-            SPILLED.labels("blob", "error").inc()
-        return blob.digest
+            reason = "error"
+        else:
+            return
+        await self._run(self._sealers, self._spill_blobs, blobs, seller_id, reason)
+
+    def _put(self, blobs: Sequence[bytes], seller_id: str | None) -> None:
+        for data in blobs:
+            self.store.put(data, seller_id)
+
+    def _spill_blobs(self, blobs: Sequence[bytes], seller_id: str | None, reason: str) -> None:
+        for data in blobs:
+            blob = self._spill.seal_blob(data, seller_id)
+            if not self._spill.holds_copy(blob):
+                self._spill_group.write(blob)
+                SPILLED.labels("blob", reason).inc()
 
     def said_of(self, digests: Sequence[str]) -> tuple[str, ...]:
         """Return what a Decision has to say about where its inputs are."""
@@ -168,7 +188,7 @@ class Keeper:
             TemporaryError: if it is not spilled, and the ledger cannot be read in time.
         """
         found = await self._spilled(self._spill.get_event, event_id)
-        return found or _event(await self._read(self.ledger.get_event, event_id))
+        return found or _event(await self.read(self.ledger.get_event, event_id))
 
     async def get_submission(self, submission_id: str) -> Submission | None:
         """Return an upload, or None; raises as `get_event` does."""
@@ -183,29 +203,37 @@ class Keeper:
     async def get_decision(self, trace_id: str) -> Decision | None:
         """Return the decision of a trace, or None; raises as `get_event` does."""
         found = await self._spilled(self._spill.get_decision_of_trace, trace_id)
-        return to_decision(found) if found else await self._read(self.ledger.get_decision, trace_id)
+        return to_decision(found) if found else await self.read(self.ledger.get_decision, trace_id)
 
     async def is_erased(self, event_id: str) -> bool:
         """Return whether there was an event of this id, of a seller that was erased; raises as `get_event` does."""
         if await self._spilled(self._spill.is_erased, event_id):
             return True
-        return await self._read(self.ledger.is_erased, event_id)
+        return await self.read(self.ledger.is_erased, event_id)
 
     async def state(self) -> dict[str, str]:
         """Return how the ledger and the spill are, `ok` where all is well."""
         try:
-            await self._read(self.ledger.last_sequence)
+            await self.read(self.ledger.last_sequence)
             is_open = self._writes.state() == "open"
             ledger = "left alone; events are spilled" if is_open else "ok"
         except TemporaryError as error:
-            ledger = str(error)
+            ledger = error.told
         return {"ledger": ledger, "spill": self._stopped_by or _text(self._gauge())}
+
+    def breakers(self) -> dict[str, str]:
+        """Return the circuits of the ledger, those of writes and reads apart."""
+        return {"ledger": self._writes.state(), "ledger reads": self._reads.state()}
+
+    def spilled(self) -> SpillState:
+        """Return what waits to be moved; reads no disk."""
+        return self._spill.state()
 
     async def can_keep(self) -> bool:
         """Return whether an upload could be kept now, in the ledger or in the spill."""
         with suppress(TemporaryError):
             if self._writes.state() != "open":
-                await self._read(self.ledger.last_sequence)
+                await self.read(self.ledger.last_sequence)
                 return True
         return await self._run(self._sealers, self._spill.has_room)
 
@@ -221,27 +249,31 @@ class Keeper:
             self._stopped_by = None  # the reason why things are spilled
         except TidegateError as error:
             _LOG.error("the spill cannot be moved", extra={"reason": str(error)})
-            self._stopped_by = f"cannot be moved: {error}"
+            told = (
+                error.told if isinstance(error, TemporaryError) else "a person has to; see the log"
+            )
+            self._stopped_by = f"cannot be moved: {told}"
         self._gauge()
-
-    async def keep_draining(self) -> None:
-        """Drain for ever, at the pace of the contract."""
-        while True:
-            await self.drain()
-            await asyncio.sleep(self._retry_s)
 
     def close(self) -> None:
         """Write what was begun, and give back threads and files."""
         self._readers.shutdown(wait=False, cancel_futures=True)
+        self._putters.shutdown(wait=False, cancel_futures=True)
         self._sealers.shutdown(wait=True)
         self._group.close()
         self._spill_group.close()
         self._spill.close()
 
     async def _spilled(self, function: Callable[[str], _T], name: str) -> _T | None:
-        return await self._run(self._readers, function, name) if self._spill.is_waiting() else None
+        # Not by the threads of reads, which a ledger that hangs takes.
+        return await self._run(self._sealers, function, name) if self._spill.is_waiting() else None
 
-    async def _read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def read(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return `function(...)`, which reads the ledger, if it comes within the ledger's budget.
+
+        Raises:
+            TemporaryError: if it does not, or the ledger is left alone for now.
+        """
         with self._reads.call():
             try:
                 async with asyncio.timeout(self._budget_s):

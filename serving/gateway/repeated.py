@@ -4,6 +4,7 @@ The ledger says what became of an answer meanwhile: truth that another gateway r
 """
 
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ NAME: Final = "duplicates"
 _COST: Final = 0.3
 _ENDING: Final = (EventKind.GROUND_TRUTH, EventKind.REVERSAL, EventKind.APPEAL)
 """What says that an answer may have been wrong."""
+
+
+Read = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,21 @@ class RepeatedUploads:
         self._ledger, self._clock = ledger, clock
         self._repeats = Repeats(rules, clock)
         self._lock = threading.Lock()
-        self._sequence = ledger.last_sequence()
+        self._sequence: int | None = None
+        """Up to where the ledger was followed; None until it could be read once, and nothing is kept until then."""
 
-    def look(self, submission: Submission, by: JudgedBy | None, policies: PolicyFile) -> Seen:
+    async def look(
+        self, submission: Submission, by: JudgedBy | None, policies: PolicyFile, read: Read
+    ) -> Seen:
         """Return the decision about the same upload whose answer holds still, and the signal that says so.
+
+        The ledger is asked about uploads that are known to repeat another; most do not.
 
         Args:
             submission: not decided yet.
             by: what would judge it; None where no release is there.
             policies: in force.
+            read: calls what reads the ledger, off the event loop and within a budget.
         """
         begin = self._clock.monotonic()
         signal: dict[str, Any] = {"name": NAME, "status": "ok", "cost": _COST}
@@ -63,8 +73,8 @@ class RepeatedUploads:
                 signal |= {"status": "missing", "reason": "no_release"}
             elif (key := repeat_key(submission, by, policies, self._clock.now())) is None:
                 signal |= {"status": "missing", "reason": "no_seller"}
-            else:
-                earlier = self._earlier(key, submission)
+            elif key in self._repeats:
+                earlier = await read(self._earlier, key, submission)
         except TidegateError as error:
             signal |= {"status": "error", "reason": f"{type(error).__name__}: {error}"}
         if earlier is not None:
@@ -78,9 +88,9 @@ class RepeatedUploads:
         """Let the answer of a decision be given again; call it before the decision is recorded.
 
         Until it is recorded nobody gets it, and no truth about it can come in between unseen. Kept is only what a model
-        answered of an upload that nothing was missing of.
+        answered of an upload that nothing was missing of, and nothing before the ledger was followed once.
         """
-        if decision.decided_by != "model" or decision.degraded:
+        if self._sequence is None or decision.decided_by != "model" or decision.degraded:
             return
         key = repeat_key(submission, by, policies, decision.decided_at)
         if key is not None:
@@ -94,6 +104,8 @@ class RepeatedUploads:
         """
         with self._lock:
             head = self._ledger.last_sequence()
+            if self._sequence is None:
+                self._sequence = head
             if head == self._sequence:
                 return
             found = list(self._ledger.read(_ENDING, self._sequence))
@@ -101,8 +113,6 @@ class RepeatedUploads:
             self._sequence = max([head, *(stored.sequence for stored in found)])
 
     def _earlier(self, key: str, submission: Submission) -> Decision | None:
-        if key not in self._repeats:
-            return None
         self.follow()
         kept = self._repeats.take(key, submission.submission_id)
         if kept is None:

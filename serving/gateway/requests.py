@@ -2,6 +2,8 @@
 
 import base64
 import binascii
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from PIL.Image import Image
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from moderation.errors import InvalidListing
-from moderation.image import decode, hash_view, strip
+from moderation.image import decode_view, strip
 from moderation.listing import (
     MAX_IMAGE_BYTES,
     MAX_IMAGES,
@@ -105,6 +107,18 @@ class Upload:
     views: tuple[Image, ...]
     """What stage 1 hashes of each image: small, and decoded once."""
 
+    digests: dict[str, str]
+    """SHA-256 of each input in hex: `listing` and `image.<index>`."""
+
+    @property
+    def image_digests(self) -> tuple[str, ...]:
+        """The digests of the images, in their order."""
+        return tuple(self.digests[f"image.{k}"] for k in range(len(self.images)))
+
+    def inputs(self) -> dict[str, bytes]:
+        """Return what is to be stored of it, named as in `digests`."""
+        return _inputs(self.listing, self.images)
+
 
 async def read_body(
     request: Request, max_bytes: int, media_types: Sequence[str] = (_JSON,)
@@ -120,8 +134,7 @@ async def read_body(
         wanted = " or ".join(media_types)
         raise WrongMediaType(f"{media_type[:64]!r} is not understood; send {wanted}")
     too_large = BodyTooLarge(f"the body is larger than {max_bytes} bytes; send fewer or smaller")
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+    if declared_bytes(request, 0) > max_bytes:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
@@ -129,6 +142,12 @@ async def read_body(
         if len(body) > max_bytes:
             raise too_large
     return bytes(body)
+
+
+def declared_bytes(request: Request, unknown: int) -> int:
+    """Return how many bytes a request says that its body has; `unknown` where it says nothing."""
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() else unknown
 
 
 def media_type_of(request: Request) -> str:
@@ -183,7 +202,20 @@ def _parse_form(form: Form) -> Upload:
 
 def _upload(envelope: DecisionRequest, listing: Listing, images: Sequence[_Read]) -> Upload:
     data, views = (tuple(part) for part in zip(*images, strict=True)) if images else ((), ())
-    return Upload(envelope.submission_id, listing, data, views)
+    inputs = _inputs(listing, data)
+    digests = {name: hashlib.sha256(one).hexdigest() for name, one in inputs.items()}
+    return Upload(envelope.submission_id, listing, data, views, digests)
+
+
+def _inputs(listing: Listing, images: Sequence[bytes]) -> dict[str, bytes]:
+    named = {f"image.{k}": data for k, data in enumerate(images)}
+    return {"listing": listing_bytes(listing), **named}
+
+
+def listing_bytes(listing: Listing) -> bytes:
+    """Return a listing as canonical JSON: what is stored and named by its digest."""
+    content = listing.model_dump(mode="json")
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _refuse_urls(content: dict[str, Any]) -> None:
@@ -242,5 +274,5 @@ def _image(text: str, field: str) -> _Read:
 def _stripped(data: bytes, field: str) -> _Read:
     if len(data) > MAX_IMAGE_BYTES:
         raise InvalidListing(field, f"is larger than {MAX_IMAGE_BYTES} bytes; send a smaller one")
-    view = hash_view(decode(data, field=field))
+    view = decode_view(data, field=field)
     return strip(data, field=field), view

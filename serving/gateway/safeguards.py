@@ -11,6 +11,7 @@ from typing import Final
 
 from ledger.events import Event, from_review_task
 from ledger.ledger import Ledger
+from ledger.spill import SpillState
 from moderation.clock import Clock
 from moderation.decision import Decision
 from moderation.errors import TemporaryError
@@ -82,10 +83,13 @@ class Safeguards:
         return self.enforcement.observe(decision, asked.expected if asked else None)
 
     def step(self, ledger: Ledger) -> None:
-        """Do what waits for disks: follow and record enforcement, keep answers of the shadow, write the heartbeat."""
+        """Do what waits for the ledger: follow and record enforcement, keep answers of the shadow."""
         if self.enforcement is not None:
             self.enforcement.sync()
         self._flush(ledger)
+
+    def beat(self) -> None:
+        """Write the heartbeat, if there is one and it is time."""
         if self.beats is not None:
             self.beats.write(self)
 
@@ -109,26 +113,13 @@ class Beats:
 
     Args:
         rules: how often, and when a gateway counts as gone.
-        folder: below the home of all gateways.
-        gateway: id of this one.
-        router: says what is applied.
-        breakers: dependency -> state.
-        clock: dates heartbeats.
+        around: what it tells of.
     """
 
-    def __init__(
-        self,
-        rules: Heartbeat,
-        folder: Path,
-        gateway: str,
-        *,
-        router: Router,
-        breakers: Callable[[], dict[str, str]],
-        clock: Clock,
-    ) -> None:
-        self._rules, self._folder, self._gateway = rules, folder, gateway
-        self._router, self._breakers, self._clock = router, breakers, clock
-        self._started_at = clock.now()
+    def __init__(self, rules: Heartbeat, around: "Around") -> None:
+        self._rules, self._folder, self._gateway = rules, around.home / GATEWAYS, around.gateway
+        self._router, self._clock, self._around = around.router, around.clock, around
+        self._started_at = around.clock.now()
         self._written_s: float | None = None
 
     def write(self, safeguards: Safeguards) -> None:
@@ -166,7 +157,9 @@ class Beats:
             lease=self._lease(),
             arms=safeguards.traffic.arms(),
             shadow=safeguards.shadow.counts() if safeguards.shadow else None,
-            breakers=self._breakers() | (safeguards.shadow.states() if safeguards.shadow else {}),
+            breakers=self._around.breakers()
+            | (safeguards.shadow.states() if safeguards.shadow else {}),
+            spill=self._around.spilled(),
             enforcement=None if enforcement is None else "stopped" if is_stopped else "automatic",
             is_loud=enforcement is not None and enforcement.is_loud,
             enforced=enforcement.buckets() if enforcement else {},
@@ -196,6 +189,9 @@ class Around:
     breakers: Callable[[], dict[str, str]]
     """Dependency -> state of its circuit."""
 
+    spilled: Callable[[], SpillState]
+    """What could not be given to the ledger or the content store."""
+
 
 def safeguards_of(rules: ServingRules, around: Around) -> Safeguards:
     """Return the safeguards that the contract asks for; a stop that the ledger holds is in force when this returns."""
@@ -203,14 +199,7 @@ def safeguards_of(rules: ServingRules, around: Around) -> Safeguards:
     if rules.audit is not None:
         found.audit = RandomAudit(rules.audit, audit_salt(around.home / AUDIT_SALT))
     if rules.heartbeat is not None:
-        found.beats = Beats(
-            rules.heartbeat,
-            around.home / GATEWAYS,
-            around.gateway,
-            router=around.router,
-            breakers=around.breakers,
-            clock=clock,
-        )
+        found.beats = Beats(rules.heartbeat, around)
     if rules.shadow is not None:
         found.shadow = Shadow(
             rules.shadow,

@@ -25,6 +25,7 @@ from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.gate import UploadGate
+from serving.gateway.intake import Intake
 from serving.gateway.safeguards import Around, safeguards_of
 from serving.routing import Route, Router, RoutingTable, write_table
 from tests.folded_behaviour import FoldedBehaviour
@@ -100,13 +101,15 @@ def _gate(folder: Path, predictor_url: str) -> UploadGate:
     )
     ledger, clock = SqliteLedger(folder / "ledger.sqlite"), SystemClock()
     router, policies = Router(folder / "routing.json", clock), load_policies(POLICY_FILE)
-    around = Around(folder, ledger, router, policies, clock, "fuzzed", breakers=dict)
+    keeper = a_keeper(folder, ledger)
+    around = Around(folder, ledger, router, policies, clock, "fuzzed", dict, keeper.spilled)
     return UploadGate(
-        keeper=a_keeper(folder, ledger),
+        keeper=keeper,
         behaviour=BudgetedBehaviour(
             FoldedBehaviour(ledger), Breaker("features", RULES.features, clock)
         ),
         breakers=Breakers("predictor", RULES.predictor, clock),
+        intake=Intake(SERVING.intake),
         router=router,
         cascade=a_cascade(folder, ledger, clock),
         policies=policies,

@@ -10,7 +10,7 @@ from typing import Final
 from moderation.clock import SimulatedClock
 from moderation.expressions import Expression, Span
 from moderation.leetspeak import resolve, unleet_word
-from moderation.pattern_file import load_patterns, lower
+from moderation.pattern_file import lower, parse_patterns
 from moderation.patterns import MAX_FIELD_CHARS, Patterns
 from moderation.policy import load_policies
 from moderation.spoofing import unspoof
@@ -118,7 +118,8 @@ def check_words(data: bytes) -> int:
 @cache
 def _patterns() -> Patterns:
     policies = load_policies(Path("policies/marketplace.yaml"))
-    file = load_patterns(Path("policies/patterns.yaml"), policies.ids)
+    path = Path("policies/patterns.yaml")
+    file = parse_patterns(path.read_bytes(), str(path), policies.ids)
     return Patterns(file, SimulatedClock(datetime(2026, 11, 22, tzinfo=UTC)))
 
 

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.slow
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GATEWAY = (
     "gateway.parse",
-    "gateway.record_submission",
+    "gateway.keep_inputs",
     "gateway.behaviour",
     "gateway.predictor",
-    "gateway.record_decision",
+    "gateway.record",
 )
 PREDICTOR = ("predictor.request", "predictor.decode", "predictor.score", "predictor.batch")
 ONE_EACH = (*GATEWAY, "gateway.upload", *PREDICTOR)

@@ -43,7 +43,7 @@ def scores(*probabilities: float) -> tuple[PolicyScore, ...]:
 
 
 def attempt(
-    role: Literal["answer", "fallback", "shadow"] = "answer",
+    role: Literal["answer", "shadow"] = "answer",
     status: Literal["ok", "error", "timeout"] = "ok",
     *probabilities: float,
 ) -> Attempt:
@@ -293,6 +293,16 @@ def stage_1(*signals: StageSignal) -> Stage1:
         (
             (),
             (StageSignal(name="behaviour", status="ok", is_decisive=True),),
+            "stage_1",
+            "allow",
+            (),
+        ),
+        (  # as it was recorded before a stage that fails kept uploads from being let go
+            (),
+            (
+                StageSignal(name="behaviour", status="ok", is_decisive=True),
+                StageSignal(name="banks", status="error", reason="damaged"),
+            ),
             "stage_1",
             "allow",
             (),

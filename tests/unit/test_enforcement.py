@@ -1,6 +1,6 @@
 """When automatic enforcement stops: each limit with what just passes and what does not."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +18,9 @@ from moderation.serving_rules import Audit, EnforcementQuotas, Heartbeat, Predic
 
 RULES = PredictionBreaker(
     window_s=60.0,
+    most_s=3600.0,
     least_listings=100,
+    newest_listings=20,
     most_listings=200,
     share=0.5,
     share_of_policy=0.3,
@@ -71,12 +73,54 @@ def test_window_is_quiet_below_its_limits(num: int, flagged: Mapping[str, int]) 
     assert window(num, flagged).excess({"toys": 0.009}) is None
 
 
-def test_window_forgets_what_is_old_or_far_back() -> None:
+def fires_at(found: PredictionWindow, marks: Iterable[str], begin_s: float, every_s: float) -> int:
+    """Return after how many listings, each flagged under a policy or "", it is too much; 0: never."""
+    for num, policy in enumerate(marks, 1):
+        found.add(frozenset({policy} - {""}), begin_s + num * every_s)
+        if policy and found.excess({"toys": 0.01}) is not None:
+            return num
+    return 0
+
+
+@pytest.mark.parametrize("every_s", [0.1, 0.7, 10.0, 30.0])
+def test_slow_release_is_stopped_at_the_least_number_of_listings(every_s: float) -> None:
+    found = PredictionWindow(RELEASE, RULES)
+    assert fires_at(found, ["spam"] * 200, 0.0, every_s) == RULES.least_listings
+
+
+@pytest.mark.parametrize(("policy", "one_in"), [("spam", 3), ("toys", 5)])
+def test_slow_release_is_stopped_under_one_policy(policy: str, one_in: int) -> None:
+    found = PredictionWindow(RELEASE, RULES)
+    marks = ["" if n % one_in else policy for n in range(200)]
+    assert 100 <= fires_at(found, marks, 0.0, 10.0) <= 110
+
+
+def test_slow_release_that_goes_wrong_is_stopped_within_the_least_number() -> None:
+    found = window(2_000, {})
+    assert 0 < fires_at(found, ["spam"] * 100, 70.0, 10.0) <= 50
+
+
+@pytest.mark.parametrize("age_s", [400.0, 3_000.0, 3_601.0, 1e6])
+def test_old_flags_do_not_stop_a_release_that_is_well_now(age_s: float) -> None:
+    found = window(90, {"spam": 90})
+    marks = ["" if n % 25 else "spam" for n in range(1, 1_001)]
+    assert fires_at(found, marks, age_s, 10.0) == 0
+
+
+def test_flags_beyond_the_most_seconds_count_for_nothing() -> None:
+    found = window(99, {"spam": 99})
+    assert fires_at(found, ["spam"] * 99, 3_600.1, 1.0) == 0
+
+
+def test_release_that_fell_silent_is_quiet_and_says_nothing() -> None:
     found = window(100, {"spam": 100})
     assert found.excess({}) is not None
     found.forget(60.1)
     assert not found.is_telling
     assert found.excess({}) is None
+
+
+def test_window_forgets_what_is_far_back() -> None:
     found = window(100, {"spam": 100})
     for _ in range(200):
         found.add(frozenset(), 1.0)
@@ -138,6 +182,10 @@ def test_change_needs_a_reason() -> None:
 def test_rules_that_cannot_hold_are_refused() -> None:
     with pytest.raises(ValidationError, match="most_listings: must be at least"):
         PredictionBreaker.model_validate(RULES.model_dump() | {"most_listings": 99})
+    with pytest.raises(ValidationError, match="newest_listings: must be at most"):
+        PredictionBreaker.model_validate(RULES.model_dump() | {"newest_listings": 101})
+    with pytest.raises(ValidationError, match="most_s: must be at least"):
+        PredictionBreaker.model_validate(RULES.model_dump() | {"most_s": 59.0})
     with pytest.raises(ValidationError, match="twice every_s"):
         Heartbeat(every_s=3.0, stale_s=5.0)
     with pytest.raises(ValidationError, match="less than or equal"):

@@ -21,6 +21,7 @@ from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.breaker import Breaker, Breakers
 from serving.gateway.cascade import Cascade
 from serving.gateway.gate import UploadGate
+from serving.gateway.intake import Intake
 from serving.gateway.repeated import RepeatedUploads
 from serving.routing import Route, Router, RoutingTable, write_table
 from tests.folded_behaviour import FoldedBehaviour
@@ -85,6 +86,7 @@ async def gate(
             FoldedBehaviour(ledger), Breaker("features", RULES.features, clock)
         ),
         breakers=Breakers("predictor", RULES.predictor, clock),
+        intake=Intake(SERVING.intake),
         router=Router(routing, clock),
         cascade=a_cascade(tmp_path, ledger, clock),
         policies=POLICIES,

@@ -20,6 +20,8 @@ _SERVING = load_release(Path("policies/release.yaml")).serving
 def breaker_rules(**changes: Any) -> PredictionBreaker:
     plain: dict[str, Any] = {
         "window_s": 60.0,
+        "most_s": 3600.0,
+        "newest_listings": 2,
         "least_listings": 10,
         "most_listings": 20,
         "share": 0.5,
@@ -80,7 +82,8 @@ def guard(
         policies=gate.policies,
         clock=clock or gate.clock,
         gateway=gateway,
-        breakers=gate.breakers.states,
+        breakers=lambda: {**gate.keeper.breakers(), **gate.breakers.states()},
+        spilled=lambda: gate.keeper.spilled(),
     )
     gate.safeguards = safeguards_of(serving_rules(**parts), around)
     return gate

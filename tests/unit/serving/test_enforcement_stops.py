@@ -1,5 +1,6 @@
 """Automatic enforcement over the real gate: what stops it, who follows, and what lets it go on."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from moderation.clock import SimulatedClock
 from moderation.decision import Attempt, Decision, PolicyScore, replay
 from moderation.enforcement import EnforcementChange
 from serving.errors import NothingToChange
+from serving.gateway.app import create_app
+from serving.gateway.auth import Callers
 from serving.gateway.enforcement import Enforcement, Others
 from serving.gateway.gate import UploadGate
 from tests.decided import a_decision
-from tests.unit.serving.fakes import NOON, FakePredictor, an_upload
+from tests.unit.serving.fakes import NOON, TOKENS, FakePredictor, an_upload
 from tests.unit.serving.guarded import (
     breaker_rules,
     guard,
@@ -33,6 +36,8 @@ GOOD = [0.0, 0.0, 0.0]
 
 async def _decide(client: httpx.AsyncClient, gate: UploadGate) -> Decision:
     answer = (await client.post("/v1/decisions", json=an_upload())).json()
+    if gate.is_stop_due.is_set():  # what the running app does at once
+        gate.safeguards.step(gate.ledger)
     decision = gate.ledger.get_decision(answer["trace_id"])
     assert decision is not None
     assert decision.tier == answer["tier"]
@@ -110,7 +115,7 @@ async def test_quota_counts_what_other_gateways_enforced(
     parts: dict[str, Any] = {"enforcement_quotas": quota_rules(), "heartbeat": heartbeat_rules()}
     guard(gate, tmp_path, **parts)
     assert await _decide_many(client, gate, predictor, *[BAD] * 3) == ["block"] * 3
-    gate.safeguards.step(gate.ledger)
+    gate.safeguards.beat()
     guard(gate, tmp_path, gateway="g2", **parts)
     assert await _decide_many(client, gate, predictor, BAD, BAD) == ["block", "review"]
 
@@ -323,3 +328,35 @@ def test_stop_stays_when_it_is_still_too_much(tmp_path: Path) -> None:
         clock.advance(50.0)
     watch.sync()
     assert watch.state.is_stopped
+
+
+async def test_a_stop_reaches_the_ledger_of_a_running_app_at_once(
+    gate: UploadGate, predictor: FakePredictor, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, enforcement_quotas=quota_rules())
+    app = create_app(gate, Callers(TOKENS))
+    transport = httpx.ASGITransport(app)
+    headers = {"Authorization": "Bearer adm1n"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://gate", headers=headers) as client,
+    ):
+        predictor.probability_P = BAD
+        for _ in range(5):
+            await client.post("/v1/decisions", json=an_upload())
+        async with asyncio.timeout(5):
+            while not _changes(gate):
+                await asyncio.sleep(0.01)
+    assert [one.cause for one in _changes(gate)] == ["quota"]
+
+
+async def test_a_stop_is_recorded_when_the_gateway_ends_right_after_it(
+    client: httpx.AsyncClient, gate: UploadGate, predictor: FakePredictor, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, enforcement_quotas=quota_rules())
+    predictor.probability_P = BAD
+    for _ in range(5):
+        await client.post("/v1/decisions", json=an_upload())
+    assert _changes(gate) == []
+    await gate.close()
+    assert [one.cause for one in _changes(gate)] == ["quota"]

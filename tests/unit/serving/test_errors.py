@@ -1,4 +1,6 @@
 import inspect
+import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from moderation.errors import (
     TidegateError,
 )
 from serving.errors import STATUS, PredictorTimeout, status_of
+from serving.gateway.answers import error_answer
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,15 @@ from serving.errors import STATUS, PredictorTimeout, status_of
 )
 def test_status_follows_the_kind_of_error(error: Exception, status: int) -> None:
     assert status_of(error) == status
+
+
+def test_a_caller_is_not_told_where_files_lie() -> None:
+    lost = LedgerUnavailable("database is locked", file=Path("/srv/home/ledger.sqlite"))
+    assert str(lost) == "/srv/home/ledger.sqlite: database is locked"
+    said = json.loads(bytes(error_answer(lost).body))
+    assert (said["error"], said["message"]) == ("LedgerUnavailable", "database is locked")
+    ours = error_answer(BundleRejected("/srv/home/bundles/b: altered"))
+    assert (ours.status_code, b"srv" in bytes(ours.body)) == (500, False)
 
 
 @pytest.mark.parametrize("module", [moderation.errors, serving.errors])

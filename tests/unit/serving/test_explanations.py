@@ -1,12 +1,23 @@
 """Explanations are a reviewer's: who may ask, what is said where none can be given; no upload depends on it."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import httpx
 import pytest
 
+from ledger.keys import KeyRing
+from ledger.ledger import SqliteLedger
+from moderation.prefilter import Incoming
+from moderation.stage_1 import StageSignal
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.explanations import ExplainerClient
 from serving.gateway.gate import UploadGate
+from serving.gateway.keeping import CONTENT_SPILLED
+from tests.kept import a_keeper, with_budget
+from tests.small_disk import held, unwritable
+from tests.unit.serving.conftest import a_cascade
 from tests.unit.serving.fakes import TOKENS, FakePredictor, an_upload
 
 REVIEWER = {"Authorization": "Bearer r3view"}
@@ -91,3 +102,53 @@ async def test_what_was_erased_cannot_be_explained(
     response = await other.get(f"/v1/decisions/{trace_id}/explanation")
     assert response.status_code == 404
     assert "is gone" in response.json()["message"]
+
+
+class LetsGo:
+    """A stage that lets everything go."""
+
+    name, cost = "behaviour", 0.2
+
+    def look(self, upload: Incoming) -> Sequence[StageSignal]:
+        return [StageSignal(name=self.name, status="ok", is_decisive=True)]
+
+
+async def test_what_stage_1_decided_has_no_score_to_explain(
+    client: httpx.AsyncClient, other: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    gate.cascade = a_cascade(tmp_path, gate.ledger, gate.clock, more=[LetsGo()])
+    path = f"/v1/decisions/{await _trace(client)}/explanation"
+    for asked in (other, client):
+        response = await asked.get(path, headers=REVIEWER)
+        assert (response.status_code, response.json()["error"]) == (404, "NotFound")
+        assert response.json()["message"].startswith("stage 1 decided")
+
+
+async def test_a_spilled_decision_is_explained_as_it_is_found(
+    client: httpx.AsyncClient, other: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    KeyRing(tmp_path / "keys.sqlite").of(["seller-1"])
+    gate.keeper.close()
+    ledger = SqliteLedger(tmp_path / "ledger.sqlite", busy_s=0.15)
+    gate.keeper = a_keeper(tmp_path, ledger, with_budget(150), spill_folder=tmp_path / "spill")
+    with held(tmp_path / "ledger.sqlite"):
+        path = f"/v1/decisions/{await _trace(client)}"
+        assert (await other.get(path)).status_code == 200
+        response = await other.get(f"{path}/explanation")
+    assert response.json()["error"] == "ExplainerUnavailable", "all that it takes was found"
+
+
+async def test_inputs_that_wait_in_the_spill_are_not_called_gone(
+    client: httpx.AsyncClient, other: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    KeyRing(tmp_path / "keys.sqlite").of(["seller-1"])
+    with unwritable(tmp_path / "content"):
+        path = f"/v1/decisions/{await _trace(client)}"
+        said = (await other.get(path)).json()["evidence"]["degraded"]
+        assert said == [CONTENT_SPILLED]
+        response = await other.get(f"{path}/explanation")
+    assert (response.status_code, response.json()["error"]) == (503, "InputsWaiting")
+    assert int(response.headers["retry-after"]) >= 1
+    await gate.keeper.drain()
+    response = await other.get(f"{path}/explanation")
+    assert response.json()["error"] == "ExplainerUnavailable", "all that it takes was found"

@@ -1,6 +1,8 @@
 """The behaviour stage in a running gateway: it lets go, unless a stage raises something, and says who was drawn."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,10 +13,12 @@ from featurestore.online import BehaviourRead
 from moderation.behaviour_prefilter import Prefilter, digest_of
 from moderation.decision import Decision, replay
 from moderation.listing import Submission
+from moderation.prefilter import Incoming
 from moderation.prefilter_audit import random_draw
 from moderation.stage_1 import StageSignal
 from serving.gateway.gate import UploadGate
 from tests.prefiltered import RULES, behaviours, evidence, prefilter
+from tests.unit.serving.conftest import a_cascade
 from tests.unit.serving.fakes import FakePredictor, a_release, an_upload
 
 CALM, BUSY = behaviours(2)
@@ -121,6 +125,30 @@ async def test_what_another_stage_raises_is_not_let_go(
     assert decision.tier != "allow"
     assert decision.stage_1 is not None
     assert decision.stage_1.tier != "allow"
+
+
+class Broken:
+    """A stage whose disk is gone."""
+
+    name, cost = "banks", 20.0
+
+    def look(self, upload: Incoming) -> Sequence[StageSignal]:
+        raise OSError("no disk")
+
+
+async def test_nobody_is_let_go_while_a_stage_fails(
+    gate: UploadGate,
+    client: httpx.AsyncClient,
+    predictor: FakePredictor,
+    opened: Prefilter,
+    tmp_path: Path,
+) -> None:
+    gate.cascade = a_cascade(tmp_path, gate.ledger, gate.clock, more=[Broken()])
+    await _serve(gate, client, predictor, opened)
+    decision = await _decided(gate, client, _named(drawn=False))
+    assert (decision.decided_by, len(decision.attempts), len(predictor.requests)) == ("model", 1, 1)
+    assert "banks failed" in _signal(decision).reason
+    assert any("no disk" in said for said in decision.degraded)
 
 
 async def test_a_closed_prefilter_asks_the_predictor_about_everything(

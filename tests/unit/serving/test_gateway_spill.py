@@ -10,13 +10,16 @@ import pytest
 from ledger.events import EventKind
 from ledger.keys import KeyRing
 from ledger.ledger import SqliteLedger
+from ledger.spill import SpillState
 from moderation.clock import SystemClock
 from moderation.serving_rules import BreakerRules
 from serving.gateway.gate import UploadGate
+from serving.gateway.heartbeat import GatewayBeat, read_beats
 from serving.gateway.keeping import CONTENT_SPILLED, LEDGER_SPILLED, SPILLED, Keeper
 from tests.kept import a_keeper, with_budget
 from tests.small_disk import fill, held, small_disk, unwritable
 from tests.unit.serving.fakes import an_upload
+from tests.unit.serving.guarded import guard, heartbeat_rules
 from tidegate.erasing import belonging
 
 REVIEWER = {"Authorization": "Bearer r3view"}
@@ -106,6 +109,13 @@ async def test_a_held_ledger_is_spilled_and_found_and_moved(
     assert (await client.get("/readyz")).json()["checks"]["spill"] == "ok"
 
 
+def _beat(gate: UploadGate, home: Path) -> GatewayBeat:
+    """Return what the gateway says of itself now."""
+    guard(gate, home, heartbeat=heartbeat_rules()).safeguards.beat()
+    [seen] = read_beats(home / "gateways", gate.clock.now(), stale_s=5.0)
+    return seen.beat
+
+
 async def test_an_open_circuit_spills_at_once(
     client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
 ) -> None:
@@ -122,6 +132,10 @@ async def test_an_open_circuit_spills_at_once(
         ready = (await client.get("/readyz")).json()
         assert ready["checks"]["ledger"] == "left alone; events are spilled"
         assert ready["ready"]
+        spilling = _beat(gate, tmp_path)
+        assert spilling.breakers["ledger"] != "closed"
+        assert spilling.spill is not None
+        assert spilling.spill.events == 6
     deadline = clock.monotonic() + 10
     while (await _decide(client, f"after-{clock.monotonic()}")).json()["evidence"]["degraded"]:
         assert clock.monotonic() < deadline, "it recovers by itself"
@@ -129,6 +143,9 @@ async def test_an_open_circuit_spills_at_once(
     await keeper.drain()
     for number in range(3):
         assert _kinds(gate, f"u{number}") == [EventKind.SUBMISSION, EventKind.DECISION]
+    recovered = _beat(gate, tmp_path)
+    assert recovered.breakers["ledger"] == "closed"
+    assert recovered.spill == SpillState(0, 0, 0, 0)
 
 
 async def test_a_full_disk_loses_nothing(
@@ -186,6 +203,8 @@ async def test_an_upload_is_refused_where_neither_can_keep_it(
                 await _decide(client, "mine-1")
             ready = await client.get("/readyz")
             assert (ready.status_code, ready.json()["ready"]) == (503, False)
+            assert "No space left on device" in refused.json()["message"]
+            assert str(tmp_path) not in refused.text + ready.text, "nobody is told where files lie"
         filler.unlink()
         await keeper.drain()
         assert _kinds(gate, "mine-1") == [], "nothing of it was accepted"
@@ -199,8 +218,9 @@ async def test_a_read_only_file_is_spilled(
     client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
-    KeyRing(home / "keys.sqlite").of(["seller-1"])
-    SqliteLedger(home / "ledger.sqlite")
+    KeyRing(tmp_path / "opened" / "keys.sqlite").of(["seller-1"])
+    SqliteLedger(tmp_path / "opened" / "ledger.sqlite")
+    shutil.copytree(tmp_path / "opened", home)  # SQLite reuses descriptors that it holds open
     with unwritable(home / "ledger.sqlite"):
         keeper = _replace_keeper(gate, home, tmp_path / "elsewhere")
         answer = (await _decide(client, "mine-1")).json()
@@ -228,13 +248,15 @@ async def test_a_gateway_starts_where_the_ledger_cannot_even_be_read(
         assert again["decision_id"] != early["decision_id"]
         unknown = await client.get(f"/v1/decisions/{'e' * 32}", headers=REVIEWER)
         assert unknown.status_code == 503
+        ready = await client.get("/readyz")
+        assert str(tmp_path) not in unknown.text + ready.text
     await keeper.drain()
     assert _kinds(gate, "mine-1") == [EventKind.SUBMISSION, EventKind.DECISION]
     assert _kinds(gate, "early") == [EventKind.SUBMISSION, EventKind.DECISION]
     kept = gate.ledger.get_decision_of("early")
     assert kept is not None
     assert kept.decision_id == early["decision_id"]
-    assert "2 frames are kept aside" in (await client.get("/readyz")).json()["checks"]["spill"]
+    assert "1 frames are kept aside" in (await client.get("/readyz")).json()["checks"]["spill"]
 
 
 async def test_an_erased_seller_leaves_the_spill(

@@ -251,6 +251,21 @@ async def test_what_a_stage_lets_go_is_allowed_unless_another_raises_it(
     assert (decision.tier, decision.decided_by, len(predictor.requests)) == ("review", "model", 1)
 
 
+async def test_one_part_that_cannot_be_read_keeps_no_other_from_being_followed(
+    client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    cascade = gate.cascade
+    await _sent(client)
+    active = tmp_path / "banks" / "ACTIVE"
+    active.parent.mkdir(exist_ok=True)
+    active.symlink_to("ACTIVE")  # a loop: it cannot be looked at
+    (tmp_path / "patterns.yaml").write_text("version: 'another'\npatterns: []\n")
+    cascade.refresh()
+    assert cascade.state() == {"banks": "refused", "patterns": "ok"}
+    assert str(cascade._book.version).startswith("another")
+    assert cascade._repeated._sequence == gate.ledger.last_sequence()
+
+
 @pytest.fixture
 async def running(client: httpx.AsyncClient, gate: UploadGate) -> AsyncIterator[None]:
     """The app with its timers."""

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ledger.spill import SpillState
 from moderation.clock import SimulatedClock
 from serving.gateway.gate import UploadGate
 from serving.gateway.heartbeat import GatewayBeat, read_beats, write_beat
@@ -50,7 +51,7 @@ async def test_heartbeat_says_what_the_gateway_applies_and_does(
     waiting = asyncio.create_task(client.post("/v1/decisions", json=an_upload()))
     while len(predictor.requests) < 2:
         await asyncio.sleep(0.01)
-    gate.safeguards.step(gate.ledger)
+    gate.safeguards.beat()
     [seen] = read_beats(tmp_path / "gateways", gate.clock.now(), stale_s=5.0)
     beat = seen.beat
     assert seen.is_alive
@@ -58,7 +59,10 @@ async def test_heartbeat_says_what_the_gateway_applies_and_does(
     assert (beat.lease, beat.enforcement) == ("no candidate", "automatic")
     assert (beat.arms["champion"].requests, beat.arms["champion"].in_flight) == (2, 1)
     assert (beat.arms["candidate"].requests, beat.arms["candidate"].in_flight) == (0, 0)
-    assert beat.breakers == {f"predictor {predictor.url}": "closed"}
+    assert beat.breakers == dict.fromkeys(
+        ["ledger", "ledger reads", f"predictor {predictor.url}"], "closed"
+    )
+    assert beat.spill == SpillState(0, 0, 0, 0)
     assert beat.shadow is not None
     assert [found["weapons"] for found in beat.enforced.values()] == [1]
     await waiting
@@ -92,7 +96,7 @@ def test_heartbeat_tells_the_lease_of_a_candidate(
         write_table(routing, table)
         gate.router.refresh()
         clock.advance(1.0)
-        gate.safeguards.step(gate.ledger)
+        gate.safeguards.beat()
         [seen] = read_beats(tmp_path / "gateways", clock.now(), stale_s=5.0)
         told.append((seen.beat.renewal, seen.beat.lease))
     assert told == [(1, "not live"), (2, "live")]

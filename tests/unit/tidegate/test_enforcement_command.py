@@ -1,12 +1,17 @@
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from ledger.spill import SpillState
+from moderation.clock import SystemClock
 from moderation.errors import PermanentError
 from moderation.settings import settings
 from serving.errors import NothingToChange
+from serving.gateway.heartbeat import GatewayBeat, write_beat
 from tidegate.app import app
 
 RUNNER = CliRunner(env={"COLUMNS": "200"})
@@ -39,3 +44,26 @@ def test_reset_is_refused_when_nothing_is_stopped_or_no_reason_is_given() -> Non
     short = RUNNER.invoke(app, ["enforcement", "stop", "--reason", "no", "--by", "ana"])
     assert isinstance(short.exception, PermanentError)
     assert "reason" in str(short.exception)
+
+
+def test_a_gateway_that_spills_is_shown(home: Path) -> None:
+    now = SystemClock().now()
+    beat = GatewayBeat(
+        gateway="g1",
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=now,
+        at=now,
+        revision=7,
+        renewal=0,
+        lease="live",
+        arms={},
+        shadow=None,
+        breakers={"ledger": "open", "features": "closed"},
+        enforcement=None,
+        spill=SpillState(events=4, blobs=2, num_bytes=900, quarantined=0),
+    )
+    write_beat(home / "gateways", beat)
+    shown = RUNNER.invoke(app, ["enforcement", "show"]).output
+    assert "gateway g1: alive, revision 7" in shown
+    assert "ledger open, 4 events and 2 blobs are spilled" in shown

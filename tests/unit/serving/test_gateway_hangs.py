@@ -1,0 +1,149 @@
+"""The gateway when a disk neither works nor fails: calls that hang are left behind, uploads are answered and kept."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ledger.events import EventKind
+from ledger.keys import KeyRing
+from ledger.ledger import SqliteLedger
+from ledger.store import ContentStore
+from serving.gateway.app import create_app
+from serving.gateway.auth import Callers
+from serving.gateway.gate import UploadGate
+from serving.gateway.keeping import CONTENT_SPILLED, LEDGER_SPILLED
+from tests.kept import SERVING, a_keeper, with_budget
+from tests.unit.serving.conftest import a_cascade
+from tests.unit.serving.fakes import a_photo, an_upload, as_text
+from tests.unit.serving.guarded import breaker_rules, guard, heartbeat_rules
+
+ADMIN = {"Authorization": "Bearer adm1n"}
+ANSWER_S = 3.0
+"""Within which an upload is answered though a disk hangs: several budgets of 150 ms, on a busy machine."""
+
+_KEPT = frozenset({"put", "append_each", "move_each", "put_sealed"})
+_READ = frozenset({"last_sequence", "read", "get_event", "get_decision", "get_decision_of"})
+_HANGS = _KEPT | _READ | {"is_erased", "append"}
+
+
+class Hanging:
+    """What it wraps, whose calls wait for ever while it hangs."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._is_well = threading.Event()
+        self._is_well.set()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if name not in _HANGS:
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._is_well.wait()
+            return found(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        self._is_well.clear()
+        try:
+            yield
+        finally:
+            self._is_well.set()
+
+
+@pytest.fixture
+async def ledger(gate: UploadGate, tmp_path: Path) -> Hanging:
+    """A ledger that can hang, below a gate that gives answers again."""
+    KeyRing(tmp_path / "keys.sqlite").of(["seller-1"])
+    gate.keeper.close()
+    hanging = Hanging(SqliteLedger(tmp_path / "ledger.sqlite"))
+    gate.keeper = a_keeper(tmp_path, hanging, with_budget(150), spill_folder=tmp_path / "spill")  # type: ignore[arg-type]
+    duplicates = SERVING.stage_1.duplicates
+    gate.cascade = a_cascade(tmp_path, hanging, gate.clock, duplicates=duplicates)
+    return hanging
+
+
+async def _send(client: httpx.AsyncClient, number: int, title: str, **more: Any) -> httpx.Response:
+    listing = {"listing_id": f"l{number}", "seller_id": "seller-1", "title": title}
+    async with asyncio.timeout(ANSWER_S):
+        sent = an_upload(listing=listing, **more)
+        return await client.post("/v1/decisions", json=sent, headers=ADMIN)
+
+
+async def test_repeats_and_fresh_uploads_are_answered_while_the_ledger_hangs(
+    client: httpx.AsyncClient, gate: UploadGate, ledger: Hanging
+) -> None:
+    assert (await _send(client, 0, "Blue")).status_code == 200
+    before = (await _send(client, 1, "Blue")).json()
+    assert before["evidence"]["decided_by"] == "duplicate"
+    with ledger.hung():
+        repeats = [_send(client, 10 + number, "Blue") for number in range(12)]
+        answers = await asyncio.gather(*repeats, _send(client, 50, "Fresh"))
+    decided = [one.json()["evidence"] for one in answers]
+    assert {one["decided_by"] for one in decided} == {"model"}, (
+        "what cannot be read is not repeated"
+    )
+    assert all(LEDGER_SPILLED in one["degraded"] for one in decided)
+    await gate.keeper.drain()
+    kinds = [EventKind.SUBMISSION, EventKind.DECISION]
+    for one in decided:
+        found = [event.event.kind for event in gate.ledger.read() if _is_of(event, one)]
+        assert found == kinds
+
+
+def _is_of(stored: Any, decision: dict[str, Any]) -> bool:
+    return bool(stored.event.submission_id == decision["submission_id"])
+
+
+async def test_uploads_with_ids_of_their_own_are_answered_while_the_ledger_hangs(
+    client: httpx.AsyncClient, ledger: Hanging
+) -> None:
+    with ledger.hung():
+        for number in range(8):
+            sent = await _send(client, number, f"t{number}", submission_id=f"s{number}")
+            assert LEDGER_SPILLED in sent.json()["evidence"]["degraded"]
+        again = await _send(client, 7, "t7", submission_id="s7")
+        assert again.headers["idempotent-replay"] == "true"
+
+
+async def test_uploads_are_answered_while_the_content_store_hangs(
+    client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    KeyRing(tmp_path / "keys.sqlite").of(["seller-1"])
+    gate.keeper.close()
+    gate.keeper = a_keeper(tmp_path, SqliteLedger(tmp_path / "ledger.sqlite"), with_budget(150))
+    store = Hanging(ContentStore(tmp_path / "content", durable=True))
+    gate.keeper.store = store  # type: ignore[assignment]
+    with store.hung():
+        answers = [
+            await _send(client, n, f"t{n}", images=[as_text(a_photo(size=(40 + n, 30)))])
+            for n in range(12)
+        ]
+        decided = [one.json()["evidence"] for one in answers]
+        assert all(CONTENT_SPILLED in one["degraded"] for one in decided)
+    await gate.keeper.drain()
+    for one in decided:
+        assert all(map(store.has, one["input_digests"].values()))
+
+
+async def test_a_gateway_whose_ledger_hangs_still_shows_that_it_lives(
+    gate: UploadGate, ledger: Hanging, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, heartbeat=heartbeat_rules(), prediction_breaker=breaker_rules())
+    app = create_app(gate, Callers(""))
+    with ledger.hung():
+        async with app.router.lifespan_context(app), asyncio.timeout(8):
+            seen: set[int] = set()
+            while len(seen) < 2:
+                seen |= {one.stat().st_mtime_ns for one in (tmp_path / "gateways").glob("*.json")}
+                await asyncio.sleep(0.05)
+            ledger._is_well.set()
