@@ -223,7 +223,7 @@ class PredictorRules(_Frozen):
     """Listings that go through the models together."""
 
     wait_ms: Annotated[float, Field(ge=0, le=1_000, strict=True)]
-    """Most that a busy engine waits for a batch to fill; never more than what sharing a batch saves."""
+    """Most that an engine waits for a batch to fill: while listings are yet to be prepared, or after one of several."""
 
     fair_every: Count
     """Listings that may go ahead of a lower priority before its oldest goes."""

@@ -5,13 +5,21 @@ from pathlib import Path
 from moderation.clock import SystemClock
 from moderation.scoring import Scorer, ScoringItem
 
+Listing = tuple[str, bytes | None]
+"""Title, and the photo where there is one."""
+
+
+def item_of(title: str, image: bytes | None) -> ScoringItem:
+    """Return a listing as the scorer takes it."""
+    return ScoringItem(title, "", () if image is None else (image,))
+
 
 def loop(
-    bundle: str, title: str, image: bytes, num_threads: int, seconds: float
+    bundle: str, title: str, image: bytes | None, num_threads: int, seconds: float
 ) -> dict[str, float]:
     """Return listings a second of prepared batches, and of batches that are prepared on the way; best size each."""
     scorer, clock = Scorer.load(Path(bundle), num_threads), SystemClock()
-    item = ScoringItem(title, "", (image,))
+    item = item_of(title, image)
     prepared = scorer.prepare(item)
     best = {"engine": 0.0, "engine with preparation": 0.0}
     for size in (1, 8, 32):

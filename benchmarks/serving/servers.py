@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
+from benchmarks.serving.engine import Listing
 from benchmarks.serving.load import Target, ask
 from moderation.clock import SystemClock
 from serving.process import start_predictor
@@ -52,14 +53,14 @@ def installed(peer: str) -> Path:
 
 @contextlib.contextmanager
 def running(
-    name: str, bundle: Path, listing: tuple[str, bytes], threads: tuple[int, int, int]
+    name: str, bundle: Path, listing: Listing, threads: tuple[int, int, int]
 ) -> Iterator[Target]:
     """Run a server for the length of the `with` block; it answers before the block begins.
 
     Args:
         name: `ours`, `kserve` or a peer.
         bundle: what it serves.
-        listing: title and image of every request.
+        listing: of every request.
         threads: of one batch; batches at once; those that prepare. Only ours knows the last two.
 
     Raises:
@@ -120,16 +121,17 @@ def first_probability(name: str, body: bytes) -> float:
     return float(content["probability"][0] if name == "litserve" else content[0][0])
 
 
-def _request(name: str, title: str, image: bytes) -> tuple[str, bytes]:
+def _request(name: str, title: str, image: bytes | None) -> tuple[str, bytes]:
     """Return path and body of one listing in the server's own protocol."""
-    text = base64.b64encode(image).decode()
-    listing = {"title": title, "images": [text]}
+    images = [] if image is None else [base64.b64encode(image).decode()]
+    listing = {"title": title, "images": images}
     if name in ("ours", "mlserver"):
         inputs: list[dict[str, Any]] = [
-            {"name": key, "datatype": "BYTES", "shape": [1], "data": [value]}
-            for key, value in (("title", title), ("images", text))
+            {"name": key, "datatype": "BYTES", "shape": [1], "data": values}
+            for key, values in (("title", [title]), ("images", images))
+            if values
         ]
-        if name == "ours":
+        if name == "ours" and images:
             inputs.append({"name": "image_count", "datatype": "INT32", "shape": [1], "data": [1]})
         return "/v2/models/tidegate/infer", json.dumps({"inputs": inputs}).encode()
     path, content = {

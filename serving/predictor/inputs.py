@@ -41,6 +41,7 @@ _TYPES: Final = {
 }
 INPUTS: Final = tuple(_TYPES)
 _DIGEST_CHARS: Final = 64
+_ELEMENT: Final = (bytes, str)
 _KINDS: Final[dict[str, type[np.generic]]] = {
     "INT32": np.int32,
     "INT8": np.int8,
@@ -125,7 +126,7 @@ def _size(tensor: InferInput) -> int:
     """Return about how many bytes a tensor holds; numbers of JSON are small beside texts and images."""
     if tensor._raw_data is not None:
         return len(tensor._raw_data)
-    return sum(len(e) if isinstance(e, bytes | str) else 8 for e in tensor.data or ())
+    return sum(len(e) if isinstance(e, _ELEMENT) else 8 for e in tensor.data or ())
 
 
 def _expect(name: str, holds: bool, remedy: str) -> None:
@@ -231,7 +232,7 @@ def _elements(tensor: InferInput) -> list[Any]:
     elements = _split(raw, tensor.name) if isinstance(raw, bytes) else raw
     fits = len(tensor.shape) == 1 and tensor.shape[0] == len(elements)
     _expect(tensor.name, fits, f"one axis of as many as its elements, {len(elements)}")
-    _expect(tensor.name, all(isinstance(e, bytes | str) for e in elements), "strings only")
+    _expect(tensor.name, all(isinstance(e, _ELEMENT) for e in elements), "strings only")
     return elements
 
 

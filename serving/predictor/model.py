@@ -60,6 +60,24 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         """Return the scores of one V2 request; cancelling the call takes it out of the queue.
 
         Raises:
+            Exception: as `tensors` does.
+        """
+        is_raw = payload.use_binary_outputs
+        found = await self.tensors(payload, headers or {})
+        return InferResponse(
+            response_id=payload.id or new_id(),
+            model_name=self.name,
+            model_version=self.release.bundle,
+            infer_outputs=[_output(name, array, is_raw=is_raw) for name, array in found.items()],
+            use_binary_outputs=is_raw,
+        )
+
+    async def tensors(
+        self, payload: InferRequest, headers: dict[str, str]
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Return the output tensors of one V2 request by name; cancelling the call takes it out of the queue.
+
+        Raises:
             InvalidInput: if the request is not what the metadata describes (400, INVALID_ARGUMENT).
             Overloaded: if it was not let in (503, RESOURCE_EXHAUSTED).
             TooLate: if its deadline cannot be met (504, DEADLINE_EXCEEDED).
@@ -67,8 +85,8 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         status = "error"
         try:
             # KServe hands on gRPC metadata and HTTP headers alike, and looks at neither.
-            with request_span("predictor.request", (headers or {}).get(TRACEPARENT)):
-                response = await self._answer(payload, headers or {})
+            with request_span("predictor.request", headers.get(TRACEPARENT)):
+                found = await self._answer(payload, headers)
             status = "ok"
         except (InvalidInput, InvalidListing) as error:
             status = "invalid"
@@ -84,9 +102,11 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
             raise
         finally:
             REQUESTS.labels(status).inc()
-        return response
+        return found
 
-    async def _answer(self, request: InferRequest, headers: dict[str, str]) -> InferResponse:
+    async def _answer(
+        self, request: InferRequest, headers: dict[str, str]
+    ) -> dict[str, npt.NDArray[Any]]:
         now_s = self._clock.monotonic()
         names = _requested(request)
         with_embeddings = not set(names).isdisjoint(_ON_REQUEST)
@@ -99,15 +119,7 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
                 items = parse_items(request, self.release.features)
         with span("predictor.score", num_items=len(items), release=self.release.bundle):
             scores = await self.queue.score(items, terms)
-        return InferResponse(
-            response_id=request.id or uuid.uuid4().hex,
-            model_name=self.name,
-            model_version=self.release.bundle,
-            infer_outputs=[
-                _output(name, scores, is_raw=request.use_binary_outputs) for name in names
-            ],
-            use_binary_outputs=request.use_binary_outputs,
-        )
+        return {name: _array(name, scores) for name in names}
 
     def get_input_types(self) -> list[dict[str, Any]]:
         """Return the V2 description of the inputs; -1 is an axis of any length."""
@@ -166,8 +178,17 @@ def _requested(request: InferRequest) -> Sequence[str]:
     return names
 
 
-def _output(name: str, scores: Scores, *, is_raw: bool) -> InferOutput:
-    array = _array(name, scores)
+def datatype_of(name: str) -> str:
+    """Return the V2 type of an output."""
+    return _DATATYPES[name]
+
+
+def new_id() -> str:
+    """Return the id of a response to a request that has none."""
+    return uuid.uuid4().hex
+
+
+def _output(name: str, array: npt.NDArray[Any], *, is_raw: bool) -> InferOutput:
     output = InferOutput(name=name, shape=list(array.shape), datatype=_DATATYPES[name])
     # Set here: KServe's own conversion takes the truth value of an array and fails.
     output.set_data_from_numpy(array, binary_data=is_raw)

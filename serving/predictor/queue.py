@@ -2,7 +2,8 @@
 
 Everything is decided on the event loop; two pools of threads do the work. A listing waits, is prepared (decoded, cut
 into tokens), is ready, and goes through the models in a batch. An idle engine takes what is there at once; one that
-just finished a batch of several waits for as many again, but no longer than sharing a batch saves.
+just finished a batch of several waits for as many again, but no longer than sharing a batch saves. While listings wait
+to be prepared, the processor is what all wait for, and a fuller batch leaves more of it for them.
 
 A batch that fails is run again listing by listing, so that one bad listing fails alone. What was cancelled or can no
 longer be in time leaves without being computed.
@@ -32,6 +33,7 @@ _LOG = logging.getLogger(__name__)
 
 # Batches' worth of listings that are prepared ahead of the engine: enough to fill the next batch of each worker.
 _BATCHES_AHEAD: Final = 2
+_TEXTS_TOGETHER: Final = 8
 _DRAIN_POLL_S: Final = 0.01
 
 
@@ -59,7 +61,7 @@ class BatchQueue:
         self._room = Room(rules, plan, self.latency)
         self._preparing = self._running = self._running_passes = 0
         self._target = 1
-        self._ended_s = -math.inf
+        self._ended_s = self._ready_since_s = -math.inf
         self._hold: asyncio.TimerHandle | None = None
         self._open: set[Request] = set()
         self._is_closing = self._is_closed = False
@@ -188,12 +190,11 @@ class BatchQueue:
         most_ready = self._rules.max_batch * _BATCHES_AHEAD * self._plan.workers
         while self._preparing < self._plan.prepare_threads:
             short = [p for p in Priority if self._ready.count(p) < most_ready]
-            entry = self._waiting.take(short)
-            if entry is None:
+            taken = self._take_to_prepare(short)
+            if not taken:
                 break
-            entry.is_preparing = True
             self._preparing += 1
-            self._prepare_pool.submit(entry.request.context.copy().run, self._prepare, entry, loop)
+            self._prepare_pool.submit(self._prepare, taken, loop)
         while self._running < self._plan.workers and self._ready and not self._is_held(loop):
             batch, late = self._ready.take_batch(
                 self._clock.monotonic(), self._rules.max_batch, self.latency
@@ -206,23 +207,47 @@ class BatchQueue:
             if batch:
                 self._start(batch, loop)
 
+    def _take_to_prepare(self, among: Sequence[Priority]) -> list[Entry]:
+        """Return what a thread prepares next: one listing, or a few texts, which take less than being handed over."""
+        taken: list[Entry] = []
+        most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.prepare_threads))
+        while (entry := self._waiting.first(among)) and (
+            not taken or (len(taken) < most and not entry.item.images)
+        ):
+            self._waiting.take(among)
+            entry.is_preparing = True
+            taken.append(entry)
+            if entry.item.images:
+                break
+        return taken
+
     def _is_held(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Return whether the engine waits for its batch to fill; if so, for how long is set."""
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
-        if len(self._ready) >= min(self._target, self._rules.max_batch):
+        wait_s = self._rules.wait_ms / 1e3
+        wanted, end_s = self._rules.max_batch, self._ready_since_s + wait_s
+        if not self._are_more_prepared():
+            # Waiting longer than the fixed time that one batch less costs never pays.
+            wanted = min(self._target, wanted)
+            end_s = self._ended_s + min(wait_s, self.latency.fixed_s)
+        if len(self._ready) >= wanted:
             return False
-        # Waiting longer than the fixed time that one batch less costs never pays.
-        budget_s = min(self._rules.wait_ms / 1e3, self.latency.fixed_s)
         passes = sum(entry.passes for entry in self._ready)
         earliest_s = min(entry.deadline_s for entry in self._ready)
-        end_s = min(self._ended_s + budget_s, earliest_s - self.latency.bound_s(passes))
+        # A timer can be late; whoever could not wait for all of it does not begin to.
+        end_s = min(end_s, earliest_s - self.latency.bound_s(passes) - wait_s)
         left_s = end_s - self._clock.monotonic()
         if left_s <= 0:
             return False
         self._hold = loop.call_later(left_s, self._end_hold, loop)
         return True
+
+    def _are_more_prepared(self) -> bool:
+        """Return whether listings as urgent as those that are ready wait for a thread to prepare them."""
+        next_up, first = self._waiting.first(), self._ready.first()
+        return next_up is not None and first is not None and next_up.priority <= first.priority
 
     def _end_hold(self, loop: asyncio.AbstractEventLoop) -> None:
         self._target = len(self._ready)
@@ -239,33 +264,42 @@ class BatchQueue:
         # A batch serves many requests; in traces it belongs to the one that waited longest.
         self._score_pool.submit(batch[0].request.context.copy().run, self._run, batch, loop)
 
-    def _prepare(self, entry: Entry, loop: asyncio.AbstractEventLoop) -> None:
-        """Prepare one listing; on a thread."""
-        begin_s, error = self._clock.monotonic(), None
+    def _prepare(self, taken: Sequence[Entry], loop: asyncio.AbstractEventLoop) -> None:
+        """Prepare listings; on a thread."""
+        outcomes = [
+            entry.request.context.copy().run(self._prepare_one, entry, self._clock.monotonic())
+            for entry in taken
+        ]
+        _tell(loop, self._prepared, taken, outcomes, loop)
+
+    def _prepare_one(self, entry: Entry, begin_s: float) -> tuple[Exception | None, float]:
+        error = None
         try:
             if not entry.request.is_over:
                 with span("predictor.prepare", self._clock):
                     entry.prepared = self._scoring.prepare(entry.item)
         except Exception as raised:
             error = raised
-        _tell(loop, self._prepared, entry, error, self._clock.monotonic() - begin_s, loop)
+        return error, self._clock.monotonic() - begin_s
 
     def _prepared(
         self,
-        entry: Entry,
-        error: Exception | None,
-        seconds: float,
+        taken: Sequence[Entry],
+        outcomes: Sequence[tuple[Exception | None, float]],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._preparing -= 1
-        entry.is_preparing = False
-        self._room.learn_prepare(seconds)
-        if error is not None or entry.request.is_over:
+        for entry, (error, seconds) in zip(taken, outcomes, strict=True):
+            entry.is_preparing = False
+            self._room.learn_prepare(seconds)
+            if error is None and not entry.request.is_over:
+                if not self._ready:
+                    self._ready_since_s = self._clock.monotonic()
+                self._ready.add(entry)
+                continue
             self._room.tally(entry, -1)
             if error is not None:
                 self._fail(entry.request, error)
-        else:
-            self._ready.add(entry)
         self._pump(loop)
 
     def _run(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:

@@ -4,82 +4,183 @@ KServe's own turns binary tensors into lists of text, answers a malformed body w
 has gone. Here a body is JSON, or JSON followed by raw tensors (the protocol's binary extension); a caller that goes
 away takes its listings out of the queue; no room is 503 with Retry-After, said before the body is decoded and, where
 no line has room, before it is read; a missed deadline is 504.
+
+It speaks ASGI itself: what a web framework does around a route took as long as the rest of a small request.
 """
 
 import asyncio
+import logging
 import math
-from typing import Any
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, Final
 
+import numpy.typing as npt
 import orjson
-from fastapi import Request, Response
 from kserve import InferRequest, InferResponse
 from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 
+from serving.openinference import MAX_MESSAGE_BYTES
 from serving.predictor.backlog import Priority
 from serving.predictor.measures import REQUESTS
-from serving.predictor.model import TidegateModel
+from serving.predictor.model import TidegateModel, datatype_of, new_id
 from serving.predictor.queue import Overloaded, TooLate
 
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Answer = tuple[int, dict[str, str], bytes]
+"""Status, headers and body."""
+
+MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES * 4 // 3
+"""What gRPC takes, in base64."""
+
+_LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "inference-header-content-length"
 _BINARY_SIZE = "binary_data_size"
 _PRIORITY = b'"priority"'
 """A body without it is an upload's."""
 
 _INLINE_BYTES = 256 * 2**10
+_JSON: Final = {"content-type": "application/json"}
 
 
 class RestInference:
-    """The route of one model."""
+    """An ASGI application that answers the inference of one model, and hands on everything else.
 
-    def __init__(self, model: TidegateModel) -> None:
-        self._model = model
+    Args:
+        model: whose inference it answers.
+        others: takes every other request.
+    """
 
-    async def infer(self, request: Request) -> Response:
+    def __init__(self, model: TidegateModel, others: App) -> None:
+        self._model, self._others = model, others
+        self._path = re.compile(rf"/v2/models/{re.escape(model.name)}(?:/versions/([^/]+))?/infer")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer `POST /v2/models/{name}[/versions/{version}]/infer`."""
-        self._check_version(request.path_params.get("version"))
+        found = self._path.fullmatch(scope["path"]) if scope["type"] == "http" else None
+        if found is None or scope["method"] != "POST":
+            await self._others(scope, receive, send)
+            return
+        answer = await self._answered(found[1], _headers(scope["headers"]), receive)
+        if answer is None:
+            return  # nobody reads it
+        status, headers, body = answer
+        headers["content-length"] = str(len(body))
+        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": status, "headers": encoded})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answered(
+        self, version: str | None, headers: dict[str, str], receive: Receive
+    ) -> Answer | None:
         try:
-            body = await self._read(request)
+            return await self._infer(version, headers, receive)
         except Overloaded as error:
+            return _error(503, error, {"retry-after": str(math.ceil(error.delay_s))})
+        except TooLate as error:
+            return _error(504, error)
+        except InvalidInput as error:
+            return _error(400, error)
+        except ModelNotFound as error:
+            return _error(404, error)
+        except _TooLarge as error:
+            return _error(413, error, {"connection": "close"})
+        except Exception as error:
+            _LOG.exception("request failed")
+            return _error(500, f"{type(error).__name__}: see the predictor's log")
+
+    async def _infer(
+        self, version: str | None, headers: dict[str, str], receive: Receive
+    ) -> Answer | None:
+        if version not in (None, self._model.release.bundle):
+            raise ModelNotFound(f"{self._model.name} in version {version}")
+        try:
+            body = await self._read(headers, receive)
+        except Overloaded:
             REQUESTS.labels("overloaded").inc()
-            return _refused(error)
-        length = request.headers.get(_HEADER_LENGTH)
+            raise
+        if body is None:
+            return None
+        length = headers.get(_HEADER_LENGTH)
         if len(body) > _INLINE_BYTES:
             parsed = await asyncio.to_thread(parse_body, body, length, self._model.name)
         else:
             parsed = parse_body(body, length, self._model.name)
-        answering = asyncio.ensure_future(self._model.predict(parsed, dict(request.headers)))
-        leaving = asyncio.ensure_future(_gone(request))
+        answering = asyncio.current_task()
+        assert answering is not None
+        leaving = asyncio.create_task(_cancel_when_gone(receive, answering))
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                return Response(status_code=499)  # nobody reads it
-            return _written(answering.result())
-        except Overloaded as error:
-            return _refused(error)
-        except TooLate as error:
-            return _error(504, error)
+            if parsed.use_binary_outputs:
+                return _binary(await self._model.predict(parsed, headers))
+            return self._written(parsed, await self._model.tensors(parsed, headers))
+        except asyncio.CancelledError:
+            if not leaving.done():
+                raise  # the server itself ends
+            answering.uncancel()
+            return None
         finally:
-            answering.cancel()
             leaving.cancel()
 
-    async def _read(self, request: Request) -> bytes:
+    def _written(self, request: InferRequest, found: dict[str, npt.NDArray[Any]]) -> Answer:
+        """Return JSON, written from the arrays themselves, without the lists that KServe makes of them."""
+        outputs = [
+            {
+                "name": name,
+                "shape": array.shape,
+                "datatype": datatype_of(name),
+                "data": array.reshape(-1),
+            }
+            for name, array in found.items()
+        ]
+        answer = {
+            "id": request.id or new_id(),
+            "model_name": self._model.name,
+            "model_version": self._model.release.bundle,
+            "outputs": outputs,
+        }
+        return 200, dict(_JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+    async def _read(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """Return the body, unless its size or its priority alone leaves it no room: then nothing is decoded.
+
+        Returns:
+            None if the caller left before its end.
 
         Raises:
             Overloaded: if it cannot be let in.
+            _TooLarge: if it is beyond the bound; it is not read to its end.
         """
-        queue, declared = self._model.queue, request.headers.get("content-length", "")
-        queue.check_unread(int(declared) if declared.isdecimal() else 0)
-        body = await request.body()
+        queue, declared = self._model.queue, headers.get("content-length", "")
+        num_declared = int(declared) if declared.isdecimal() else 0
+        queue.check_unread(num_declared)
+        num_bytes, chunks, is_more = 0, [], num_declared <= MAX_BODY_BYTES
+        while is_more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunks.append(message.get("body", b""))
+            num_bytes += len(chunks[-1])
+            is_more = message.get("more_body", False) and num_bytes <= MAX_BODY_BYTES
+        if max(num_bytes, num_declared) > MAX_BODY_BYTES:
+            raise _TooLarge(f"the body is beyond {MAX_BODY_BYTES} bytes; send fewer listings")
+        body = b"".join(chunks)
         if _PRIORITY not in body:
             queue.check_unread(len(body), Priority.UPLOAD)
         return body
 
-    def _check_version(self, version: str | None) -> None:
-        if version not in (None, self._model.release.bundle):
-            raise ModelNotFound(f"{self._model.name} in version {version}")
+
+class _TooLarge(Exception):
+    """A body beyond what is read."""
+
+
+def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the headers by their names, which ASGI gives in lower case."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
 
 
 def parse_body(body: bytes, header_length: str | None, model_name: str) -> InferRequest:
@@ -135,24 +236,17 @@ def _take_raw(document: Any, rest: memoryview) -> dict[int, bytes]:
     return raw
 
 
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def _cancel_when_gone(receive: Receive, answering: asyncio.Task[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
+    answering.cancel()
 
 
-def _written(response: InferResponse) -> Response:
+def _binary(response: InferResponse) -> Answer:
     content, json_size = response.to_rest()
-    if json_size is None:
-        return Response(orjson.dumps(content), media_type="application/json")
-    return Response(
-        content, media_type="application/octet-stream", headers={_HEADER_LENGTH: str(json_size)}
-    )
+    headers = {"content-type": "application/octet-stream", _HEADER_LENGTH: str(json_size)}
+    return 200, headers, content
 
 
-def _refused(error: Overloaded) -> Response:
-    return _error(503, error, {"retry-after": str(math.ceil(error.delay_s))})
-
-
-def _error(status: int, error: Exception, headers: dict[str, str] | None = None) -> Response:
-    body = orjson.dumps({"error": str(error)})
-    return Response(body, status, headers, media_type="application/json")
+def _error(status: int, error: Exception | str, headers: dict[str, str] | None = None) -> Answer:
+    return status, _JSON | (headers or {}), orjson.dumps({"error": str(error)})

@@ -83,7 +83,7 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         self._register_and_check_atleast_one_model_is_ready(
             [self._model] if self._prefilter is None else [self._model, self._prefilter]
         )
-        _add_rest_routes(self._model)
+        _add_metadata_route(self._model)
         self._rest_server = _RestServer(
             kserve_server.FASTAPI_APP_IMPORT_STRING,
             self.dataplane,
@@ -91,8 +91,10 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             self.http_port,
             grace_period=self.grace_period,
         )
-        self._rest_server.config.host = self._host
         self._rest_server.create_application()
+        config = self._rest_server.config
+        config.host, config.proxy_headers = self._host, False
+        config.app = RestInference(self._model, kserve_server.app)
         self._http_server = _HttpServer(self._rest_server.config)
         self._grpc_server = _GrpcServer(
             _Servicer(
@@ -247,8 +249,8 @@ class _Errors(ExceptionToStatusInterceptor):  # type: ignore[misc]  # KServe shi
         await super().handle_exception(ex, request_or_iterator, context, method_name)
 
 
-def _add_rest_routes(model: TidegateModel) -> None:
-    """Put our routes before KServe's: metadata with `parameters`, which its response model drops, and inference."""
+def _add_metadata_route(model: TidegateModel) -> None:
+    """Put our route before KServe's: metadata with `parameters`, which its response model drops."""
     app = kserve_server.app
 
     async def describe() -> dict[str, Any]:
@@ -262,12 +264,3 @@ def _add_rest_routes(model: TidegateModel) -> None:
         }
 
     app.add_api_route(f"/v2/models/{model.name}", describe, methods=["GET"], tags=["V2"])
-    infer = RestInference(model).infer
-    for path in ("infer", "versions/{version}/infer"):
-        app.add_api_route(
-            f"/v2/models/{model.name}/{path}",
-            infer,
-            methods=["POST"],
-            tags=["V2"],
-            response_model=None,
-        )

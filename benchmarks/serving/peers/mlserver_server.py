@@ -13,7 +13,7 @@ from benchmarks.serving.peers.listing import load_scorer, probabilities, read_li
 
 
 class Scoring(MLModel):  # type: ignore[misc]  # installed in the peer's environment only
-    """The bundle as MLServer's documentation shows it; one image a listing."""
+    """The bundle as MLServer's documentation shows it; one image a listing, or none in all of a request."""
 
     async def load(self) -> bool:
         """Load the bundle."""
@@ -23,9 +23,11 @@ class Scoring(MLModel):  # type: ignore[misc]  # installed in the peer's environ
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Score a batch."""
         columns = {one.name: StringCodec.decode_input(one) for one in payload.inputs}
+        titles = columns["title"]
+        images = [[image] for image in columns.get("images", ())] or [[]] * len(titles)
         items = [
-            read_listing({"title": title, "images": [image]})
-            for title, image in zip(columns["title"], columns["images"], strict=True)
+            read_listing({"title": title, "images": own})
+            for title, own in zip(titles, images, strict=True)
         ]
         found = np.array(probabilities(self.scorer, items))
         output = NumpyCodec.encode_output("probability", found)

@@ -1,29 +1,31 @@
-"""A full queue refuses what comes over REST before it costs anything; the bodies here cannot even be decoded."""
+"""The REST side alone: what a full queue refuses unread, callers that leave, faults of ours, what it hands on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from kserve.errors import InvalidInput
-from kserve.protocol.rest.server import invalid_input_handler
 from prometheus_client import REGISTRY
 
 from moderation.clock import SystemClock
 from moderation.scoring import ScoringItem
 from moderation.serving_rules import PredictorRules
+from serving.predictor import rest
 from serving.predictor.backlog import Priority
 from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue, Overloaded, Terms
-from serving.predictor.rest import RestInference
 from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.fakes import a_release
 from tests.unit.serving.scorers import FakeScorer
 
 LINES = {name: {"items": 2, "mib": 1} for name in ("upload", "rescan", "backfill")}
 RULES = {"max_batch": 1, "wait_ms": 0.0, "fair_every": 16, "stop_s": 5.0, "lines": LINES}
+INFER = "/v2/models/tidegate/infer"
 UNREADABLE = b'{"no JSON'
+TITLE = b'{"inputs": [{"name": "title", "datatype": "BYTES", "shape": [1], "data": ["lamp"]}]}'
 
 
 @pytest.fixture
@@ -43,9 +45,9 @@ async def queue() -> AsyncIterator[BatchQueue]:
 
 @pytest.fixture
 async def client(queue: BatchQueue) -> AsyncIterator[httpx.AsyncClient]:
-    app = FastAPI(exception_handlers={InvalidInput: invalid_input_handler})
-    infer = RestInference(TidegateModel(queue, a_release())).infer
-    app.add_api_route("/infer", infer, methods=["POST"], response_model=None)
+    others = FastAPI()
+    others.add_api_route("/others", lambda: "handed on")
+    app = rest.RestInference(TidegateModel(queue, a_release()), others)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://predictor") as client:
         yield client
@@ -62,8 +64,8 @@ async def _fill(queue: BatchQueue, *priorities: Priority) -> None:
     assert not any(task.done() for task in tasks)
 
 
-def _overloaded() -> float:
-    labels = {"status": "overloaded"}
+def _requests(status: str) -> float:
+    labels = {"status": status}
     return REGISTRY.get_sample_value("tidegate_predictor_requests_total", labels) or 0.0
 
 
@@ -71,14 +73,14 @@ async def test_a_full_line_refuses_a_large_body_without_decoding_it(
     client: httpx.AsyncClient, queue: BatchQueue
 ) -> None:
     large = UNREADABLE * 2**18
-    assert (await client.post("/infer", content=large)).status_code == 400, "there is room"
+    assert (await client.post(INFER, content=large)).status_code == 400, "there is room"
     await _fill(queue, Priority.UPLOAD)
-    before = _overloaded()
-    refused = await client.post("/infer", content=large)
+    before = _requests("overloaded")
+    refused = await client.post(INFER, content=large)
     assert (refused.status_code, "has no room" in refused.text) == (503, True)
     assert int(refused.headers["retry-after"]) >= 1
-    assert _overloaded() == before + 1
-    named = await client.post("/infer", content=b'{"priority"' + large)
+    assert _requests("overloaded") == before + 1
+    named = await client.post(INFER, content=b'{"priority"' + large)
     assert named.status_code == 400, "it may be of another line: it is decoded to see"
 
 
@@ -87,8 +89,8 @@ async def test_a_body_that_has_no_room_beside_those_who_wait_is_not_decoded(
 ) -> None:
     waiting = _ask(queue, Priority.UPLOAD, num_bytes=2**19)
     await asyncio.sleep(0.02)
-    assert (await client.post("/infer", content=UNREADABLE)).status_code == 400
-    assert (await client.post("/infer", content=UNREADABLE * 2**17)).status_code == 503
+    assert (await client.post(INFER, content=UNREADABLE)).status_code == 400
+    assert (await client.post(INFER, content=UNREADABLE * 2**17)).status_code == 503
     assert not waiting.done()
 
 
@@ -102,11 +104,11 @@ async def test_a_body_is_not_even_read_when_every_line_is_full_or_the_queue_stop
         yield UNREADABLE
 
     await _fill(queue, *Priority)
-    assert (await client.post("/infer", content=body())).status_code == 503
+    assert (await client.post(INFER, content=body())).status_code == 503
     assert not read
     draining = asyncio.create_task(queue.drain())
     await asyncio.sleep(0)
-    stopped = await client.post("/infer", content=body())
+    stopped = await client.post(INFER, content=body())
     assert (stopped.status_code, "is stopping" in stopped.text, read) == (503, True, [])
     draining.cancel()
 
@@ -121,8 +123,100 @@ async def test_a_full_line_refuses_what_was_read_before_its_images_are_decoded(
         ],
         "parameters": {"priority": "rescan"},
     }
-    assert (await client.post("/infer", json=bad_image)).status_code == 400
+    assert (await client.post(INFER, json=bad_image)).status_code == 400
     await _fill(queue, Priority.RESCAN)
-    assert (await client.post("/infer", json=bad_image)).status_code == 503
+    assert (await client.post(INFER, json=bad_image)).status_code == 503
     with pytest.raises(Overloaded, match="has no room"):
         await _ask(queue, Priority.RESCAN)
+
+
+async def test_a_caller_that_leaves_before_the_end_of_its_body_is_not_answered(
+    queue: BatchQueue,
+) -> None:
+    sent = await _call(queue, [_body(UNREADABLE, is_more=True), {"type": "http.disconnect"}])
+    assert sent == []
+
+
+async def test_a_caller_that_leaves_while_it_waits_is_taken_out_of_the_queue(
+    queue: BatchQueue,
+) -> None:
+    before = _requests("cancelled")
+    sent = await _call(queue, [_body(TITLE), {"type": "http.disconnect"}])
+    assert sent == []
+    assert _requests("cancelled") == before + 1
+
+
+async def test_the_end_of_the_server_is_no_caller_that_left(queue: BatchQueue) -> None:
+    answering = asyncio.create_task(_call(queue, [_body(TITLE)]))
+    await asyncio.sleep(0.05)
+    answering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answering
+
+
+async def test_a_body_beyond_the_bound_is_not_read_to_its_end(
+    queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "MAX_BODY_BYTES", 4)
+    told = [_body(b"123", is_more=True), _body(b"456", is_more=True), _body(b"7")]
+    sent = await _call(queue, told)
+    assert (sent[0]["status"], b"beyond 4 bytes" in sent[1]["body"]) == (413, True)
+    assert told == [_body(b"7")], "not read"
+    declared = await _call(queue, [_body(b"12345")], {b"content-length": b"5"})
+    assert declared[0]["status"] == 413
+
+
+async def test_a_fault_of_ours_is_500_and_logged(
+    queue: BatchQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rest, "parse_body", lambda *_: 1 / 0)
+    sent = await _call(queue, [_body(TITLE)])
+    assert (sent[0]["status"], json.loads(sent[1]["body"])) == (
+        500,
+        {"error": "ZeroDivisionError: see the predictor's log"},
+    )
+    assert "division by zero" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", INFER, 404),
+        ("POST", "/v2/models/other/infer", 404),
+        ("POST", INFER.replace("/infer", "/versions/1/infer"), 404),
+        ("GET", "/others", 200),
+    ],
+)
+async def test_everything_else_is_handed_on(
+    client: httpx.AsyncClient, method: str, path: str, status: int
+) -> None:
+    answer = await client.request(method, path, content=TITLE)
+    assert answer.status_code == status
+    if "versions" in path:
+        assert answer.json() == {"error": "Model with name tidegate in version 1 does not exist."}
+
+
+def _body(data: bytes, *, is_more: bool = False) -> dict[str, Any]:
+    return {"type": "http.request", "body": data, "more_body": is_more}
+
+
+async def _call(
+    queue: BatchQueue, told: list[dict[str, Any]], headers: dict[bytes, bytes] | None = None
+) -> list[dict[str, Any]]:
+    """Return what the application sent; `told` is what it hears, after which it hears nothing more."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if not told:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.02)  # let it get on with what it heard
+        return told.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    app = rest.RestInference(TidegateModel(queue, a_release()), FastAPI())
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": (headers or {}).items()}
+    async with asyncio.timeout(10):
+        await app(scope, receive, send)
+    return sent
