@@ -91,7 +91,7 @@ def _stage(
     if state == "cold":
         home.embeddings.rename(aside)
     try:
-        spent = measure(prove_and_judge, config, champion.folder, *_paths(candidate))
+        spent = measure(prove_and_judge, config, champion.folder, *_paths(candidate), SEEDS[-1])
     finally:
         if aside.exists():
             home.embeddings.unlink(missing_ok=True)

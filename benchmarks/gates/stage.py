@@ -12,22 +12,27 @@ from moderation.settings import Settings
 from pipelines.parameters import contract_text, policy_text
 
 PROFILE: Final = "demo"
-_SEED: Final = 17
 
 
 def prove_and_judge(
-    config: Settings, champion: Path, release: Path, table: Path
+    config: Settings, champion: Path, release: Path, table: Path, seed: int
 ) -> dict[str, float]:
-    """Return rows and seconds by part of the stage; evidence and pack go to folders of their own."""
+    """Return rows and seconds by part of the stage; evidence and pack go to folders of their own.
+
+    Args:
+        config: names home, contract and policies.
+        champion: bundle that serves.
+        release: bundle of the candidate.
+        table: the snapshot that it was trained on.
+        seed: that of the candidate's run: it draws the listings that are attacked, whose embeddings the run has left.
+    """
     home, clock = Home(config.home), SystemClock()
     evidence, pack = home.folder / "bench-evidence", home.folder / "bench-pack"
     shutil.rmtree(evidence, ignore_errors=True)
     contract = contract_text(config.release_file, PROFILE)
     inputs = proving.ProveInputs(str(release), str(champion), str(table), str(home.folder))
-    counts = proving.run(
-        inputs, contract, policy_text(config.policy_file), _SEED, out=str(evidence)
-    )
+    counts = proving.run(inputs, contract, policy_text(config.policy_file), seed, out=str(evidence))
     begin = clock.monotonic()
     judged = judging.JudgeInputs(str(evidence), str(release), str(home.folder))
-    judging.run(judged, contract, PROFILE, _SEED, pack=str(pack))
+    judging.run(judged, contract, PROFILE, seed, pack=str(pack))
     return counts | {"judge_and_pack_seconds": clock.monotonic() - begin}

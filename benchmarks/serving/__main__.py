@@ -147,6 +147,7 @@ def _choose_threads(
             (1, cores, cores),
             (cores, 1, cores),
             (1, 1, cores),
+            (1, 1, cores + 1),
         ]
     )
     found: dict[tuple[int, int, int], float] = {}

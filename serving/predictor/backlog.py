@@ -8,10 +8,13 @@ import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from moderation.scoring import PreparedItem, Scores, ScoringItem
 from serving.predictor.latency import LatencyModel
+
+# What a batch may always hold: an estimate that is wrong costs no more than a part of this many fixed times.
+_LEAST_FULL: Final = 4
 
 
 class Priority(IntEnum):
@@ -107,12 +110,15 @@ class Backlog:
         """Return the next batch, and those that can no longer be answered in time.
 
         The batch grows while its expected time leaves everyone in it within the deadline: a listing that would make
-        another late, or be late in such company, waits for the next batch.
+        another late, or be late in such company, waits for the next batch. So does one that would make the batch longer
+        and nothing cheaper, as where a processor takes the same time for each: everyone in a batch waits for all of it.
         """
         batch: list[Entry] = []
         late: list[Entry] = []
         passes, earliest_s = 0, math.inf
         while len(batch) < max_batch and (entry := self.first()) is not None:
+            if len(batch) >= _LEAST_FULL and latency.is_spread(passes):
+                break
             if now_s + latency.bound_s(entry.passes) > entry.deadline_s:
                 self.remove(entry)
                 late.append(entry)

@@ -23,6 +23,8 @@ _MIN_SPREAD: Final = 0.05
 # What one batch may be away from what was expected, and still be believed as it is.
 _MOST_TIMES: Final = 10.0
 _EASED: Final = 0.5
+# A batch twice as long as one whose passes take ten times the fixed time saves less than five in a hundred.
+_SPREAD: Final = 10.0
 
 
 class LatencyModel:
@@ -64,6 +66,10 @@ class LatencyModel:
     def drain_s(self, passes: float, num_batches: float) -> float:
         """Return what so many passes in so many batches take, one after the other."""
         return self._eased * (num_batches * self.fixed_s + passes * self.pass_s)
+
+    def is_spread(self, passes: float) -> bool:
+        """Return whether a batch's fixed time is spread so thin that more passes would only make it longer."""
+        return self.pass_s > 0 and self.pass_s * passes >= _SPREAD * self.fixed_s
 
     def ease(self) -> None:
         """Expect half until the next batch is measured.

@@ -344,7 +344,7 @@ async def test_a_stop_reaches_the_ledger_of_a_running_app_at_once(
         predictor.probability_P = BAD
         for _ in range(5):
             await client.post("/v1/decisions", json=an_upload())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not _changes(gate):
                 await asyncio.sleep(0.01)
     assert [one.cause for one in _changes(gate)] == ["quota"]

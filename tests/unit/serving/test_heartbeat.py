@@ -77,7 +77,7 @@ async def test_heartbeat_comes_from_the_running_app(gate: UploadGate, tmp_path: 
     guard(gate, tmp_path, heartbeat=heartbeat_rules())
     app = create_app(gate, Callers(""))
     async with app.router.lifespan_context(app):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not list((tmp_path / "gateways").glob("*.json")):
                 await asyncio.sleep(0.02)
 

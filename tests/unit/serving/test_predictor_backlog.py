@@ -66,6 +66,16 @@ def test_batch_stops_at_its_size() -> None:
     assert (len(batch), len(late), len(backlog)) == (3, 0, 2)
 
 
+def test_batch_ends_where_more_would_make_it_longer_and_nothing_cheaper() -> None:
+    sizes = []
+    for fixed_s, pass_s in ((0.001, 0.010), (0.001, 0.001), (0.001, 0.0005), (0.010, 0.0)):
+        backlog = _line(*(_entry(UPLOAD, n) for n in range(40)))
+        batch, late = backlog.take_batch(0.0, 32, _model(fixed_s, pass_s))
+        assert (len(late), len(backlog)) == (0, 40 - len(batch))
+        sizes.append(len(batch))
+    assert sizes == [4, 10, 20, 32]
+
+
 def test_batch_grows_only_while_everyone_is_in_time() -> None:
     entries = [_entry(UPLOAD, n, deadline_s=0.050) for n in range(20)]
     batch, late = _line(*entries).take_batch(0.0, 32, _model(0.010, 0.005))
