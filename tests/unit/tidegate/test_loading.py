@@ -2,7 +2,10 @@
 
 import json
 import os
+import queue
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,14 +118,25 @@ def test_run_without_a_decision_ends_with_2(load: Load) -> None:
     assert "the gateway answered 401 to the first upload" in told
 
 
-def test_ctrl_c_gives_the_report_so_far(load: Load) -> None:
+def test_ctrl_c_gives_the_report_so_far(home: Path) -> None:
+    listing = home / "listing.json"
+    listing.write_text(json.dumps({"listing": {"listing_id": "l1", "title": "Blue bicycle"}}))
+    begun: queue.SimpleQueue[int] = queue.SimpleQueue()
     gateway = StubGateway()
-    gateway.on_upload = lambda number: os.kill(os.getpid(), signal.SIGINT) if number == 30 else None
+    gateway.on_upload = lambda number: (
+        os.kill(begun.get(timeout=60), signal.SIGINT) if number == 30 else None
+    )
     with served(gateway) as url:
-        code, told = load("--rate", "100", "--warmup", "0.1", "--duration", "600", "--url", url)
-    assert code == 0, told
-    assert "stopped after" in told
-    assert "answers 200 OK" in told
+        asked = ["--rate", "100", "--warmup", "0.1", "--duration", "600", "--url", url]
+        command = [sys.executable, "-m", "tidegate", "load", *asked, "--listing", str(listing)]
+        # A process of its own, as a terminal's: the signal must reach nobody else.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            begun.put(process.pid)
+            told, _ = process.communicate(timeout=120)
+    said = " ".join(told.decode().split())
+    assert process.returncode == 0, said
+    assert "stopped after" in said
+    assert "answers 200 OK" in said
 
 
 def test_mistakes_are_told_with_their_remedy(load: Load) -> None:
