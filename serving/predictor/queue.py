@@ -232,9 +232,9 @@ class BatchQueue:
             # Waiting longer than the fixed time that one batch less costs never pays.
             wanted = min(self._target, wanted)
             end_s = self._ended_s + min(wait_s, self.latency.fixed_s)
-        if len(self._ready) >= wanted:
-            return False
         passes = sum(entry.passes for entry in self._ready)
+        if len(self._ready) >= wanted or self.latency.is_spread(passes):
+            return False
         earliest_s = min(entry.deadline_s for entry in self._ready)
         # A timer can be late; whoever could not wait for all of it does not begin to.
         end_s = min(end_s, earliest_s - self.latency.bound_s(passes) - wait_s)

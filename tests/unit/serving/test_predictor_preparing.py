@@ -106,6 +106,17 @@ async def test_an_engine_waits_for_what_is_still_to_be_prepared(scorer: SteppedS
     queue.close()
 
 
+async def test_nobody_waits_where_sharing_a_batch_saves_nothing(scorer: SteppedScorer) -> None:
+    queue = _queue(scorer, wait_ms=60_000.0)
+    queue.latency.fixed_s, queue.latency.pass_s = 0.001, 0.010
+    calls = [_ask(queue, title, PHOTO) for title in "abc"]
+    for number, title in enumerate("abc", start=1):
+        scorer.let(1)
+        assert (await _batches(scorer, number))[-1] == [title]
+    await asyncio.gather(*calls)
+    queue.close()
+
+
 async def test_an_engine_waits_no_longer_than_the_contract_says(scorer: SteppedScorer) -> None:
     queue = _queue(scorer, wait_ms=30.0)
     calls = [_ask(queue, title, PHOTO) for title in "abc"]
