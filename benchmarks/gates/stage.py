@@ -24,7 +24,7 @@ def prove_and_judge(
         champion: bundle that serves.
         release: bundle of the candidate.
         table: the snapshot that it was trained on.
-        seed: that of the candidate's run: it draws the listings that are attacked, whose embeddings the run has left.
+        seed: draws the listings that are attacked.
     """
     home, clock = Home(config.home), SystemClock()
     evidence, pack = home.folder / "bench-evidence", home.folder / "bench-pack"
