@@ -208,7 +208,7 @@ class BatchQueue:
                 self._start(batch, loop)
 
     def _take_to_prepare(self, among: Sequence[Priority]) -> list[Entry]:
-        """Return what a thread prepares next: one listing, or a few texts, which take less than being handed over."""
+        """Return what a thread prepares next: one listing, or a few texts, so that threads are woken less often."""
         taken: list[Entry] = []
         most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.prepare_threads))
         while (entry := self._waiting.first(among)) and (

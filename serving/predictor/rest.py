@@ -5,7 +5,8 @@ has gone. Here a body is JSON, or JSON followed by raw tensors (the protocol's b
 away takes its listings out of the queue; no room is 503 with Retry-After, said before the body is decoded and, where
 no line has room, before it is read; a missed deadline is 504.
 
-It speaks ASGI itself: what a web framework does around a route took as long as the rest of a small request.
+It speaks ASGI itself: what a web framework does around a route is a good part of the event loop's work for a small
+request.
 """
 
 import asyncio
