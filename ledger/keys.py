@@ -149,7 +149,8 @@ class KeyRing:
         if not self._path.exists():
             return None
         with self._opened() as connection:
-            self._read(connection, "seller_id", [seller_id])
+            if seller_id not in self._by_seller:
+                self._read(connection, "seller_id", [seller_id])
             return self._by_seller.get(seller_id)
 
     def live(self, key_ids: Collection[str]) -> dict[str, SellerKey]:

@@ -14,6 +14,7 @@ from ledger.events import (
     Event,
     EventKind,
     StoredEvent,
+    from_microseconds,
     to_decision,
     to_microseconds,
     to_submission,
@@ -122,6 +123,10 @@ class Ledger(Protocol):
 
     def last_sequence(self, kinds: Collection[EventKind] | None = None) -> int:
         """Return the sequence of the newest event of some kinds, None of all; 0 where there is none."""
+        ...
+
+    def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
+        """Return when the newest event of some kinds occurred, be its seller erased or not; None: there is none."""
         ...
 
     def is_erased(self, event_id: str) -> bool:
@@ -327,6 +332,16 @@ class SqliteLedger:
         with _translated(self._path):
             row = self._connection().execute(query, values).fetchone()
         return int(row[0] or 0)
+
+    def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
+        """Return when the newest event of some kinds occurred; see the protocol."""
+        query = (
+            f"SELECT occurred_us FROM events WHERE kind IN ({','.join('?' * len(kinds))})"
+            " ORDER BY occurred_us DESC, sequence DESC LIMIT 1"
+        )
+        with _translated(self._path):
+            row = self._connection().execute(query, tuple(kinds)).fetchone()
+        return None if row is None else from_microseconds(row[0])
 
     def get_event(self, event_id: str) -> StoredEvent | None:
         """Return one event, or None."""

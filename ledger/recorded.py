@@ -28,7 +28,17 @@ def listing_of(decision: Decision, store: ContentStore) -> Listing:
         ContentMissing: if the store does not hold it any more.
         PermanentError: if the stored bytes are no listing.
     """
-    data = store.get(decision.input_digests["listing"])
+    return listing_in(store, decision.input_digests["listing"])
+
+
+def listing_in(store: ContentStore, digest: str, seller_id: str | None = None) -> Listing:
+    """Return a stored listing; arguments as of `ContentStore.get`.
+
+    Raises:
+        ContentMissing: if the store does not hold it any more.
+        PermanentError: if the stored bytes are no listing.
+    """
+    data = store.get(digest, seller_id)
     try:
         return Listing.model_validate_json(data)
     except ValueError as error:

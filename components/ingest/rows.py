@@ -182,8 +182,7 @@ def data_version(ledger: Ledger, cut_off: datetime) -> str:
 
 def newest_truth(ledger: Ledger) -> datetime | None:
     """Return when the newest truth or reversal became known; None when there is none."""
-    times = (stored.event.occurred_at for stored in ledger.read(ESTABLISHING))
-    return max(times, default=None)
+    return ledger.newest_at(ESTABLISHING)
 
 
 def _has_truth(established: Mapping[str, Established], submission: Submission) -> bool:
