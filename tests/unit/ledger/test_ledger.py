@@ -52,6 +52,18 @@ def test_last_sequence_follows_when_appended(ledger: SqliteLedger) -> None:
     assert ledger.last_sequence() == 2
 
 
+def test_newest_is_by_time_and_not_by_place(ledger: SqliteLedger) -> None:
+    assert ledger.newest_at([EventKind.REPORT]) is None
+    late, early, other = _event(7), _event(3), _event(8)
+    assert (
+        (late.kind, early.kind) == (EventKind.REPORT, EventKind.REPORT) != (other.kind, other.kind)
+    )
+    ledger.append([late, early, other])
+    assert ledger.newest_at([EventKind.REPORT]) == late.occurred_at
+    assert ledger.newest_at([late.kind, other.kind]) == other.occurred_at
+    assert ledger.newest_at([]) is None
+
+
 def test_ledger_filters_when_asked(ledger: SqliteLedger) -> None:
     ledger.append(_event(n) for n in range(10))
     reports = ledger.read([EventKind.REPORT], after_sequence=4, until=NOON + timedelta(seconds=7))

@@ -108,6 +108,31 @@ def test_store_reads_a_living_copy_when_one_is_erased(tmp_path: Path) -> None:
     assert store.get(own) == b"own"
 
 
+@pytest.mark.parametrize("seller_id", ["s1", "s2", "nobody"])
+def test_store_finds_any_copy_whoever_is_asked_for(tmp_path: Path, seller_id: str) -> None:
+    store = ContentStore(tmp_path / "content")
+    shared, own, plain = store.put(b"shared", "s1"), store.put(b"own", "s1"), store.put(b"plain")
+    store.put(b"shared", "s2")
+    assert store.get(own, seller_id) == b"own"
+    _erase(tmp_path, "s1")
+    assert store.get(shared, seller_id) == b"shared"
+    assert store.get(plain, seller_id) == b"plain"
+    assert store.has(shared, seller_id)
+    assert not store.has(own, seller_id)
+    with pytest.raises(ContentMissing, match=own):
+        store.get(own, seller_id)
+
+
+def test_store_looks_for_no_other_copy_where_the_sellers_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ContentStore(tmp_path / "content")
+    digest = store.put(b"photo", "s1")
+    monkeypatch.setattr("ledger.store._names", None)
+    assert store.get(digest, "s1") == b"photo"
+    assert store.has(digest, "s1")
+
+
 def test_store_detects_when_sealed_bytes_are_altered(tmp_path: Path) -> None:
     store = ContentStore(tmp_path / "content")
     digest = store.put(b"photo", "s1")
@@ -116,7 +141,7 @@ def test_store_detects_when_sealed_bytes_are_altered(tmp_path: Path) -> None:
     with pytest.raises(ContentCorrupt, match=digest):
         store.get(digest)
     store.put(b"photo", "s2")
-    assert store.get(digest) == b"photo"
+    assert store.get(digest) == store.get(digest, "s1") == b"photo"
     path.write_bytes(b"torn")
     store.put(b"photo", "s1")
     assert len(path.read_bytes()) == len(b"photo") + SEALED_BYTES
