@@ -13,7 +13,8 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy.typing as npt
@@ -100,18 +101,15 @@ class RestInference:
     ) -> Answer | None:
         if version not in (None, self._model.release.bundle):
             raise ModelNotFound(f"{self._model.name} in version {version}")
-        try:
+        with _counted():
             body = await self._read(headers, receive)
-        except Overloaded:
-            REQUESTS.labels("overloaded").inc()
-            raise
-        if body is None:
-            return None
-        length = headers.get(_HEADER_LENGTH)
-        if len(body) > _INLINE_BYTES:
-            parsed = await asyncio.to_thread(parse_body, body, length, self._model.name)
-        else:
-            parsed = parse_body(body, length, self._model.name)
+            if body is None:
+                return None
+            length = headers.get(_HEADER_LENGTH)
+            if len(body) > _INLINE_BYTES:
+                parsed = await asyncio.to_thread(parse_body, body, length, self._model.name)
+            else:
+                parsed = parse_body(body, length, self._model.name)
         answering = asyncio.current_task()
         assert answering is not None
         leaving = asyncio.create_task(_cancel_when_gone(receive, answering))
@@ -177,6 +175,19 @@ class RestInference:
 
 class _TooLarge(Exception):
     """A body beyond what is read."""
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    """Count a request that is refused before the model hears of it, which counts all others."""
+    try:
+        yield
+    except Overloaded:
+        REQUESTS.labels("overloaded").inc()
+        raise
+    except (_TooLarge, InvalidInput):
+        REQUESTS.labels("invalid").inc()
+        raise
 
 
 def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import resource
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +162,41 @@ def test_a_full_ledger_loses_nothing_and_fills_up_later(gate: Gate) -> None:
     assert not any(map(_is_spilled, _last_of(run, decisions, 0.1)))
     assert set(run.ids) <= set(complete)
     assert gate.submissions() <= set(complete)
+
+
+@contextlib.contextmanager
+def _locked(ledger: Path) -> Iterator[None]:
+    """Hold the ledger's only place for a writer, as a backup or a stuck process does."""
+    holder = sqlite3.connect(ledger, isolation_level=None, check_same_thread=False)
+    try:
+        holder.execute("BEGIN IMMEDIATE")
+        yield
+    finally:
+        holder.close()
+
+
+def test_a_ledger_that_hangs_for_long_costs_a_bounded_wait(gate: Gate) -> None:
+    ledger = gate.home / "ledger.sqlite"
+    with gate.predictor(), gate.gateway() as gateway, contextlib.ExitStack() as locked:
+        run = under_load(
+            gateway.http_url,
+            rate=_RATE * 0.4,
+            seconds=20,
+            events=[
+                (3, lambda: locked.enter_context(_locked(ledger))),
+                (14, locked.close),
+            ],
+        )
+        _wait_until_drained(gateway)
+        decisions = _check_books(gate, run)
+    assert set(run.outcomes) == {200}
+    assert set(run.ids) == set(decisions) == gate.submissions()
+    spilled = [_is_spilled(decisions[one]) for one in run.ids]
+    at = int(_RATE * 0.4)
+    assert not any(spilled[: 3 * at - 5])
+    assert all(spilled[5 * at : 14 * at - 5])
+    assert not any(spilled[-2 * at :])
+    assert run.slowest_ms() < 5_000
 
 
 def _is_spilled(decision: Decision) -> bool:

@@ -72,8 +72,9 @@ def _requests(status: str) -> float:
 async def test_a_full_line_refuses_a_large_body_without_decoding_it(
     client: httpx.AsyncClient, queue: BatchQueue
 ) -> None:
-    large = UNREADABLE * 2**18
+    large, refused_before = UNREADABLE * 2**18, _requests("invalid")
     assert (await client.post(INFER, content=large)).status_code == 400, "there is room"
+    assert _requests("invalid") == refused_before + 1
     await _fill(queue, Priority.UPLOAD)
     before = _requests("overloaded")
     refused = await client.post(INFER, content=large)
@@ -157,6 +158,7 @@ async def test_the_end_of_the_server_is_no_caller_that_left(queue: BatchQueue) -
 async def test_a_body_beyond_the_bound_is_not_read_to_its_end(
     queue: BatchQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = _requests("invalid")
     monkeypatch.setattr(rest, "MAX_BODY_BYTES", 4)
     told = [_body(b"123", is_more=True), _body(b"456", is_more=True), _body(b"7")]
     sent = await _call(queue, told)
@@ -164,6 +166,7 @@ async def test_a_body_beyond_the_bound_is_not_read_to_its_end(
     assert told == [_body(b"7")], "not read"
     declared = await _call(queue, [_body(b"12345")], {b"content-length": b"5"})
     assert declared[0]["status"] == 413
+    assert _requests("invalid") == before + 2
 
 
 async def test_a_fault_of_ours_is_500_and_logged(
