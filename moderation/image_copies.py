@@ -6,9 +6,9 @@ have another that close, so that no cosine alone tells copies apart. N rows, G g
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
@@ -157,18 +157,19 @@ class ImageCopies:
         not trimmed has the vector that training reads.
         """
         found: dict[str, tuple[Vectors, Vectors]] = {}
-        looks = self._cache.get_many(self._inside, map(bytes.fromhex, digests))
-        untrimmed = [key for key, inside in looks.items() if inside.size <= _COLOURS]
-        plain = self._cache.get_many(self._tower, untrimmed)
-        for digest in digests:
-            inside = looks.get(bytes.fromhex(digest))
+        keys = [bytes.fromhex(digest) for digest in digests]
+        looks = self._cache.get_many(self._inside, keys)
+        trimmed = {key for key, inside in looks.items() if inside.size > _COLOURS}
+        plain = self._cache.get_many(self._tower, [key for key in keys if key not in trimmed])
+        for digest, key in zip(digests, keys, strict=True):
+            inside = looks.get(key)
             if inside is not None:
-                whole = inside[_COLOURS:]
-                vector = whole if whole.size else plain.get(bytes.fromhex(digest))
+                vector = inside[_COLOURS:] if key in trimmed else plain.get(key)
                 if vector is not None:
                     found[digest] = (inside[:_COLOURS], vector)
         lacking = [digest for digest in digests if digest not in found]
-        fresh = zip(lacking, self._encoder.each(self._encode, lacking), strict=True)
+        encode = partial(self._encode, plain)
+        fresh = zip(lacking, self._encoder.each(encode, lacking), strict=True)
         kept: dict[str, list[tuple[bytes, int, Vectors]]] = {self._inside: [], self._tower: []}
         for digest, encoded in fresh:
             key = bytes.fromhex(digest)
@@ -182,7 +183,8 @@ class ImageCopies:
             self._cache.put(tower, entries)
         return [found[digest] for digest in digests]
 
-    def _encode(self, digest: str) -> _Encoded:
+    def _encode(self, plain: Mapping[bytes, Vectors], digest: str) -> _Encoded:
+        """Return what is seen of an image; `plain` has the vectors that are known of what was not trimmed."""
         nothing = np.empty(0, np.float32)
         try:
             image = decode(self._read_blob(digest))
@@ -191,8 +193,10 @@ class ImageCopies:
         except PermanentError:  # lost: nothing is known of it
             return _Encoded(nothing, nothing, is_trimmed=False, is_kept=False)
         inside = trim(image)
-        vector = self._encoder.encode_one(inside)
-        return _Encoded(colours(inside), vector, is_trimmed=inside is not image, is_kept=True)
+        is_trimmed = inside is not image
+        known = None if is_trimmed else plain.get(bytes.fromhex(digest))
+        vector = self._encoder.encode_one(inside) if known is None else known
+        return _Encoded(colours(inside), vector, is_trimmed=is_trimmed, is_kept=True)
 
     def _outline_of(self, digest: str) -> Outline:
         return Outline.of(decode(self._read_blob(digest)))
