@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 from PIL.Image import Image
 
 from moderation.clock import Clock
@@ -22,7 +20,7 @@ NOT_ASKED: Final = "not_asked"
 
 @dataclass(frozen=True)
 class Incoming:
-    """What stage 1 looks at: one upload, F behaviour features."""
+    """What stages look at: one upload."""
 
     submission_id: str
     """Never the same twice: what a stage draws by."""
@@ -31,11 +29,6 @@ class Incoming:
     description: str
     views: tuple[Image, ...]
     """Of each image, `moderation.image.decode_view`."""
-
-    behaviour_F: npt.NDArray[np.float32]
-    """0 where the status is not ok."""
-
-    status_F: npt.NDArray[np.int8]
 
 
 class Stage(Protocol):
@@ -56,6 +49,25 @@ class Stage(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What stages said of one upload."""
+
+    signals: tuple[StageSignal, ...]
+    latency_ms: float
+
+    def concluded(self, policies: PolicyFile, beside: Sequence[StageSignal] = ()) -> Stage1:
+        """Return the outcome; where anything failed, nothing lets the upload go.
+
+        Args:
+            policies: give reason codes.
+            beside: signals of what was asked elsewhere; they come first.
+        """
+        latency_ms = self.latency_ms + sum(one.latency_ms for one in beside)
+        signals = heeding_errors((*beside, *self.signals))
+        return Stage1.of(signals, policies, latency_ms=latency_ms)
+
+
 class Prefilter:
     """Runs stages, the cheapest first."""
 
@@ -63,29 +75,20 @@ class Prefilter:
         self._stages = sorted(stages, key=lambda stage: stage.cost)
         self._clock = clock
 
-    def run(
-        self, upload: Incoming, policies: PolicyFile, before: Sequence[StageSignal] = ()
-    ) -> Stage1:
+    def look(self, upload: Incoming) -> Looked:
         """Return what the stages say.
 
         A stage that raises the tier and decides ends it: dearer ones are not asked. One that would let the upload go
-        does not, because a dearer one may still raise it; and where any failed, none lets it go.
-
-        Args:
-            upload: what is looked at.
-            policies: give reason codes.
-            before: signals of what was asked earlier.
+        does not, because a dearer one may still raise it.
         """
         begin = self._clock.monotonic()
-        signals = list(before)
+        signals: list[StageSignal] = []
         for stage in self._stages:
             if is_decisive(signals) and any(signal.tier != "allow" for signal in signals):
                 signals.append(_unasked(stage))
             else:
                 signals += self._asked(stage, upload)
-        latency_ms = sum(one.latency_ms for one in before)
-        latency_ms += (self._clock.monotonic() - begin) * 1e3
-        return Stage1.of(heeding_errors(signals), policies, latency_ms=latency_ms)
+        return Looked(tuple(signals), (self._clock.monotonic() - begin) * 1e3)
 
     def _asked(self, stage: Stage, upload: Incoming) -> list[StageSignal]:
         begin = self._clock.monotonic()

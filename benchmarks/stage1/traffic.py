@@ -6,15 +6,12 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from benchmarks.harness import Bench, Target
 from marketplace.config import WorldConfig
 from marketplace.world import World
 from moderation.bank_versions import BankVersions
 from moderation.banks import Banks
 from moderation.clock import SimulatedClock
-from moderation.features import FEATURE_NAMES
 from moderation.image import decode_view, pdq
 from moderation.listing import GroundTruth, Submission
 from moderation.pattern_book import PatternBook
@@ -30,10 +27,6 @@ from moderation.stages import BankStage, PatternStage
 from tests.bank_world import entries_file, entry
 
 RECALL: Final = 0.99
-UNKNOWN: Final = (
-    np.zeros(len(FEATURE_NAMES), np.float32),
-    np.ones(len(FEATURE_NAMES), np.int8),
-)
 _ANSWERS: Final = JudgedBy("a release", {}, "the patterns", "the banks")
 
 
@@ -103,10 +96,8 @@ class _Gate:
         if kept is not None:
             return kept
         listing = submission.listing
-        upload = Incoming(
-            submission.submission_id, listing.title, listing.description, views, *UNKNOWN
-        )
-        said = self._prefilter.run(upload, self._policies)
+        upload = Incoming(submission.submission_id, listing.title, listing.description, views)
+        said = self._prefilter.look(upload).concluded(self._policies)
         if key and not said.is_decisive:
             self._repeats.keep(key, Kept(submission.submission_id, submission.submission_id))
         return said

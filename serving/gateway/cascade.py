@@ -12,9 +12,9 @@ from moderation.errors import TidegateError
 from moderation.listing import Submission
 from moderation.pattern_book import PatternBook
 from moderation.policy import PolicyFile
-from moderation.prefilter import Incoming, Prefilter
+from moderation.prefilter import Incoming, Looked, Prefilter
 from moderation.repeats import JudgedBy
-from moderation.stage_1 import Stage1, StageSignal
+from moderation.stage_1 import StageSignal
 from serving.gateway.behaviour import Behaviour
 from serving.gateway.behaviour_stage import BehaviourStage
 from serving.gateway.repeated import Read, RepeatedUploads, Seen
@@ -38,7 +38,7 @@ REFUSED: Final = Gauge(
 
 
 class Cascade:
-    """What stage 1 of one gateway consists of; `refresh` and `look` do I/O and belong off the event loop.
+    """What stage 1 of one gateway consists of; `refresh`, `look` and `judge` belong off the event loop.
 
     Args:
         banks: known images.
@@ -89,18 +89,18 @@ class Cascade:
         _count([seen.signal])
         return seen
 
-    def look(
-        self, upload: Incoming, policies: PolicyFile, seen: Seen, choice: Choice | None
-    ) -> Stage1:
-        """Return what the stages say of an upload that was not seen."""
-        said = self.behaviour.judge(
-            choice.release if choice else None,
-            Behaviour(upload.behaviour_F, upload.status_F, None),
-            self.behaviour.draw(upload.submission_id),
-        )
-        found = self._prefilter.run(upload, policies, [seen.signal, said.signal()])
-        _count(found.signals[1:])
+    def look(self, upload: Incoming) -> Looked:
+        """Return what the stages say of an upload that was not seen, but for its seller's behaviour."""
+        found = self._prefilter.look(upload)
+        _count(found.signals)
         return found
+
+    def judge(self, choice: Choice | None, behaviour: Behaviour, submission_id: str) -> StageSignal:
+        """Return whether the behaviour of the seller clears an upload."""
+        draw = self.behaviour.draw(submission_id)
+        said = self.behaviour.judge(choice.release if choice else None, behaviour, draw).signal()
+        _count([said])
+        return said
 
     def keep(
         self, decision: Decision, submission: Submission, choice: Choice, policies: PolicyFile

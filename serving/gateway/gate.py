@@ -22,8 +22,9 @@ from moderation.decision import Decision, conclude
 from moderation.errors import ModelNotReady, TemporaryError, TidegateError
 from moderation.listing import Submission
 from moderation.policy import OnFailure, PolicyFile
-from moderation.prefilter import Incoming
+from moderation.prefilter import Incoming, Looked
 from moderation.serving_rules import Budgets
+from moderation.stage_1 import StageSignal
 from moderation.telemetry import span
 from serving.client import PredictorPool, Query
 from serving.deadline import Deadline, DeadlineSpent
@@ -224,16 +225,15 @@ class UploadGate:
             seen = await self.cascade.seen(submission, choice, policies, self.keeper.read)
         if seen.earlier is not None:
             return repeated(seen.signal, seen.earlier, choice)
-        with span("gateway.behaviour", self.clock):
-            behaviour = await self.behaviour.read(submission, deadline)
-        with span("gateway.stage_1", self.clock):
-            if choice is not None:
-                fetch = partial(
-                    self.predictors.get(choice.url).prefilter, timeout_s=self.budgets.total_ms / 1e3
-                )
-                self.cascade.behaviour.prepare(choice.release, fetch)
-            incoming = _incoming(upload, submission, behaviour)
-            stage_1 = await self.run(self.cascade.look, incoming, policies, seen, choice)
+        if choice is not None:
+            fetch = partial(
+                self.predictors.get(choice.url).prefilter, timeout_s=self.budgets.total_ms / 1e3
+            )
+            self.cascade.behaviour.prepare(choice.release, fetch)
+        (behaviour, said), looked = await asyncio.gather(
+            self._judge_behaviour(submission, choice, deadline), self._look(upload, submission)
+        )
+        stage_1 = looked.concluded(policies, [seen.signal, said])
         on_failure = policies.on_failure_in(submission.listing.category)
         asked = None
         if not stage_1.is_decisive:
@@ -253,6 +253,24 @@ class UploadGate:
             ),
             asked=asked,
         )
+
+    async def _judge_behaviour(
+        self, submission: Submission, choice: Choice | None, deadline: Deadline
+    ) -> tuple[Behaviour, StageSignal]:
+        """Return the seller's behaviour, and whether it clears the upload."""
+        with span("gateway.behaviour", self.clock):
+            behaviour = await self.behaviour.read(submission, deadline)
+            said = await self.run(self.cascade.judge, choice, behaviour, submission.submission_id)
+        return behaviour, said
+
+    async def _look(self, upload: Upload, submission: Submission) -> Looked:
+        """Return what the stages say that need no behaviour."""
+        listing = upload.listing
+        incoming = Incoming(
+            submission.submission_id, listing.title, listing.description, upload.views
+        )
+        with span("gateway.stage_1", self.clock):
+            return await self.run(self.cascade.look, incoming)
 
     async def _ask(
         self, query: Query, choice: Choice | None, on_failure: OnFailure, deadline: Deadline
@@ -360,17 +378,6 @@ class UploadGate:
         if task := review_task(decision, decision.reason_codes):
             events.append(from_review_task(task, recorded_at=at, seller_id=seller_id))
         return events + self.safeguards.events(decision, at, seller_id)
-
-
-def _incoming(upload: Upload, submission: Submission, behaviour: Behaviour) -> Incoming:
-    return Incoming(
-        submission.submission_id,
-        upload.listing.title,
-        upload.listing.description,
-        upload.views,
-        behaviour.values_F,
-        behaviour.status_F,
-    )
 
 
 def _query(upload: Upload, behaviour: Behaviour) -> Query:

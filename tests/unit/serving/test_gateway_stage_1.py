@@ -1,6 +1,7 @@
 """Stage 1 in a running gateway: known images and patterns, what they lead to, and what is followed while it runs."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,27 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from featurestore.online import BehaviourRead
 from ledger.events import EventKind, to_review_task
 from ledger.ledger import SqliteLedger
 from moderation.bank_versions import BankVersions
 from moderation.clock import SystemClock
 from moderation.decision import MODEL_UNAVAILABLE, Decision, replay
 from moderation.image import pdq
+from moderation.listing import Submission
 from moderation.prefilter import Incoming
 from moderation.settings import Settings, settings
 from moderation.stage_1 import StageSignal
 from serving.gateway.__main__ import build_gate
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
+from serving.gateway.behaviour import BudgetedBehaviour
+from serving.gateway.breaker import Breaker
 from serving.gateway.gate import UploadGate
 from serving.replay import replay_decision
 from tests.bank_world import apart, entries_file, entry, good
+from tests.folded_behaviour import FoldedBehaviour
+from tests.kept import SERVING
 from tests.pictures import a_picture, encoded
 from tests.unit.serving.conftest import POLICIES, a_cascade
 from tests.unit.serving.fakes import TOKENS, FakePredictor, an_upload, as_text
@@ -230,7 +237,6 @@ class LetsGo:
     name, cost = "behaviour", 0.2
 
     def look(self, upload: Incoming) -> Sequence[StageSignal]:
-        assert upload.behaviour_F.shape == upload.status_F.shape
         return [StageSignal(name=self.name, status="ok", value=0.001, is_decisive=True)]
 
 
@@ -241,6 +247,33 @@ async def test_a_stage_that_fails_stops_no_upload(
     decision = _decision(gate, await _sent(client))
     assert (decision.tier, decision.decided_by) == ("allow", "model")
     assert decision.degraded == ("stage 1: broken: OSError: no such device",)
+
+
+async def test_stages_look_while_the_behaviour_is_read(
+    client: httpx.AsyncClient, gate: UploadGate, tmp_path: Path
+) -> None:
+    is_looking = threading.Event()
+
+    class Looks:
+        name, cost = "looks", 0.1
+
+        def look(self, upload: Incoming) -> Sequence[StageSignal]:
+            is_looking.set()
+            return [StageSignal(name=self.name, status="ok")]
+
+    class Waits(FoldedBehaviour):
+        def read(self, submission: Submission) -> BehaviourRead:
+            assert is_looking.wait(10)
+            return super().read(submission)
+
+    shares = gate.budgets.shares.model_copy(update={"behaviour": 0.5})
+    gate.budgets = gate.budgets.model_copy(update={"total_ms": 30_000, "shares": shares})
+    gate.behaviour.close()
+    features = Breaker("features", SERVING.breakers.features, gate.clock)
+    gate.behaviour = BudgetedBehaviour(Waits(gate.ledger), features)
+    gate.cascade = a_cascade(tmp_path, gate.ledger, gate.clock, more=[Looks()])
+    decision = _decision(gate, await _sent(client))
+    assert (decision.degraded, decision.decided_by) == ((), "model")
 
 
 async def test_what_a_stage_lets_go_is_allowed_unless_another_raises_it(
