@@ -38,7 +38,7 @@ REFUSED: Final = Gauge(
 
 
 class Cascade:
-    """What stage 1 of one gateway consists of; `refresh`, `look` and `judge` belong off the event loop.
+    """What stage 1 of one gateway consists of; `refresh` and `look` do I/O and belong off the event loop.
 
     Args:
         banks: known images.
