@@ -14,7 +14,6 @@ from ledger.events import (
     Event,
     EventKind,
     StoredEvent,
-    from_microseconds,
     to_decision,
     to_microseconds,
     to_submission,
@@ -28,6 +27,9 @@ from moderation.listing import Submission
 
 BUSY_S: Final = 30.0
 """How long a writer waits for another process's transaction before it gives up, where nobody says otherwise."""
+
+_NEWEST_ROWS: Final = 8
+"""Rows that are looked at together for the newest one: the first can nearly always be read."""
 
 __all__ = [
     "Ledger",
@@ -126,7 +128,7 @@ class Ledger(Protocol):
         ...
 
     def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
-        """Return when the newest event of some kinds occurred, be its seller erased or not; None: there is none."""
+        """Return when the newest event of some kinds occurred that can still be read; None: there is none."""
         ...
 
     def is_erased(self, event_id: str) -> bool:
@@ -334,14 +336,21 @@ class SqliteLedger:
         return int(row[0] or 0)
 
     def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
-        """Return when the newest event of some kinds occurred; see the protocol."""
+        """Return when the newest readable event of some kinds occurred; see the protocol."""
         query = (
-            f"SELECT occurred_us FROM events WHERE kind IN ({','.join('?' * len(kinds))})"
-            " ORDER BY occurred_us DESC, sequence DESC LIMIT 1"
+            f"SELECT {COLUMNS} FROM events WHERE kind IN ({','.join('?' * len(kinds))})"
+            " AND (occurred_us, sequence) < (?, ?)"
+            f" ORDER BY occurred_us DESC, sequence DESC LIMIT {_NEWEST_ROWS}"
         )
-        with _translated(self._path):
-            row = self._connection().execute(query, tuple(kinds)).fetchone()
-        return None if row is None else from_microseconds(row[0])
+        last = (2**63 - 1, 2**63 - 1)
+        while True:
+            with _translated(self._path):
+                rows = self._connection().execute(query, (*kinds, *last)).fetchall()
+            for stored in readable(rows, self._keys):
+                return stored.event.occurred_at
+            if len(rows) < _NEWEST_ROWS:
+                return None
+            last = rows[-1][5], rows[-1][0]
 
     def get_event(self, event_id: str) -> StoredEvent | None:
         """Return one event, or None."""

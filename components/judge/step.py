@@ -215,7 +215,10 @@ def _golden_roc(evidence: Evidence) -> list[tuple[float, float, float]]:
         return []
     violates_N = (golden.truth_NP == 1).any(axis=1)
     known_N = violates_N | (golden.truth_NP >= 0).all(axis=1)
-    score_N = golden.candidate.probability_NP[known_N].max(axis=1)
+    said_NP = golden.candidate.probability_NP
+    said_NP = np.where(np.isfinite(said_NP), said_NP, -1.0)  # a broken head has no place on a curve
+    known_N &= (said_NP >= 0).any(axis=1)
+    score_N = said_NP[known_N].max(axis=1)
     if not len(score_N):
         return []
     curve = roc_points(score_N, violates_N[known_N].astype(np.int8), np.ones(len(score_N)))

@@ -209,6 +209,11 @@ class Proof:
                 ),
             )
             self.facts |= recorded.facts
+            if recorded.answers.bundle == self.opponents.candidate.digest:
+                raise InvalidSnapshot(
+                    "the recorded decisions are the candidate's own: taken again they show nothing; prove it on "
+                    "traffic that another release decided"
+                )
             self.sets["replay"] = replayed_set(
                 recorded,
                 self.opponents.candidate,

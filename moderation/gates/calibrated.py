@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.evaluation import metrics
-from moderation.gates.estimates import Counted, Estimate, Resampled, nothing, rows_needed
+from moderation.gates.estimates import (
+    Counted,
+    Estimate,
+    Resampled,
+    nothing,
+    of_unknown,
+    rows_needed,
+)
 from moderation.gates.evidence import ScoredSet
 from moderation.gates.judging import Context, measure
 from moderation.gates.lines import (
@@ -55,9 +62,10 @@ def predicted_over_observed(context: Context, gate: Gate) -> Iterator[Estimate]:
         yield nothing("", f"the set {gate.set} is not there")
         return
     for column, policy in enumerate(found.policies):
-        for name, rows_N in parts_of(found, gate, column):
-            of = f"{policy} · {name}" if name else policy
-            yield _ratio(context, gate, column, np.flatnonzero(rows_N), of)
+        for part in parts_of(found, gate, column):
+            rows_R = np.flatnonzero(part.rows_N)
+            estimate = _ratio(context, gate, column, rows_R, part.named(policy))
+            yield from of_unknown(estimate) if part.is_unknown else (estimate,)
 
 
 @measure("predicted_over_observed_flagged")

@@ -4,8 +4,8 @@ B resamples.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -197,6 +197,10 @@ class Estimate:
     min_groups: int = 0
     """Fewer of them certify nothing."""
 
+    may_be_few: bool = False
+    """Whether too few rows are nobody's fault, as of listings that name no language: they fail where they show that
+    something is wrong, and need show no more."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -238,6 +242,12 @@ def groups_worth(weight_V: Floats, group_V: npt.NDArray[np.int64]) -> float:
     weight_G = np.bincount(group_V, weight_V)
     squares = float((weight_G**2).sum())
     return float(weight_G.sum() ** 2 / squares) if squares else 0.0
+
+
+def of_unknown(estimate: Estimate) -> Iterator[Estimate]:
+    """Yield the estimate of rows whose slice value is unknown; nothing where no figure can be taken of them."""
+    if estimate.value is not None:
+        yield replace(estimate, may_be_few=True)
 
 
 def nothing(of: str, why: str, *, needed: int | None = None, unit: str = "rows") -> Estimate:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from moderation.gates.estimates import Estimate, nothing
+from moderation.gates.estimates import Estimate, nothing, of_unknown
 from moderation.gates.evidence import ScoredSet
 from moderation.gates.gaps import Flags, Gaps, Integers, LargestGap, gaps_of, rows_to_certify
 from moderation.gates.judging import Context, measure
@@ -128,6 +128,7 @@ def _largest_gaps(context: Context, gate: Gate, kind: Kind) -> Iterator[Estimate
                 compared.append((rows, name, _values(found, name, column)))
     for number, rates in enumerate(_rates(found, compared)):
         yield _largest_gap(found, gate, compared[number], rates)
+        yield from of_unknown(_gap_of_unknown(found, gate, compared[number]))
 
 
 def _why_not(found: ScoredSet, name: str, column: int) -> str:
@@ -183,6 +184,29 @@ def _largest_gap(
             "unknown": int((value_R == "").sum()),
             "stratified_by": _STRATA if rows.stratum_R.any() else "",
         },
+    )
+
+
+def _gap_of_unknown(
+    found: ScoredSet, gate: Gate, part: tuple[ComparedRows, str, Words]
+) -> Estimate:
+    """Return how far the rows whose value is unknown are from those of all values."""
+    rows, name, _ = part
+    is_unknown_R = found.slices[name][rows.row_R] == ""
+    of, number = f"{rows.policy} · {name} unknown", int(is_unknown_R.sum())
+    gaps = rows.compare(is_unknown_R[None], np.ones(len(is_unknown_R), bool))
+    if not np.isfinite(gaps.value_V).any():
+        return nothing(of, f"no {rows.kind.unit} of unknown {name} beside others")
+    spread = LargestGap(gaps)
+    return Estimate(
+        of=of,
+        value=spread.value,
+        spread=spread,
+        rows=number,
+        positives=number if rows.kind is FOUND else 0,
+        needed=int(_needed(gate, rows.kind, gaps)[0]) or None,
+        unit=f"{rows.kind.unit} of unknown {name}",
+        remark=_remark(gate, rows.kind, gaps, [f"{name} unknown"], 0),
     )
 
 
@@ -243,11 +267,12 @@ def _rates(
     found: ScoredSet, compared: Sequence[tuple[ComparedRows, str, Words]]
 ) -> Iterator[dict[str, float]]:
     """Yield the plain rate of each value of each comparison: one frame for all, as a frame costs more than its rows."""
-    if not compared:
+    hits = np.concatenate([np.empty(0, bool), *(rows.hit_R for rows, _, _ in compared)])
+    if not len(hits):  # a frame of nothing is an error
+        yield from ({} for _ in compared)
         return
     from fairlearn.metrics import MetricFrame  # imports scikit-learn: seconds
 
-    hits = np.concatenate([rows.hit_R for rows, _, _ in compared])
     values = [found.slices[name][rows.row_R] for rows, name, _ in compared]
     keys = np.concatenate([np.char.add(f"{n}\x1f", v) for n, v in enumerate(values)])
     frame = MetricFrame(metrics=_share, y_true=hits, y_pred=hits, sensitive_features=keys)

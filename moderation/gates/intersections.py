@@ -82,22 +82,27 @@ def _scan(
 ) -> tuple[list[tuple[dict[str, Any], float]], int]:
     """Return facts and p-value of each combination of two slices' values, and how many were too small."""
     first_R, second_R = (found.slices[name][rows.row_R] for name in pair)
-    known_R = (first_R != "") & (second_R != "")
+    if not ((first_R != "").any() and (second_R != "").any()):
+        return [], 0
     joint_R = np.char.add(np.char.add(first_R, "\x1f"), second_R)
-    joint, count = np.unique(joint_R[known_R], return_counts=True)
-    large = joint[(count >= fewest) & (count < known_R.sum())]
+    joint, count = np.unique(joint_R, return_counts=True)
+    large = joint[(count >= fewest) & (count < len(joint_R))]
     if not len(large):
         return [], len(joint)
-    gaps = rows.compare(joint_R == large[:, None], known_R)
+    gaps = rows.compare(joint_R == large[:, None], np.ones(len(joint_R), bool))
     p_V = gaps.p_values(tolerated, rows.kind.side)
     scanned = []
     for v, values in enumerate(large.tolist()):
-        named = [f"{name}={value}" for name, value in zip(pair, values.split("\x1f"), strict=True)]
+        named = [_named(*one) for one in zip(pair, values.split("\x1f"), strict=True)]
         facts: dict[str, Any] = {"policy": rows.policy, "of": " and ".join(named)}
         facts |= {"what": rows.kind.words, "rows": int(gaps.rows_V[v])}
         facts |= {"rate": float(gaps.rate_V[v]), "others": float(gaps.other_rate_V[v])}
         scanned.append((facts, float(p_V[v])))
     return scanned, len(joint) - len(large)
+
+
+def _named(name: str, value: str) -> str:
+    return f"{name}={value}" if value else f"{name} unknown"
 
 
 def _one_line(facts: Mapping[str, Any]) -> str:

@@ -243,6 +243,9 @@ def check_of(gate: Gate, estimate: Estimate, fail_confidence: float) -> Check:
     state: State
     if is_shown_wrong(gate, spread, fail_confidence):
         state = "fail"
+    elif estimate.may_be_few and _is_small(gate, estimate):
+        state = "pass"
+        said += f"; too few to show more: {estimate.rows} rows, {estimate.positives} positives"
     elif estimate.rows < gate.min_rows or estimate.positives < gate.min_positives:
         state = "not_certified"
         said += f"; {estimate.rows} rows, {estimate.positives} positives{_needed(gate, estimate)}"
@@ -294,6 +297,12 @@ def still_needed(gate: Gate, estimate: Estimate) -> list[str]:
     elif estimate.needed is not None:
         lacking[estimate.unit] = max(estimate.needed, lacking.get(estimate.unit, 0))
     return [f"{number} {unit}" for unit, number in lacking.items()]
+
+
+def _is_small(gate: Gate, estimate: Estimate) -> bool:
+    """Return whether a figure rests on fewer rows, violations or groups than it takes to certify it."""
+    is_few = estimate.rows < gate.min_rows or estimate.positives < gate.min_positives
+    return is_few or _rests_on_few(estimate)
 
 
 def _rests_on_few(estimate: Estimate) -> bool:

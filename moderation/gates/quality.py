@@ -5,6 +5,7 @@ A policy that the champion has no head for is not compared: beside chance every 
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -12,9 +13,17 @@ import numpy.typing as npt
 
 from moderation.evaluation import metrics
 from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
-from moderation.gates.estimates import Counted, Estimate, Resampled, nothing, rows_needed
+from moderation.gates.estimates import (
+    Counted,
+    Estimate,
+    Resampled,
+    nothing,
+    of_unknown,
+    rows_needed,
+)
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import Context, measure
+from moderation.gates.slicing import Part, parts_of_slices
 from moderation.policy import Tier
 from moderation.release import Gate
 
@@ -43,9 +52,10 @@ def average_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
         yield nothing("", _NONE_SHARED)
     for column in compared:
         policy = found.policies[column]
-        for name, rows_N in parts_of(found, gate, column):
-            of = f"{policy} · {name}" if name else policy
-            yield _one(context, gate, column, np.flatnonzero(rows_N), of)
+        for part in parts_of(found, gate, column):
+            rows_R = np.flatnonzero(part.rows_N)
+            estimate = _one(context, gate, column, rows_R, part.named(policy))
+            yield from of_unknown(estimate) if part.is_unknown else (estimate,)
 
 
 @measure("mean_average_precision")
@@ -105,28 +115,22 @@ def recall_at_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
         yield _estimate(context, policy, gate, (value, values_B), counted)
 
 
-def parts_of(found: ScoredSet, gate: Gate, column: int) -> Iterator[tuple[str, Flags]]:
-    """Yield (name, rows) of everything that a gate judges apart: the whole set, or each value of its slices.
+def parts_of(found: ScoredSet, gate: Gate, column: int) -> Iterator[Part]:
+    """Yield everything that a gate judges apart, of the rows with known truth under a policy.
 
-    Rows of unknown truth under the policy and of an unknown slice value are left out. A slice that the set lacks, or
-    knows no value of, gives one empty part, so that it is seen; so does one without the value that it is for.
+    A slice of violations alone has all innocent rows in each part, and a part without any violation where it lacks the
+    value that it is for.
     """
     known_N = found.truth_NP[:, column] >= 0
-    if not gate.slices:
-        yield "", known_N
-        return
-    for name in gate.slices:
+    named = [name for name in gate.slices if name not in _OF_VIOLATIONS]
+    if named or not gate.slices:
+        for part in parts_of_slices(found.slices, named, found.num_rows):
+            yield replace(part, rows_N=part.rows_N & known_N)
+    for name in [one for one in gate.slices if one in _OF_VIOLATIONS]:
         values_N = found.slices.get(name, np.full(found.num_rows, ""))
-        values = set(values_N.tolist()) - {""}
-        if name in _OF_VIOLATIONS:
-            values.add(_OF_VIOLATIONS[name])
-        if not values:
-            yield f"{name}=?", np.zeros(found.num_rows, bool)
-        for value in sorted(values):
-            rows_N = values_N == value
-            if name in _OF_VIOLATIONS:
-                rows_N = rows_N | (found.truth_NP[:, column] == 0)
-            yield f"{name}={value}", rows_N & known_N
+        for value in sorted({*values_N.tolist(), _OF_VIOLATIONS[name]} - {""}):
+            rows_N = (values_N == value) | (found.truth_NP[:, column] == 0)
+            yield Part(f"{name}={value}", rows_N & known_N)
 
 
 def _compared(found: ScoredSet, gate: Gate) -> list[int]:

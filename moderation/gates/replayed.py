@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from moderation.evaluation.bootstrap import GroupBootstrap
 from moderation.gates.deciding import tiers_of
-from moderation.gates.estimates import Estimate, Exact, Proportion, nothing, rows_needed
+from moderation.gates.estimates import Estimate, Exact, Proportion, nothing, of_unknown, rows_needed
 from moderation.gates.evidence import Flags, Floats, Integers, ScoredSet
 from moderation.gates.judging import Context, measure
+from moderation.gates.slicing import parts_of_slices
 from moderation.gates.tiers import thresholds_after_caps
 from moderation.policy import Tier
 from moderation.precision import flags_needed
@@ -118,23 +119,10 @@ def _changes(context: Context, gate: Gate, side: int) -> Iterator[Estimate]:
         except ValueError as error:
             yield nothing(policy, str(error))
             continue
-        for name, rows_N in _parts(found, gate):
-            of = f"{policy} · {name}" if name else policy
-            yield _one(context, gate, side, moves, (of, np.flatnonzero(rows_N)))
-
-
-def _parts(found: ScoredSet, gate: Gate) -> Iterator[tuple[str, Flags]]:
-    """Yield (name, rows): everything, or each value of the gate's slices; a slice that is not there is empty."""
-    if not gate.slices:
-        yield "", np.ones(found.num_rows, bool)
-    for name in gate.slices:
-        values_N = found.slices.get(name)
-        values = [] if values_N is None else sorted(set(values_N.tolist()) - {""})
-        if values_N is None or not values:
-            yield f"{name}=?", np.zeros(found.num_rows, bool)
-            continue
-        for value in values:
-            yield f"{name}={value}", values_N == value
+        for part in parts_of_slices(found.slices, gate.slices, found.num_rows):
+            judged = part.named(policy), np.flatnonzero(part.rows_N)
+            estimate = _one(context, gate, side, moves, judged)
+            yield from of_unknown(estimate) if part.is_unknown else (estimate,)
 
 
 def _one(

@@ -20,6 +20,7 @@ from moderation.snapshot_rows import EVASION, NOT_EVASIVE
 from moderation.text import SIGNS, ngram_texts
 
 Words = npt.NDArray[np.str_]
+Flags = npt.NDArray[np.bool_]
 
 DERIVED: Final = (
     "language",
@@ -76,6 +77,44 @@ class SliceRow:
             attributes=json.loads(record["attributes"]),
             violates=1 in record["truth"],
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a set that a gate judges apart."""
+
+    name: str
+    """For people; empty for all rows."""
+
+    rows_N: Flags
+    is_unknown: bool = False
+    """Whether they are those whose value nobody gave."""
+
+    def named(self, policy: str) -> str:
+        """Return what is judged, for people."""
+        return f"{policy} · {self.name}" if self.name else policy
+
+
+def parts_of_slices(
+    slices: Mapping[str, Words], names: Sequence[str], num_rows: int
+) -> Iterator[Part]:
+    """Yield all rows, or those of each value of some slices, and of each slice those whose value is unknown.
+
+    A seller need not say what a listing is sliced by, so that whoever says nothing is judged like a value. A slice that
+    is not there, or that knows no value, gives one empty part, so that it is seen.
+    """
+    if not names:
+        yield Part("", np.ones(num_rows, bool))
+    for name in names:
+        values_N = slices.get(name, np.full(num_rows, ""))
+        values = sorted(set(values_N.tolist()) - {""})
+        if not values:
+            yield Part(f"{name}=?", np.zeros(num_rows, bool))
+            continue
+        for value in values:
+            yield Part(f"{name}={value}", values_N == value)
+        if (values_N == "").any():
+            yield Part(f"{name} unknown", values_N == "", is_unknown=True)
 
 
 def slices_of(rows: Sequence[SliceRow], rules: SliceRules) -> dict[str, Words]:

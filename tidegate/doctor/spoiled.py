@@ -51,6 +51,24 @@ def _lost_in(name: str, value: str, share: float) -> Spoil:
     return _everywhere(change)
 
 
+def _lost_unnamed(name: str, one_in: int) -> Spoil:
+    """Return the fault of missing the violations of those sellers, one in some, who do not name what is sliced by."""
+
+    def spoil(evidence: Evidence, _: np.random.Generator) -> Evidence:
+        for set_name in _ALL_SETS:
+            found = evidence.sets[set_name]
+            silent_N = found.group % one_in == 0
+            values_N = np.where(silent_N, "", found.slices[name])
+            unnamed = replace(found, slices={**found.slices, name: values_N})
+            evidence = replace(evidence, sets={**evidence.sets, set_name: unnamed})
+            lost_NP = (found.truth_NP == 1) & silent_N[:, None]
+            said_NP = np.where(lost_NP, -6.0, _right(found))
+            evidence = with_answers(evidence, set_name, said_NP)
+        return evidence
+
+    return spoil
+
+
 def _suspected_in(name: str, value: str, share: float) -> Spoil:
     """Return the fault of suspecting a share of the innocent rows of one slice value."""
 
@@ -183,6 +201,10 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "a language lost": (
         _lost_in("language", "es", 0.4),
         ("not-worse-in-any-language", "fair-true-positives"),
+    ),
+    "lost where no language is named": (
+        _lost_unnamed("language", 10),
+        ("fair-true-positives", "fair-intersections"),
     ),
     "evasion lost": (_lost_in("evasive", "evasive", 0.4), ("not-worse-on-evasion",)),
     "a region suspected": (

@@ -5,13 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kfp import dsl
 
 from components.home import Home
 from components.judge.component import judge
 from components.judge.outcome import Outcome
-from components.judge.step import JudgeInputs, caps_of, run
+from components.judge.step import JudgeInputs, _golden_roc, caps_of, run
 from moderation import attestation
 from moderation.bundle import Bundle
 from moderation.clock import SimulatedClock
@@ -161,3 +162,18 @@ def test_component_leaves_what_the_dashboard_draws(
     assert Path(made["page"].path).read_text().startswith("<!doctype html>")
     assert load_record(Path(made["pack"].path) / "judgement.json").state == "proposed"
     assert json.loads(Path(made["outcome"].path).read_text())["bundle"] == tiny_bundle.digest
+
+
+def test_curve_of_a_broken_head_is_that_of_the_others(tiny_bundle: Bundle) -> None:
+    evidence = evidence_about(tiny_bundle.digest)
+    golden = evidence.sets["golden"]
+    whole = _golden_roc(evidence)
+    said_NP = golden.candidate.probability_NP.copy()
+    said_NP[:, 0] = np.nan
+    one = replace(golden, candidate=replace(golden.candidate, probability_NP=said_NP))
+    curve = _golden_roc(replace(evidence, sets={"golden": one}))
+    assert np.isfinite(curve[1:]).all()
+    assert len(curve) > 2
+    assert curve != whole
+    none = replace(golden.candidate, probability_NP=np.full_like(said_NP, np.nan))
+    assert _golden_roc(replace(evidence, sets={"golden": replace(golden, candidate=none)})) == []

@@ -2,13 +2,15 @@ import multiprocessing
 import sqlite3
 import threading
 import tracemalloc
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from ledger.events import Event, EventKind, from_decision, from_submission
+from ledger.erasures import Belongings
+from ledger.events import Event, EventKind, StoredEvent, from_decision, from_submission
 from ledger.ledger import LedgerConflict, LedgerUnavailable, SqliteLedger, TraceTaken
 from moderation.decision import Decision
 from moderation.errors import PermanentError
@@ -22,6 +24,10 @@ def _event(number: int, **payload: object) -> Event:
     at = NOON + timedelta(seconds=number)
     kind = EventKind.REPORT if number % 2 else EventKind.SUBMISSION
     return Event(f"event:{number}", kind, f"s{number}", "seller", at, at, {"n": number, **payload})
+
+
+def _all_of(events: Iterable[StoredEvent]) -> Belongings:
+    return Belongings(tuple(stored.sequence for stored in events))
 
 
 def _submission(number: int = 1) -> Submission:
@@ -62,6 +68,20 @@ def test_newest_is_by_time_and_not_by_place(ledger: SqliteLedger) -> None:
     assert ledger.newest_at([EventKind.REPORT]) == late.occurred_at
     assert ledger.newest_at([late.kind, other.kind]) == other.occurred_at
     assert ledger.newest_at([]) is None
+
+
+def test_newest_is_the_newest_that_can_be_read(ledger: SqliteLedger) -> None:
+    at = NOON + timedelta(days=9)
+    gone = [
+        Event(f"gone:{n}", EventKind.REPORT, "s", "erased", at, at, {"n": n}) for n in range(20)
+    ]
+    kept = [_event(1), _event(3)]
+    ledger.append([*kept, *gone])
+    assert ledger.newest_at([EventKind.REPORT]) == at
+    ledger.erase("erased", _all_of, NOON)
+    assert ledger.newest_at([EventKind.REPORT]) == kept[1].occurred_at
+    ledger.erase("seller", _all_of, NOON)
+    assert ledger.newest_at([EventKind.REPORT]) is None
 
 
 def test_ledger_filters_when_asked(ledger: SqliteLedger) -> None:
