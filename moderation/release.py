@@ -1,6 +1,7 @@
 """The release contract: loads and checks `policies/release.yaml`, which holds every number that a gate uses."""
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +212,9 @@ class ReleaseContract(_Frozen):
         return self
 
 
+SHARE: Final = (0.0, 1.0)
+
+
 @dataclass(frozen=True)
 class Reads:
     """What a measure reads of a gate: what it does not read, no gate may ask of it."""
@@ -221,6 +225,13 @@ class Reads:
 
     must: frozenset[str] = frozenset()
     """The same; a gate without them judges nothing."""
+
+    figures: tuple[float, float] = (-math.inf, math.inf)
+    """Least and greatest figure; a share's difference from the champion's lies between -1 and 1."""
+
+    def range_of(self, gate: "Gate") -> tuple[float, float]:
+        """Return the least and the greatest figure that a gate may see."""
+        return (-1.0, 1.0) if gate.versus == "champion" and self.figures == SHARE else self.figures
 
 
 @dataclass(frozen=True)
@@ -321,6 +332,11 @@ def _unread(gate: Gate, reads: Reads) -> Iterator[tuple[str, str]]:
         elif not is_asked and name in reads.must:
             wanted = "versus: champion" if name == "versus" else name
             yield "measure", f"{gate.measure} needs {wanted}"
+    least, most = reads.range_of(gate)
+    is_upper = gate.comparator == "at_most"
+    if gate.limit >= most if is_upper else gate.limit <= least:
+        side = "above" if is_upper else "below"
+        yield "limit", f"{gate.measure} is never {side} {gate.limit:g}: the gate could not fire"
 
 
 def _explain(origin: str, node: Any, loc: tuple[int | str, ...], message: str) -> str:

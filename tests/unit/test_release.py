@@ -85,6 +85,11 @@ def test_contract_names_known_measures_only() -> None:
             "measure",
             "latency_p99_ratio needs versus: champion",
         ),
+        ("limit: 0.70", "limit: 0.0", "limit", "average_precision is never below 0: the gate coul"),
+        ("limit: -0.05", "limit: -1.0", "limit", "average_precision is never below -1"),
+        ("limit: 0.15", "limit: 1.0", "limit", "true_positive_gap is never above 1"),
+        ("limit: 0.50 # what", "limit: 1.5 # what", "limit", "decisions_weaker is never above"),
+        ("limit: 0.99", "limit: -5", "limit", "tier_precision is never below -5"),
     ],
 )
 def test_contract_is_refused_when_nobody_measures_it(
