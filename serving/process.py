@@ -53,17 +53,26 @@ def start_predictor(
     log_folder: Path,
     num_threads: int | None = None,
     environment: Mapping[str, str] | None = None,
+    is_unattested: bool = False,
 ) -> Iterator[ServingProcess]:
     """Run a predictor on free ports for the length of the `with` block.
 
+    Args:
+        bundle: folder of the bundle, with its attestations.
+        log_folder: where its log goes.
+        num_threads: of one inference session; None for what the settings say.
+        environment: settings as variables.
+        is_unattested: serve the bundle whatever the gates say of it: for tests and measurements alone.
+
     Raises:
-        StartFailed: if it ends early or is not ready in time.
+        StartFailed: if it ends early, as with a bundle that did not pass the gates, or is not ready in time.
     """
     threads = [] if num_threads is None else ["--num_threads", str(num_threads)]
 
     def command(http_port: int, grpc_port: int) -> list[str]:
         ports = ["--http_port", str(http_port), "--grpc_port", str(grpc_port)]
-        return ["serving.predictor", "--bundle", str(bundle), *ports, *threads]
+        admission = ["--unattested"] if is_unattested else []
+        return ["serving.predictor", "--bundle", str(bundle), *ports, *threads, *admission]
 
     with _run("predictor", command, "/v2/health/ready", log_folder, environment) as process:
         yield process

@@ -48,7 +48,10 @@ class Gate:
     def predictor(self) -> Iterator[ServingProcess]:
         """Run a predictor and route everything to it."""
         with start_predictor(
-            self.bundle.folder, log_folder=self.home / "logs", num_threads=1
+            self.bundle.folder,
+            log_folder=self.home / "logs",
+            num_threads=1,
+            is_unattested=True,
         ) as process:
             self._route(process.url)
             yield process

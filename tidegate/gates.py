@@ -21,7 +21,14 @@ from moderation.release import STANDARD, Gate
 from moderation.settings import Settings, settings
 from pipelines.parameters import contract_text, policy_text
 from tidegate.console import console, say
-from tidegate.releasing import CANDIDATE, CHAMPION, contract_of, named_bundle, registry_of
+from tidegate.releasing import (
+    CANDIDATE,
+    CHAMPION,
+    contract_of,
+    kept_bundle,
+    named_bundle,
+    registry_of,
+)
 
 NONE: Final = "none"
 _COLOURS: Final = {
@@ -77,7 +84,7 @@ def run_gates(
         )
     settles = champion is None and profile in (STANDARD, config.release_profile)
     version = registry.settle(outcome, [home.pack(found.digest)]) if settles else None
-    show_attestation(_kept(found, home))
+    show_attestation(kept_bundle(found, home))
     show_outcome(outcome, config, aliases=version.aliases if version else ())
     return 0 if outcome.state == "proposed" else 1
 
@@ -113,7 +120,7 @@ def show_verdict(bundle: str) -> None:
     """
     config = settings()
     home, found = Home(config.home), named_bundle(bundle, config)
-    kept = _kept(found, home)
+    kept = kept_bundle(found, home)
     said = show_attestation(kept)
     if said.contract != contract_of(config).digest:
         say(
@@ -227,12 +234,6 @@ def table_of(bundle: Bundle, registry: Registry) -> Path:
             "not known here; name its folder with --table"
         )
     return table
-
-
-def _kept(bundle: Bundle, home: Home) -> Bundle:
-    """Return the copy of a bundle that carries the record: the one below home, else itself."""
-    folder = home.bundles / bundle.digest
-    return Bundle.open(folder) if folder.is_dir() else bundle
 
 
 def _version_of(bundle: str, registry: Registry, config: Settings) -> ModelVersion:

@@ -62,6 +62,12 @@ def named_bundle(name: str, config: Settings) -> Bundle:
     return Bundle.open(found[0])
 
 
+def kept_bundle(bundle: Bundle, home: Home) -> Bundle:
+    """Return the copy of a bundle that carries the record: the one below home, else itself."""
+    folder = home.bundles / bundle.digest
+    return Bundle.open(folder) if folder.is_dir() else bundle
+
+
 def check_release(bundle: Bundle, config: Settings) -> "Attestation":
     """Return the attestation that lets a bundle answer requests in this home.
 

@@ -1,7 +1,7 @@
 """Serving on this machine: predictor, gateway and feature stream as processes on the loopback, for one bundle.
 
-Here a bundle gets its traffic, so here it is refused without a passing attestation, wherever its folder came from. A
-predictor alone answers nobody: it proves the bytes that it loads, and judges nothing.
+Here a bundle gets its traffic, so here it is refused without a passing attestation, wherever its folder came from, or
+one that was compared with another champion than today's. The predictor looks at the attestation once more by itself.
 """
 
 import json
@@ -27,7 +27,7 @@ from serving.process import (
 )
 from serving.routing import Route, RoutingTable, load_table, write_table
 from tidegate.console import console, say
-from tidegate.releasing import CHAMPION, check_release, contract_of, named_bundle
+from tidegate.releasing import CHAMPION, check_release, contract_of, kept_bundle, named_bundle
 from tidegate.training import with_policies
 
 _TOKEN_BYTES: Final = 24
@@ -62,11 +62,13 @@ def serving(bundle: Bundle, config: Settings, *, with_explainer: bool = False) -
     """
     attestation = check_release(bundle, config)
     home = Home(config.home.resolve())
+    bundle = kept_bundle(bundle, home)
     tokens = config.gateway_tokens.get_secret_value() or own_tokens(home)
     environment = {
         "TIDEGATE__HOME": str(home.folder),
         "TIDEGATE__POLICY_FILE": str(config.policy_file.resolve()),
         "TIDEGATE__RELEASE_FILE": str(config.release_file.resolve()),
+        "TIDEGATE__RELEASE_PROFILE": config.release_profile,
         "TIDEGATE__GATEWAY_TOKENS": tokens,
     }
     if config.pattern_file is not None:

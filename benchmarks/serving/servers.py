@@ -75,7 +75,11 @@ def running(
             "TIDEGATE__PREDICTOR_PREPARE_THREADS": str(prepare),
         }
         with start_predictor(
-            bundle, log_folder=logs, num_threads=num_threads, environment=environment
+            bundle,
+            log_folder=logs,
+            num_threads=num_threads,
+            environment=environment,
+            is_unattested=True,
         ) as process:
             port = int(process.http_url.rsplit(":", 1)[1])
             yield Target(_HOST, port, *_request(name, *listing))

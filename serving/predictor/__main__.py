@@ -1,4 +1,7 @@
-"""Serve one bundle: `python -m serving.predictor --bundle DIR --http_port 8080 --grpc_port 8081`."""
+"""Serve one judged bundle: `python -m serving.predictor --bundle DIR --http_port 8080 --grpc_port 8081`.
+
+A bundle that the gates did not pass is refused before its models are opened.
+"""
 
 import argparse
 import io
@@ -21,7 +24,7 @@ _LOG = logging.getLogger("serving.predictor")
 
 
 def main() -> int:
-    """Load the bundle, then serve it until a signal comes; a bundle that does not verify ends the process."""
+    """Load the bundle, then serve it until a signal comes; one that is altered or did not pass ends the process."""
     arguments = _parse()
     telemetry.configure("predictor")
     # KServe reads the command line itself when it is imported, and logs every request unless told otherwise.
@@ -57,13 +60,22 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
     from moderation.bundle import Bundle
     from moderation.release import load_release
     from serving.engines import EngineChoice, trusted_scorer
+    from serving.predictor.admission import admit
     from serving.predictor.model import TidegateModel, release_of
     from serving.predictor.queue import BatchQueue
     from serving.predictor.threads import plan_threads, visible_cores
     from serving.predictor.warming import warm_up
 
     config = settings()
-    rules = load_release(config.release_file).serving.predictor
+    contract = load_release(config.release_file)
+    bundle = Bundle.open(arguments.bundle)
+    admit(
+        bundle,
+        contract.digest,
+        accepts=config.release_profile,
+        is_unattested=arguments.unattested,
+    )
+    rules = contract.serving.predictor
     plan = plan_threads(
         visible_cores(),
         arguments.num_threads,
@@ -72,7 +84,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
         is_pinned=config.predictor_pin_threads,
     )
     scorer = trusted_scorer(
-        Bundle.open(arguments.bundle),
+        bundle,
         EngineChoice.of(config),
         config.release_file,
         num_threads=arguments.num_threads,
@@ -118,6 +130,11 @@ def _parse() -> argparse.Namespace:
         type=int,
         default=settings().predictor_workers,
         help="batches scored at once; 0 for as many as fill the visible cores",
+    )
+    parser.add_argument(
+        "--unattested",
+        action="store_true",
+        help="serve the bundle whatever the gates say of it: for tests and measurements, never for a marketplace",
     )
     return parser.parse_args()
 

@@ -41,7 +41,9 @@ def running(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> It
     }
     with (
         start_explainer(tiny_bundle.folder, log_folder=logs) as explainer,
-        start_predictor(tiny_bundle.folder, log_folder=logs, num_threads=1) as predictor,
+        start_predictor(
+            tiny_bundle.folder, log_folder=logs, num_threads=1, is_unattested=True
+        ) as predictor,
     ):
         releases = {tiny_bundle.digest: Route(url=predictor.url, weight=1.0)}
         table = RoutingTable(revision=1, champion=tiny_bundle.digest, releases=releases)

@@ -133,7 +133,9 @@ def trained(tiny: TinyRun, world: ToyWorld, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def predictor(tiny: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingProcess]:
-    with start_predictor(tiny.bundle.folder, log_folder=tmp_path_factory.mktemp("logs")) as running:
+    with start_predictor(
+        tiny.bundle.folder, log_folder=tmp_path_factory.mktemp("logs"), is_unattested=True
+    ) as running:
         yield running
 
 

@@ -28,7 +28,9 @@ def predictor(
     tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServingProcess]:
     logs = tmp_path_factory.mktemp("logs")
-    with start_predictor(tiny_bundle.folder, log_folder=logs, num_threads=1) as process:
+    with start_predictor(
+        tiny_bundle.folder, log_folder=logs, num_threads=1, is_unattested=True
+    ) as process:
         yield process
 
 

@@ -72,7 +72,13 @@ def _started(bundle: Bundle, folder: Path, **changes: Any) -> Any:
         "TIDEGATE__PREDICTOR_WORKERS": "1",
         "TIDEGATE__PREDICTOR_PREPARE_THREADS": "1",
     }
-    return start_predictor(bundle.folder, log_folder=folder, num_threads=1, environment=environment)
+    return start_predictor(
+        bundle.folder,
+        log_folder=folder,
+        num_threads=1,
+        environment=environment,
+        is_unattested=True,
+    )
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -255,7 +261,14 @@ async def test_predictor_ends_when_a_port_is_taken(
         free.bind(("127.0.0.1", 0))
         ports = {"--http_port": str(free.getsockname()[1]), "--grpc_port": "0"} | {taken: port}
     flags = [part for pair in ports.items() for part in pair]
-    command = ["-m", "serving.predictor", "--bundle", str(tiny_bundle.folder), *flags]
+    command = [
+        "-m",
+        "serving.predictor",
+        "--unattested",
+        "--bundle",
+        str(tiny_bundle.folder),
+        *flags,
+    ]
     child = await asyncio.create_subprocess_exec(sys.executable, *command)
     assert await asyncio.wait_for(child.wait(), 60) not in (0, None)
     assert _depth(predictor) == 0, "the first one still answers"

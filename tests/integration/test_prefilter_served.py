@@ -27,7 +27,9 @@ async def test_a_gateway_judges_as_the_bundle_does(tiny: TinyRun, tmp_path: Path
     parts = tiny.parts | {"prefilter": tmp_path / "prefilter.json"}
     bundle = build(tmp_path / "bundle", parts, tiny.description)
     stage = BehaviourStage(RULES, SystemClock())
-    with start_predictor(bundle.folder, log_folder=tmp_path, num_threads=1) as process:
+    with start_predictor(
+        bundle.folder, log_folder=tmp_path, num_threads=1, is_unattested=True
+    ) as process:
         client = PredictorClient(process.url)
         stage.prepare(bundle.digest, partial(client.prefilter, timeout_s=20))
         await stage.ready()

@@ -48,7 +48,9 @@ def predictor(
     tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServingProcess]:
     logs = tmp_path_factory.mktemp("logs")
-    with start_predictor(tiny_bundle.folder, log_folder=logs, num_threads=1) as process:
+    with start_predictor(
+        tiny_bundle.folder, log_folder=logs, num_threads=1, is_unattested=True
+    ) as process:
         yield process
 
 
@@ -209,7 +211,7 @@ def test_predictor_gives_embeddings_and_metrics(predictor: ServingProcess) -> No
 def test_predictor_process_never_imports_torch(tiny_bundle: Bundle) -> None:
     program = (
         "import sys, serving.predictor.server, serving.predictor.__main__ as main\n"
-        f"sys.argv = ['predictor', '--bundle', {str(tiny_bundle.folder)!r}]\n"
+        f"sys.argv = ['predictor', '--unattested', '--bundle', {str(tiny_bundle.folder)!r}]\n"
         "main._load(main._parse())\n"
         "heavy = {'torch', 'lightning', 'transformers', 'mlflow', 'kfp'} & set(sys.modules)\n"
         "sys.exit(str(sorted(heavy)) if heavy else 0)\n"

@@ -41,7 +41,11 @@ def gateway(tiny_bundle: Bundle, tmp_path: Path, collector: Collector) -> Iterat
     }
     logs, routing = tmp_path / "logs", tmp_path / "routing.json"
     with start_predictor(
-        tiny_bundle.folder, log_folder=logs, num_threads=1, environment=environment
+        tiny_bundle.folder,
+        log_folder=logs,
+        num_threads=1,
+        environment=environment,
+        is_unattested=True,
     ) as predictor:
         releases = {tiny_bundle.digest: Route(url=predictor.url, weight=1.0)}
         table = RoutingTable(revision=1, champion=tiny_bundle.digest, releases=releases)
