@@ -3,7 +3,7 @@
 MLflow keeps the records; the bundle itself stays in its content-addressed folder and is referred to by digest, so a
 registry that was edited cannot hand out other bytes. Every bundle is recorded, blocked or not; the names `candidate`
 and `champion` go only to one whose newest attestation passes under the contract in force, and that was compared with
-the champion of today.
+what it has to beat: the champion of today, or nothing where there is none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +29,7 @@ _FOLDER_TAG: Final = "bundle_folder"
 _COMPARED_TAG: Final = "compared_with"
 _CHAMPION_TAG: Final = "was_champion"
 _STATE_TAG: Final = "gates"
+_ATTESTATION_TAG: Final = "gates_attestation"
 _MAX_REASON_CHARS: Final = 4_000
 """MLflow takes 5,000 characters in a version's tag; the pack has the rest."""
 
@@ -194,6 +195,8 @@ class Registry:
         """Return the attestation that lets `bundle` answer requests.
 
         Its copy in the content-addressed folder carries the record; a bundle that is not kept here brings its own.
+        The champion must have been compared with what it replaced. One that was champion before goes back on the very
+        statement that this registry settled last; any later one has to compare it with today's champion.
 
         Args:
             bundle: verified.
@@ -201,7 +204,7 @@ class Registry:
 
         Raises:
             GateRejected: if it has none that passes under this contract and a profile that is accepted, or was not
-                compared with today's champion.
+                compared with what it has to beat.
             BundleRejected: if its record was altered.
         """
         kept = self._bundles / bundle.digest
@@ -210,15 +213,20 @@ class Registry:
             contract,
             accepts=self._accepts,
         )
-        champion = self.champion()
-        if champion is None or champion.digest in (bundle.digest, said.champion):
+        champion, opponent = self.champion(), self.opponent_of(bundle.digest)
+        wanted = opponent.digest if opponent else None
+        if champion is None or said.champion == wanted:
             return said
         own = self.version_of(bundle.digest)
-        if own is not None and _CHAMPION_TAG in own.tags:  # it goes back to where it was
+        settled = own.tags.get(_ATTESTATION_TAG) if own and _CHAMPION_TAG in own.tags else None
+        if settled == said.digest:  # it goes back to where it was
             return said
         against = f"bundle {said.champion[:12]}" if said.champion else "no champion"
+        today = f"the champion is {champion.digest[:12]}"
+        if champion.digest == bundle.digest:
+            today = f"as the champion it stands on a comparison with {wanted[:12] if wanted else 'no champion'}"
         raise GateRejected(
-            f"bundle {bundle.digest[:12]} was compared with {against}, but the champion is {champion.digest[:12]}; "
+            f"bundle {bundle.digest[:12]} was compared with {against}, but {today}; "
             f"run `tidegate gates run --bundle {bundle.folder}`"
         )
 
@@ -338,7 +346,7 @@ def _tags_of(outcome: Outcome) -> dict[str, str]:
     return {
         _STATE_TAG: outcome.state,
         "gates_reasons": "; ".join(outcome.reasons)[:_MAX_REASON_CHARS] or "none",
-        "gates_attestation": outcome.attestation,
+        _ATTESTATION_TAG: outcome.attestation,
         "gates_contract": outcome.contract,
         "gates_profile": outcome.profile,
         "gates_closed_tiers": caps[:_MAX_REASON_CHARS] or "none",

@@ -49,7 +49,7 @@ def run_gates(
 
     Judged against the registry's own champion, the outcome is recorded there, with the names that follow from it.
     Against another one, or under a profile that this home does not accept, it is attested all the same, but makes
-    nothing a candidate.
+    nothing a candidate, and gives no champion its right to be served.
 
     Raises:
         TidegateError: if it could not be judged; exit code 2.
@@ -86,6 +86,12 @@ def run_gates(
     version = registry.settle(outcome, [home.pack(found.digest)]) if settles else None
     show_attestation(kept_bundle(found, home))
     show_outcome(outcome, config, aliases=version.aliases if version else ())
+    if champion is not None and registry.champion() is not None:
+        say(
+            "note     the champion to compare with was named here: that alone releases nothing which the registry "
+            "would have compared with another",
+            style="yellow",
+        )
     return 0 if outcome.state == "proposed" else 1
 
 

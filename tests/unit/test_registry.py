@@ -144,6 +144,45 @@ def test_names_are_refused_when_judged_against_another(
         _register(registry, home, _other(tiny, tmp_path / "b"), champion="f" * 64)
 
 
+def test_a_champion_is_not_released_anew_without_the_comparison_that_it_stands_on(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    first = _register(registry, home, tiny.bundle)
+    other = _other(tiny, tmp_path / "b")
+    second = _register(registry, home, other)
+    registry.set_alias("champion", second.version, contract=CONTRACT)
+    blocked = judged(other, home, separation=BAD, champion=first.digest)
+    registry.settle(blocked)
+    judged(other, home, champion=None)
+    with pytest.raises(GateRejected, match="with no champion, but as the champion it stands on"):
+        registry.check_release(other, CONTRACT)
+    judged(other, home, champion=first.digest)
+    assert registry.check_release(other, CONTRACT).champion == first.digest
+
+
+def test_a_former_champion_does_not_come_back_by_absolute_gates_alone(
+    registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
+) -> None:
+    first = _register(registry, home, tiny.bundle)
+    second = _register(registry, home, _other(tiny, tmp_path / "b"))
+    registry.set_alias("champion", second.version, contract=CONTRACT)
+    assert registry.check_release(tiny.bundle, CONTRACT).champion is None, "what it was released on"
+    judged(tiny.bundle, home, champion=None)
+    with pytest.raises(GateRejected, match="compared with no champion, but the champion is"):
+        registry.set_alias("champion", first.version, contract=CONTRACT)
+    judged(tiny.bundle, home, champion=second.digest)
+    back = registry.set_alias("champion", first.version, contract=CONTRACT)
+    assert back.aliases == ("champion",)
+
+
+def test_a_first_champion_is_judged_again_without_another(
+    registry: Registry, home: Home, tiny: TinyRun
+) -> None:
+    _register(registry, home, tiny.bundle)
+    judged(tiny.bundle, home, champion=None)
+    assert registry.check_release(tiny.bundle, CONTRACT).champion is None
+
+
 def test_names_are_refused_without_a_passing_attestation(
     registry: Registry, home: Home, tiny: TinyRun, tmp_path: Path
 ) -> None:
