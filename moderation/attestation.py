@@ -176,7 +176,7 @@ def latest_passing(
 
 
 def require_passing(
-    bundle: Bundle, contract: str, *, accepts: str = STANDARD, folder: Path | None = None
+    bundle: Bundle, contract: str | None, *, accepts: str = STANDARD, folder: Path | None = None
 ) -> Attestation:
     """Return the newest statement of the gates about `bundle` that counts, which passes: what a release stands on.
 
@@ -185,6 +185,7 @@ def require_passing(
     Args:
         bundle: the bundle in question.
         contract: digest of the release contract in force; what passed under another one is not shown to pass this.
+            None: that of the newest statement, for what was released under it and starts again.
         accepts: weakest profile whose pass counts; that of the standard one always does.
         folder: where attestations are kept; None means beside the bundle's files.
 
@@ -196,11 +197,12 @@ def require_passing(
     judged = [said for said in read(bundle, folder=folder) if said.kind == GATES and said.verdicts]
     if not judged:
         raise GateRejected(f"bundle {short} was never judged by the gates; {remedy}")
-    under = [said for said in judged if said.contract == contract]
+    wanted = judged[-1].contract if contract is None else contract
+    under = [said for said in judged if said.contract == wanted]
     if not under:
         raise GateRejected(
             f"bundle {short} was judged under the contract {judged[-1].contract[:12]}, not under the one in force, "
-            f"{contract[:12]}; {remedy}"
+            f"{wanted[:12]}; {remedy}"
         )
     counted = [said for said in under if said.profile in (STANDARD, accepts)]
     for newest in (under[-1], *counted[-1:]):

@@ -99,12 +99,16 @@ def test_the_attestation_of_another_bundle_counts_for_nothing(
     assert "is about bundle" in _refusal(bundle_copy, contract, tmp_path)
 
 
-def test_a_pass_under_another_contract_counts_for_nothing(
+def test_what_passed_starts_again_when_the_contract_has_changed(
     tiny_bundle: Bundle, home: Home, contract: Path, tmp_path: Path
 ) -> None:
     folder = _judged(tiny_bundle, home)
     contract.write_text(CONTRACT_TEXT + "# a reviewed change\n")
-    assert "not under the one in force" in _refusal(folder, contract, tmp_path)
+    environment = {"TIDEGATE__RELEASE_FILE": str(contract)}
+    with start_predictor(
+        folder, log_folder=tmp_path, num_threads=1, environment=environment
+    ) as process:
+        assert "under another contract than the one in force" in process.log.read_text()
 
 
 def test_a_weaker_profile_counts_where_it_is_accepted(
