@@ -1,6 +1,6 @@
 """Tiers at deployment prevalence: what is flagged violates, everything open is reached, reviewers can take the rest.
 
-Rows are weighted to deployed traffic. R flagged rows, N rows, P policies.
+Rows are weighted to deployed traffic. F flagged rows, R adjudicated ones of them or their sellers, N rows, P policies.
 """
 
 import math
@@ -11,20 +11,26 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from moderation.gates.coverage import MAX_BINS, cover
 from moderation.gates.deciding import served_thresholds, strongest_tiers
 from moderation.gates.estimates import Estimate, Exact, Proportion, nothing
 from moderation.gates.evidence import Answers, ScoredSet
+from moderation.gates.flagged import PartlySeen, count_flags, seen_share
 from moderation.gates.judging import Context, check_of, measure
 from moderation.policy import Tier
-from moderation.precision import bound_precision, flags_for_power, flags_needed, weight_of_an_error
+from moderation.precision import (
+    PrecisionBound,
+    bound_precision,
+    flags_for_power,
+    flags_needed,
+    weight_of_an_error,
+)
 from moderation.release import Gate
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_FEWEST_PER_BIN: Final = 30
-_MAX_BINS: Final = 5
 _LIKELY_GAIN: Final = 0.8
 """Where no error was seen, the true precision is taken to lie so far from the bound towards 1."""
 
@@ -46,10 +52,14 @@ def flagging_threshold(answers: Answers, policy: str) -> float | None:
 def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield per policy the weighted share of what a tier flags, itself or stronger, that was adjudicated to violate.
 
-    The bound is exact at the effective number of independent flags, with one invented group in error. `suspend`
-    counts sellers: each as right as the share of its flagged listings that violate, which is the chance that the one
-    listing that suspended it did. Where rows were thinned out its right part stands for itself alone, and its wrong
-    part for as many sellers as its listings stand for listings.
+    The bound is exact at the effective number of independent flags, with one invented group in error; it weighs what
+    a false flag would where the fewest flags were adjudicated. Whatever is flagged at scores where nobody looked counts
+    as wrong in the lower bound: below the lowest adjudicated score, and between two of them where more flags lie than
+    may be wrong.
+
+    `suspend` counts sellers: each as right as the share of its flagged listings that violate, which is the chance that
+    the one listing that suspended it did. Where rows were thinned out its right part stands for itself alone, and its
+    wrong part for as many sellers as its listings stand for listings.
     """
     found = context.set(gate)
     if found is None or gate.tier is None:
@@ -163,46 +173,56 @@ def _precision(
         return _none(policy, "closed: nothing is flagged", gate)
     if not np.isfinite(probability_N).all():
         return _none(policy, "a score is no number", gate)
-    known_N = found.truth_NP[:, column] >= 0
-    flagged_N = known_N & (probability_N >= thresholds[tier])
-    row_R = np.flatnonzero(flagged_N & found.adjudicated_NP[:, column])
-    if not len(row_R):
-        why = f"{int(flagged_N.sum())} flagged, none of them adjudicated"
-        return _none(policy, why if flagged_N.any() else "no row reaches it", gate)
-    weight_R = _represent(probability_N, found.weight, np.flatnonzero(flagged_N), row_R)
-    right_R = found.truth_NP[row_R, column].astype(np.float64)
-    group_R = found.group[row_R]
-    unit = "flagged listings"
-    judged_N = np.flatnonzero(known_N & found.adjudicated_NP[:, column])
+    judged_N = (found.truth_NP[:, column] >= 0) & found.adjudicated_NP[:, column]
+    row_F = np.flatnonzero(probability_N >= thresholds[tier])
+    if not judged_N[row_F].any():
+        why = f"{len(row_F)} flagged, none of them adjudicated"
+        return _none(policy, why if len(row_F) else "no row reaches it", gate)
     of_error = weight_of_an_error(
         probability_N[judged_N], found.truth_NP[judged_N, column], found.weight[judged_N]
     )
-    listings = len(row_R)
-    if tier == Tier.SUSPEND.label:
-        right_R, weight_R, group_R = _by_seller(found.seller_id[row_R], right_R, weight_R, group_R)
-        unit = "flagged sellers"
+    score_F, weight_F = probability_N[row_F], found.weight[row_F]
+    covered = cover(score_F, weight_F, judged_N[row_F], most_unseen=1 - gate.limit)
+    by_seller = tier == Tier.SUSPEND.label
+    flags, worst = count_flags(found, column, row_F, covered, by_seller=by_seller)
     bound = bound_precision(
-        right_R, weight_R, group_R, confidence=gate.confidence, error_weight=of_error
+        flags.right_R,
+        flags.weight_R,
+        flags.group_R,
+        confidence=gate.confidence,
+        error_weight=of_error * covered.most,
     )
-    needed = _needed(gate, bound.precision, bound.effective_n, len(right_R))
+    seen = Proportion(bound.precision * bound.effective_n, bound.effective_n)
+    num_flags, num_unseen = len(flags.right_R), int(covered.unseen_F.sum())
+    unit = "flagged sellers" if by_seller else "flagged listings"
+    remark = f"{num_flags} {unit}, worth {bound.effective_n:.0f} independent ones"
+    needed, said = _needed(gate, bound.precision, bound.effective_n, num_flags)
+    unit = f"{unit} {said}"
+    if num_unseen:
+        remark += f"; nobody adjudicated any of {num_unseen} of {len(row_F)} flags, scored {covered.ranges}"
+    if num_unseen and seen.low(gate.confidence) >= gate.limit:
+        weight = of_error * float(weight_F[covered.unseen_F].sum())
+        needed = _needed_unseen(gate, bound, weight / float(worst.weight_R.sum()), num_unseen)
+        unit = "more adjudicated flags, spread over the scores that have none"
     return Estimate(
         of=policy,
         value=bound.precision,
-        spread=Proportion(bound.precision * bound.effective_n, bound.effective_n),
-        rows=len(right_R),
-        positives=int((right_R > 0).sum()),
-        needed=needed[0],
-        unit=f"{unit} {needed[1]}",
-        remark=f"{len(right_R)} {unit}, worth {bound.effective_n:.0f} independent ones",
+        spread=PartlySeen(seen, seen_share(flags, worst)) if num_unseen else seen,
+        rows=num_flags,
+        positives=int((flags.right_R > 0).sum()),
+        needed=needed,
+        unit=unit,
+        remark=remark,
         detail={
             "policy": policy,
             "tier": tier,
             "threshold": thresholds[tier],
-            "flagged": int(flagged_N.sum()),
-            "adjudicated": listings,
-            "wrong": float((1 - right_R).sum()),
+            "flagged": len(row_F),
+            "adjudicated": int(judged_N[row_F].sum()),
+            "unseen": num_unseen,
+            "wrong": float((1 - flags.right_R).sum()),
             "effective": bound.effective_n,
-            "unweighted_precision": float(right_R.mean()),
+            "unweighted_precision": float(flags.right_R.mean()),
         },
     )
 
@@ -220,45 +240,6 @@ def _none(policy: str, why: str, gate: Gate) -> Estimate:
     )
 
 
-def _represent(
-    probability_N: Floats, weight_N: Floats, flagged_F: Integers, row_R: Integers
-) -> Floats:
-    """Return the weights of the adjudicated rows, scaled to all flagged ones in bins of score: weight_R.
-
-    Where high scores are adjudicated more often than those near the threshold, the plain share would flatter.
-    """
-    if len(flagged_F) == len(row_R):
-        return weight_N[row_R]
-    num_bins = max(1, min(_MAX_BINS, len(row_R) // _FEWEST_PER_BIN))
-    edges = np.quantile(probability_N[row_R], np.linspace(0, 1, num_bins + 1)[1:-1])
-    bin_R = np.searchsorted(edges, probability_N[row_R], side="right")
-    bin_F = np.searchsorted(edges, probability_N[flagged_F], side="right")
-    whole = np.bincount(bin_F, weight_N[flagged_F], minlength=num_bins)
-    judged = np.bincount(bin_R, weight_N[row_R], minlength=num_bins)
-    scale: Floats = np.divide(whole, judged, out=np.ones_like(whole), where=judged > 0)
-    return weight_N[row_R] * scale[bin_R]
-
-
-def _by_seller(
-    seller_R: npt.NDArray[np.str_], right_R: Floats, weight_R: Floats, group_R: Integers
-) -> tuple[Floats, Floats, Integers]:
-    """Return share of right, weight and group of each seller; unknown ones are told apart by group.
-
-    A seller is seen if any of its listings is, and more surely the more it has: the mean weight of its listings is the
-    most that it can stand for, and one is the least. What is wrong counts for the most and what is right for the least,
-    or guilty sellers of many listings would hide the innocent ones of a single listing.
-    """
-    unknown = np.char.add("\x1f", group_R.astype(str))
-    _, first, member_R = np.unique(
-        np.where(seller_R == "", unknown, seller_R), return_index=True, return_inverse=True
-    )
-    whole_S = np.bincount(member_R, weight_R)
-    share_S = np.bincount(member_R, weight_R * right_R) / whole_S
-    weight_S = np.maximum(whole_S / np.bincount(member_R), 1.0)
-    counted_S = share_S + (1 - share_S) * weight_S
-    return share_S / counted_S, counted_S, group_R[first]
-
-
 def _needed(gate: Gate, precision: float, effective: float, flags: int) -> tuple[int | None, str]:
     """Return how many flags certify the limit at the errors seen, and what they mean; None if no number would."""
     if precision <= gate.limit or not 0 < gate.limit < 1:
@@ -272,6 +253,16 @@ def _needed(gate: Gate, precision: float, effective: float, flags: int) -> tuple
     per_flag = flags / max(effective, 1e-9)
     said = f"without another error, or {math.ceil(powered * per_flag)} for 80 % power at a true {likely:.4g}"
     return math.ceil(fewest * per_flag - 1e-6), said
+
+
+def _needed_unseen(gate: Gate, bound: PrecisionBound, share: float, num_unseen: int) -> int | None:
+    """Return how many of the flags that nobody looked at must be adjudicated, if none of them is wrong.
+
+    One more false flag then weighs no more there than the limit bears. A few more, as bins share them out unevenly.
+    """
+    errors = math.ceil((1 - bound.precision) * bound.effective_n - 1e-6)
+    fewest = flags_needed(gate.limit, gate.confidence, errors=errors)
+    return None if fewest is None else min(num_unseen, math.ceil(share * fewest) + MAX_BINS)
 
 
 def thresholds_after_caps(context: Context, found: ScoredSet) -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from moderation.gates.evidence import ScoredSet
@@ -10,6 +11,8 @@ from moderation.gates.judging import GateResult
 from moderation.precision import flags_for_power
 from tests.gate_rates import TIERS, enriched_and_deployed, flagged_traffic, judged
 from tests.gate_world import with_candidate
+
+Flags = npt.NDArray[np.bool_]
 
 
 def _result(found: ScoredSet, gate: str) -> GateResult:
@@ -168,6 +171,91 @@ def test_adjudicated_rows_stand_for_all_scores() -> None:
     assert estimate.detail["unweighted_precision"] == pytest.approx(known)
     assert estimate.value is not None
     assert estimate.value < known - 0.05
+
+
+def _scored_apart(num_flags: int, precision: float = 1.0, *, seed: int = 0) -> ScoredSet:
+    """Return traffic whose flags have scores from .999 down to .974, the highest first."""
+    found = flagged_traffic(num_flags, precision, seed=seed)
+    log_odds_NP = found.candidate.log_odds_NP.copy()
+    log_odds_NP[:num_flags, 0] = np.linspace(9, 3.6, num_flags)
+    return with_candidate(found, log_odds_NP)
+
+
+def _looked_at(found: ScoredSet, seen_F: Flags) -> ScoredSet:
+    adjudicated_NP = found.adjudicated_NP.copy()
+    adjudicated_NP[: len(seen_F), 0] &= seen_F
+    return replace(found, adjudicated_NP=adjudicated_NP)
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_nothing_is_certified_over_scores_nobody_saw(is_right: bool) -> None:
+    found = _scored_apart(2_115)
+    found.truth_NP[1_113:2_115, 0] = is_right
+    unseen = _looked_at(found, np.arange(2_115) < 1_113)
+    result = _result(unseen, "tier-block")
+    assert result.state == "not_certified"
+    assert "it would take 33 more adjudicated flags" in result.reason
+    assert "nobody adjudicated any of 1002 of 2115 flags, scored 0.9734 to 0.99789" in result.reason
+    assert judged(unseen, "tier-block").caps == {"weapons": "block"}
+
+
+@pytest.mark.parametrize("more", [1, 10, 33])
+def test_adjudicated_flags_that_were_missing_certify(more: int) -> None:
+    found = _scored_apart(2_115)
+    picked = np.linspace(1_113, 2_114, more).round().astype(int)
+    seen_F = (np.arange(2_115) < 1_113) | np.isin(np.arange(2_115), picked)
+    result = _result(_looked_at(found, seen_F), "tier-block")
+    assert result.state == ("pass" if more == 33 else "not_certified")
+
+
+def test_range_left_out_between_adjudicated_ones_counts() -> None:
+    found = _scored_apart(1_200)
+    found.truth_NP[900:1_000, 0] = 0
+    rows = np.arange(1_200)
+    result = _result(_looked_at(found, (rows < 900) | (rows >= 1_000)), "tier-block")
+    assert result.state == "not_certified"
+    assert "nobody adjudicated any of 100 of 1200 flags" in result.reason
+
+
+def test_few_flags_nobody_saw_are_borne_as_wrong() -> None:
+    found = _looked_at(_scored_apart(1_200), np.arange(1_200) < 1_170)
+    result = _result(found, "tier-block")
+    low = result.checks[0].low
+    assert result.state == "pass"
+    assert low is not None
+    assert low < 1 - 30 / 1_200
+
+
+@pytest.mark.parametrize("share", [(0.3, 0.3), (0.6, 0.15)])
+def test_sample_over_all_scores_certifies(share: tuple[float, float]) -> None:
+    """Adjudicated at one rate, and four times as often where scores are high."""
+    passed = []
+    for seed in range(30):
+        found = _scored_apart(2_400, 0.99, seed=seed)
+        chance_F = np.linspace(*share, 2_400)
+        seen_F = np.random.default_rng(seed).random(2_400) < chance_F
+        passed.append(_result(_looked_at(found, seen_F), "tier-block").state == "pass")
+    assert np.mean(passed) >= 0.9
+
+
+def test_few_adjudicated_near_the_threshold_are_few() -> None:
+    found = _scored_apart(2_000)
+    rows = np.arange(2_000)
+    result = _result(_looked_at(found, (rows < 1_000) | (rows % 90 == 89)), "tier-block")
+    assert result.state == "not_certified"
+    assert result.checks[0].estimate.detail["effective"] < 59
+
+
+def test_truth_nobody_confirmed_is_no_adjudicated_one() -> None:
+    found = _scored_apart(1_200)
+    unknown_NP = found.truth_NP.copy()
+    unknown_NP[600:1_200, 0] = -1
+    results = [
+        _result(_looked_at(replace(found, truth_NP=truth_NP), np.arange(1_200) < 600), "tier-block")
+        for truth_NP in (found.truth_NP, unknown_NP)
+    ]
+    assert [one.state for one in results] == ["not_certified"] * 2
+    assert results[0].reason == results[1].reason
 
 
 def test_thinned_false_flags_count_for_all_they_stand_for() -> None:
