@@ -202,7 +202,9 @@ def _precision(
         remark += f"; nobody adjudicated any of {num_unseen} of {len(row_F)} flags, scored {covered.ranges}"
     if num_unseen and seen.low(gate.confidence) >= gate.limit:
         weight = of_error * float(weight_F[covered.unseen_F].sum())
-        needed = _needed_unseen(gate, bound, weight / float(worst.weight_R.sum()), num_unseen)
+        # A right seller stands for itself alone, found or not.
+        whole = flags if by_seller else worst
+        needed = _needed_unseen(gate, bound, weight / float(whole.weight_R.sum()), num_unseen)
         unit = "more adjudicated flags, spread over the scores that have none"
     return Estimate(
         of=policy,

@@ -208,6 +208,17 @@ def test_adjudicated_flags_that_were_missing_certify(more: int) -> None:
     assert result.state == ("pass" if more == 33 else "not_certified")
 
 
+def test_suspend_is_certified_by_the_flags_that_it_asks_for() -> None:
+    found = _thresholds(_scored_apart(2_115), review=0.2, suspend=0.97)
+    rows = np.arange(2_115)
+    asked = _result(_looked_at(found, rows < 1_113), "tier-suspend").checks[0].estimate.needed
+    assert asked is not None
+    picked = np.linspace(1_113, 2_114, asked).round().astype(int)
+    few_F, all_F = ((rows < 1_113) | np.isin(rows, one) for one in (picked[::2], picked))
+    assert _result(_looked_at(found, few_F), "tier-suspend").state == "not_certified"
+    assert _result(_looked_at(found, all_F), "tier-suspend").state == "pass"
+
+
 def test_range_left_out_between_adjudicated_ones_counts() -> None:
     found = _scored_apart(1_200)
     found.truth_NP[900:1_000, 0] = 0
