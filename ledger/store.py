@@ -154,7 +154,7 @@ class ContentStore:
         return self._folder.glob(f"*/*/*.{key_id}")
 
     def _copies(self, digest: str, seller_id: str | None) -> Iterator[tuple[str, SellerKey | None]]:
-        """Yield where copies may lie, and their keys; as strings, which cost a tenth of paths."""
+        """Yield where copies may lie, and their keys; as strings, which cost less than paths."""
         plain = self._place(digest)
         yield plain, None
         own = None if seller_id is None else self._keys.find(seller_id)

@@ -68,7 +68,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """What a replay takes from one decision of a release; a thirtieth of the event's size in memory."""
+    """What a replay takes from one decision of a release: little of the event, which is not kept."""
 
     release: str
     """Release and thresholds, as text."""
@@ -95,7 +95,7 @@ class _Read:
     item: LazyItem
 
 
-@collector_paused()  # over some million small records it takes most of the time
+@collector_paused()  # over many small records it would look at each again and again
 def recorded_rows(
     ledger: Ledger,
     store: ContentStore,
