@@ -1,11 +1,12 @@
 """Seconds of every part of the gate stage for one candidate beside its champion, with warm and with cold embeddings.
 
 A simulated world gives a golden set and recorded traffic; the daily pipeline trains the champion, then, from another
-seed, the candidate. The stage is then run on its own: with an empty embedding cache, and again with all that it left
-there.
+seed, the candidate. The stage is then run on its own: cold, with what embedding the candidate's own snapshot leaves in
+the cache (no stage meets less: its candidate was trained just before), and warm, with all that the cold one left there.
 """
 
 import argparse
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from benchmarks.gates.traffic import record_traffic
 from benchmarks.harness import Bench, Target, measure
 from benchmarks.judged import home_of
 from components import golden
+from components.embed import step as embedding
 from components.home import Home
 from components.policies import cut_off_of
 from marketplace.config import WorldConfig
@@ -64,10 +66,11 @@ def main() -> None:
     end = datetime.fromisoformat(f"{built.logical_date}T00:00:00+00:00")
     recorded = record_traffic(home, champion[0], policies, end - timedelta(hours=1), most=REPLAYED)
     candidate = _trained(choices[1], config)
-    # The cold stage leaves all that the warm one reads; what the trainings left lacks the champion under these attacks.
+    # The cache so far holds attacks too: the pipelines above proved their candidates.
     aside = home.embeddings.with_suffix(".aside")
     home.embeddings.rename(aside)
     try:
+        _embed_snapshot_of(candidate, choices[1], home)
         for state in ("cold", "warm"):
             _stage(bench, config, champion[0], candidate, state)
     finally:
@@ -88,6 +91,17 @@ def _trained(choices: Choices, config: Settings) -> tuple[Bundle, Path]:
     done = run(choices, config)
     bundle = Bundle.open(Home(config.home).bundles / done.outputs["digest"])
     return bundle, Path(done.outputs["table"])
+
+
+def _embed_snapshot_of(candidate: tuple[Bundle, Path], choices: Choices, home: Home) -> None:
+    """Put into the cache what the training of this candidate put there."""
+    rows, towers = home.folder / "bench-rows", home.folder / "bench-towers"
+    for left in (rows, towers):
+        shutil.rmtree(left, ignore_errors=True)
+    profile, seed = choices.profile, choices.seed
+    embedding.run(
+        str(candidate[1]), str(home.folder), profile, seed, out=str(rows), towers=str(towers)
+    )
 
 
 def _stage(
