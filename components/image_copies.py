@@ -4,9 +4,10 @@ from components.embed.step import export
 from components.home import Home
 from ledger.store import ContentStore
 from moderation.embedding_cache import EmbeddingCache
-from moderation.encoders import IMAGE_FOLDER, ImageEncoder
+from moderation.encoders import ImageEncoder
 from moderation.image_copies import ImageCopies
 from moderation.profiles import profile_named
+from moderation.reading import IMAGE_FOLDER
 from moderation.settings import settings
 
 _PROFILE = "small"

@@ -12,9 +12,9 @@ from typing import Final
 
 from moderation import bundle_files as files
 from moderation.bundle import ENGINES_FOLDER, Bundle
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.engines.engine import EngineName
 from moderation.errors import BundleRejected, PermanentError
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 
 TOWERS: Final = (IMAGE_FOLDER, TEXT_FOLDER)
 

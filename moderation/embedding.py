@@ -18,14 +18,10 @@ from moderation.augment import image_view, text_view
 from moderation.embedded_rows import ABSENT, EmbeddedBatch, EmbeddedRows, write_rows
 from moderation.embedding_cache import EmbeddingCache, Vector
 from moderation.embedding_plan import Contents, Plan, plan_embedding, text_key
-from moderation.encoders import (
-    IMAGE_FOLDER,
-    TEXT_FOLDER,
-    ImageEncoder,
-    TextEncoder,
-)
+from moderation.encoders import ImageEncoder, TextEncoder
 from moderation.errors import InvalidListing
 from moderation.image import decode
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.snapshot import Snapshot
 from moderation.text import model_text
 

@@ -6,7 +6,6 @@ run side by side on `num_threads` threads. Other engines, which are compared wit
 a GPU or bf16 on a CPU gains by them.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +14,11 @@ from typing import Any, Final, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tokenizers import Tokenizer
 
 from moderation.engines.engine import REFERENCE, EngineName, EngineOpener
 from moderation.engines.onnx_runtime import open_reference
-from moderation.errors import BundleRejected
-from moderation.image import to_tensor
+from moderation.reading import ImageReader, Pixels, TextReader, Tokens, tower_facts
 
-IMAGE_FOLDER: Final = "image_tower"
-TEXT_FOLDER: Final = "text_tower"
 _OUTPUT: Final = "embedding_BD"
 
 _ALONE: Final[frozenset[EngineName]] = frozenset({REFERENCE, "triton"})
@@ -38,17 +33,13 @@ ENCODING_VERSION: Final = 1
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Embedding = npt.NDArray[np.float32]
-Tokens = npt.NDArray[np.int64]
 
 
 class _Encoder:
     """What both encoders share: the facts of the tower, its engine, and a pool of threads."""
 
     def __init__(self, folder: Path, num_threads: int, open_engine: EngineOpener) -> None:
-        try:
-            self.facts: dict[str, Any] = json.loads((folder / "tower.json").read_text())
-        except (OSError, ValueError) as error:
-            raise BundleRejected(f"{folder} holds no tower: {error}; export it again") from error
+        self.facts: dict[str, Any] = tower_facts(folder)
         self.digest: str = self.facts["digest"]
         self.dim: int = self.facts["dim"]
         self._engine = open_engine(folder)
@@ -90,11 +81,6 @@ class _Encoder:
         return np.concatenate([run_batch(prepared[at : at + _MAX_BATCH]) for at in starts])
 
 
-def _three(values: Sequence[float]) -> tuple[float, float, float]:
-    red, green, blue = values
-    return red, green, blue
-
-
 class ImageEncoder(_Encoder):
     """The image tower of a bundle or of a training run."""
 
@@ -102,9 +88,7 @@ class ImageEncoder(_Encoder):
         self, folder: Path, num_threads: int = 1, open_engine: EngineOpener = open_reference
     ) -> None:
         super().__init__(folder, num_threads, open_engine)
-        self._size: int = self.facts["image_size"]
-        self._mean = _three(self.facts["mean"])
-        self._std = _three(self.facts["std"])
+        self.reader = ImageReader(self.facts)
 
     def encode(self, images: Sequence[Image.Image]) -> Embedding:
         """Return one embedding per decoded image, float32[n, D]."""
@@ -112,21 +96,18 @@ class ImageEncoder(_Encoder):
 
     def encode_one(self, image: Image.Image) -> Embedding:
         """Return the embedding of one decoded image, float32[D]; safe to call from several threads."""
-        return self._run_one(self.prepare(image))
+        return self._run_one(self.reader.read(image))
 
-    def prepare(self, image: Image.Image) -> Embedding:
-        """Return a decoded image as the tower reads it, float32[C, H, W]; safe to call from several threads."""
-        return to_tensor(image, self._size, self._mean, self._std)
-
-    def run(self, prepared: Sequence[Embedding]) -> Embedding:
-        """Return one embedding per prepared image, float32[n, D]."""
+    def run(self, prepared: Sequence[Pixels]) -> Embedding:
+        """Return one embedding per image as `reader` read it, float32[n, D]."""
         return self._run_all(self._run_one, self._run_batch, prepared)
 
-    def _run_batch(self, prepared: Sequence[Embedding]) -> Embedding:
-        return self._engine.run({"images_BCHW": np.stack(prepared)})[_OUTPUT]
+    def _run_batch(self, prepared: Sequence[Pixels]) -> Embedding:
+        images_BCHW = np.stack([self.reader.normalised(pixels_HWC) for pixels_HWC in prepared])
+        return self._engine.run({"images_BCHW": images_BCHW})[_OUTPUT]
 
-    def _run_one(self, pixels_CHW: Embedding) -> Embedding:
-        found = self._engine.run({"images_BCHW": pixels_CHW[None]})
+    def _run_one(self, pixels_HWC: Pixels) -> Embedding:
+        found = self._engine.run({"images_BCHW": self.reader.normalised(pixels_HWC)[None]})
         return cast(Embedding, found[_OUTPUT][0])
 
 
@@ -137,11 +118,7 @@ class TextEncoder(_Encoder):
         self, folder: Path, num_threads: int = 1, open_engine: EngineOpener = open_reference
     ) -> None:
         super().__init__(folder, num_threads, open_engine)
-        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.facts["max_tokens"])
-        # A token is at least one character; cutting first bounds the tokenizer's time on hostile texts.
-        self._max_chars = self.facts["max_tokens"] * 64
+        self.reader = TextReader(folder, self.facts)
 
     def encode(self, texts: Sequence[str]) -> Embedding:
         """Return one embedding of length 1 per text, float32[n, D]."""
@@ -149,14 +126,10 @@ class TextEncoder(_Encoder):
 
     def encode_one(self, text: str) -> Embedding:
         """Return the embedding of one text, float32[D]; safe to call from several threads."""
-        return self._run_one(self.prepare(text))
-
-    def prepare(self, text: str) -> Tokens:
-        """Return the tokens of one text as the tower reads them, int64[T]; safe to call from several threads."""
-        return np.array(self._tokenizer.encode(text[: self._max_chars]).ids, np.int64)
+        return self._run_one(self.reader.read(text))
 
     def run(self, prepared: Sequence[Tokens]) -> Embedding:
-        """Return one embedding of length 1 per prepared text, float32[n, D]."""
+        """Return one embedding of length 1 per text as `reader` read it, float32[n, D]."""
         return self._run_all(self._run_one, self._run_batch, prepared)
 
     def _run_batch(self, prepared: Sequence[Tokens]) -> Embedding:

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.export import Dim
 
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.profiles import Profile
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.towers import ImageTower, TextParts, build_image_tower, build_text_tower
 
 _FORMAT: Final = 1

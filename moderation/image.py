@@ -198,11 +198,19 @@ def to_tensor(
     Raises:
         ValueError: if `crop` is not in (0, 1].
     """
-    square = central_square(image, size, crop)
+    return normalised(np.asarray(central_square(image, size, crop)), mean, std)
+
+
+def normalised(
+    pixels_HWC: npt.NDArray[np.uint8],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> npt.NDArray[np.float32]:
+    """Return (x / 255 - mean) / std of pixels, uint8[H, W, C], as float32[C, H, W]."""
     scale = 1 / (255 * np.asarray(std, np.float32))
     shift = np.asarray(mean, np.float32) / np.asarray(std, np.float32)
-    pixels_HWC = np.asarray(square, np.float32) * scale.astype(np.float32) - shift
-    return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+    values_HWC = np.asarray(pixels_HWC, np.float32) * scale.astype(np.float32) - shift
+    return np.ascontiguousarray(values_HWC.transpose(2, 0, 1))
 
 
 def _open(data: bytes, field: str) -> Container:

@@ -15,6 +15,7 @@ from moderation.decision import STATUS_CODES, SignalStatus
 from moderation.errors import InvalidListing
 from moderation.features import FEATURE_NAMES
 from moderation.listing import MAX_IMAGES
+from moderation.reading import Pixels, Tokens
 from moderation.text import NgramText
 
 _OK: Final = STATUS_CODES[SignalStatus.OK]
@@ -63,10 +64,10 @@ class Readable(Protocol):
 class PreparedItem:
     """One listing decoded, cut into tokens and normalised: what a batch of the models is made of."""
 
-    images: tuple[Vectors | None, ...]
-    """As the image tower reads them, float32[C, H, W]; None where one could not be decoded."""
+    images: tuple[Pixels | None, ...]
+    """What the image tower sees of each, uint8[H, W, C]; None where one could not be decoded."""
 
-    tokens_T: npt.NDArray[np.int64] | None
+    tokens_T: Tokens | None
     """None where no text is left after normalisation."""
 
     ngram: NgramText

@@ -21,25 +21,19 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from moderation.behaviour_prefilter import Flags, Prefilter
 from moderation.boosting import BoostingModel
 from moderation.bundle import Bundle
 from moderation.clock import Clock, SystemClock
 from moderation.decision import SIGNALS, STATUS_CODES, SignalStatus
-from moderation.encoders import (
-    IMAGE_FOLDER,
-    TEXT_FOLDER,
-    ImageEncoder,
-    TextEncoder,
-)
+from moderation.encoders import ImageEncoder, TextEncoder
 from moderation.engines.engine import EngineOpener
 from moderation.engines.onnx_runtime import open_reference, open_session
 from moderation.ensemble import Ensemble
-from moderation.errors import InvalidListing
-from moderation.image import decode
 from moderation.ngram import NgramModel
+from moderation.preparing import Preparer
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.scores import (
     Codes,
     EmbeddedItem,
@@ -48,7 +42,6 @@ from moderation.scores import (
     Readable,
     Scores,
     ScoringItem,
-    Vectors,
     check_item,
     gather_embedded,
     image_means,
@@ -57,7 +50,6 @@ from moderation.scores import (
     text_vectors,
 )
 from moderation.telemetry import span
-from moderation.text import model_text, ngram_texts
 from moderation.thresholds import read_thresholds
 
 __all__ = ["PreparedItem", "Scorer", "Scores", "ScoringItem"]
@@ -103,6 +95,7 @@ class Scorer:
         self.image_encoder = ImageEncoder(folder / IMAGE_FOLDER, num_threads, open_engine)
         self.text_encoder = TextEncoder(folder / TEXT_FOLDER, num_threads, open_engine)
         self.engine = self.text_encoder.engine
+        self._preparer = Preparer(self.image_encoder.reader, self.text_encoder.reader)
         self._heads = open_session(folder / "heads" / "heads.onnx")
         self.ngram = NgramModel.load(folder / "ngram")
         self.boosting = BoostingModel.load(folder / "behaviour")
@@ -205,15 +198,7 @@ class Scorer:
         Args:
             item: within the limits that `score` checks.
         """
-        images = tuple(self._prepare_image(image) for image in item.images)
-        text = model_text(item.title, item.description).strip()
-        return PreparedItem(
-            images,
-            self.text_encoder.prepare(text) if text else None,
-            ngram_texts(item.title, item.description),
-            item.behaviour,
-            item.behaviour_status,
-        )
+        return self._preparer.prepare(item)
 
     def score_prepared(
         self,
@@ -274,15 +259,6 @@ class Scorer:
             )
             for one in prepared
         ]
-
-    def _prepare_image(self, image: bytes | Image.Image) -> Vectors | None:
-        """Return the image as the tower reads it; None where the bytes are no image that may be decoded."""
-        try:
-            with span("decode"):
-                decoded = decode(image) if isinstance(image, bytes) else image
-        except InvalidListing:
-            return None
-        return self.image_encoder.prepare(decoded)
 
     def _run_heads(
         self,

@@ -9,10 +9,10 @@ from typing import Final
 
 import torch
 
-from moderation.encoders import IMAGE_FOLDER
 from moderation.engines.engine import Array, EngineName
 from moderation.errors import PermanentError
 from moderation.profiles import Profile
+from moderation.reading import IMAGE_FOLDER
 from moderation.towers import load_image_tower, load_text_tower
 
 DEVICE: Final = "cuda"

@@ -10,7 +10,6 @@ from moderation.attestation import require_parity
 from moderation.bundle import Bundle
 from moderation.clock import Clock
 from moderation.derived_graphs import derived_digest, derived_folder
-from moderation.encoders import TEXT_FOLDER
 from moderation.engines import machine, onnx_runtime, open_vino
 from moderation.engines.engine import (
     QUANTISED,
@@ -24,6 +23,7 @@ from moderation.engines.onnx_runtime import OnnxRuntimeEngine
 from moderation.engines.open_vino import OpenVinoEngine
 from moderation.errors import SettingsError
 from moderation.profiles import profile_named
+from moderation.reading import TEXT_FOLDER
 from moderation.release import load_release
 from moderation.scoring import Scorer
 from moderation.settings import Settings

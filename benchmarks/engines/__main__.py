@@ -15,9 +15,9 @@ import numpy as np
 from benchmarks.engines.towers import FOLDER, inputs_of, profile_to_measure
 from benchmarks.harness import Bench, Target
 from moderation.clock import SystemClock
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.engines.engine import QUANTISED, REFERENCE, Engine, EngineName
 from moderation.profiles import Profile
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 
 _TOWERS: Final = (IMAGE_FOLDER, TEXT_FOLDER)
 _ON_CPU: Final[tuple[EngineName, ...]] = (

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.engines.towers import inputs_of, profile_to_measure
 from benchmarks.harness import Bench, Target
 from moderation.clock import SystemClock
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.profiles import Profile
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.torch_engine import TorchEngine, require_device
 from moderation.towers import build_image_tower, build_text_tower
 

@@ -5,9 +5,9 @@ from typing import Final
 
 import numpy as np
 
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.engines.engine import Array
 from moderation.profiles import PROFILES, Profile, TowerSpec
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 
 FOLDER: Final = Path("build/bench/engines")
 _SEED: Final = 3

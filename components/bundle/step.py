@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moderation import bundle as bundles
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.snapshot import Snapshot
 
 

@@ -7,8 +7,8 @@ from components.outputs import place_folder
 from components.progress import show_progress
 from ledger.store import ContentStore
 from moderation.embedding import Embedder, embed_snapshot
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.profiles import Profile, profile_named
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.settings import settings
 from moderation.snapshot import Snapshot
 

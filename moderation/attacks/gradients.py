@@ -21,11 +21,11 @@ from torch.nn.functional import softplus
 
 from moderation.bundle import Bundle
 from moderation.decision import SIGNALS
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.ensemble import Ensemble
 from moderation.image import central_square
 from moderation.network import HeadLogits, load_heads
 from moderation.profiles import profile_named
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.towers import load_image_tower, load_text_tower
 
 _FUSION, _IMAGE, _TEXT = (SIGNALS.index(name) for name in ("fusion", "image", "text"))

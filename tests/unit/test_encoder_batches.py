@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from moderation.bundle import Bundle
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER, ImageEncoder, TextEncoder
+from moderation.encoders import ImageEncoder, TextEncoder
 from moderation.engines.engine import Engine, EngineOpener
 from moderation.engines.onnx_runtime import open_reference
 from moderation.engines.open_vino import OpenVinoEngine
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 
 TEXTS = ["a", "garden chair, blue, hardly used", "x" * 3_000, "", "two words"] * 9
 CLOSE = 1e-5
@@ -37,16 +38,16 @@ def test_an_embedding_does_not_depend_on_its_batch(
     images = ImageEncoder(tiny_bundle.folder / IMAGE_FOLDER, open_engine=opener)
     photos = _photos()
     alone_ND = np.stack([texts.encode_one(text) for text in TEXTS])
-    together_ND = texts.run([texts.prepare(text) for text in TEXTS])
+    together_ND = texts.run([texts.reader.read(text) for text in TEXTS])
     np.testing.assert_allclose(together_ND, alone_ND, atol=CLOSE)
     alone_ND = np.stack([images.encode_one(photo) for photo in photos])
-    together_ND = images.run([images.prepare(photo) for photo in photos])
+    together_ND = images.run([images.reader.read(photo) for photo in photos])
     np.testing.assert_allclose(together_ND, alone_ND, atol=CLOSE)
 
 
 def test_the_reference_runs_each_item_alone(tiny_bundle: Bundle) -> None:
     texts = TextEncoder(tiny_bundle.folder / TEXT_FOLDER)
-    prepared = [texts.prepare(text) for text in TEXTS]
+    prepared = [texts.reader.read(text) for text in TEXTS]
     alone_ND = np.stack([texts.encode_one(text) for text in TEXTS])
     np.testing.assert_array_equal(texts.run(prepared), alone_ND)
 

@@ -13,7 +13,6 @@ import torch
 from moderation import torch_engine
 from moderation.bundle import Bundle
 from moderation.derived_graphs import derive, derived_digest, derived_folder
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.engines import open_vino
 from moderation.engines.engine import QUANTISED, Array, Engine, EngineName, engine_named
 from moderation.engines.machine import processor_kind
@@ -22,6 +21,7 @@ from moderation.engines.open_vino import OpenVinoEngine
 from moderation.engines.quantise import quantise
 from moderation.errors import BundleRejected, PermanentError, SettingsError
 from moderation.profiles import PROFILES
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from serving.engines import EngineChoice, opener
 
 ON_CPU: tuple[EngineName, ...] = (

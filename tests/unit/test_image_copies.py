@@ -8,9 +8,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from moderation.embedding_cache import EmbeddingCache
-from moderation.encoders import IMAGE_FOLDER, ImageEncoder
+from moderation.encoders import ImageEncoder
 from moderation.image import decode
 from moderation.image_copies import ImageCopies
+from moderation.reading import IMAGE_FOLDER
 from tests.golden_world import jpeg, photo
 from tests.tiny_bundle import TinyRun
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from moderation.encoders import TEXT_FOLDER
+from moderation.reading import TEXT_FOLDER
 
 _SIDE: Final = 1_024
 _PRODUCTS: Final = 45

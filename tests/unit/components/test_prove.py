@@ -29,7 +29,7 @@ from moderation.attacks.registry import ATTACKS
 from moderation.bundle import build
 from moderation.clock import SystemClock
 from moderation.embedding_cache import EmbeddingCache
-from moderation.encoders import IMAGE_FOLDER, ImageEncoder
+from moderation.encoders import ImageEncoder
 from moderation.errors import BundleRejected, PermanentError
 from moderation.gates import measures
 from moderation.gates.evidence import Costs, Evidence, digest_rows
@@ -38,6 +38,7 @@ from moderation.gates.slicing import DERIVED
 from moderation.gates.withstanding import hard_examples
 from moderation.golden_set import latest_golden, looks
 from moderation.image_copies import ImageCopies
+from moderation.reading import IMAGE_FOLDER
 from moderation.release import ReleaseContract, parse_release
 from moderation.rescoring import Readings
 from tests.prove_world import (

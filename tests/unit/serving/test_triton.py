@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moderation.bundle import Bundle
-from moderation.encoders import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.errors import GateRejected, ModelNotReady, PermanentError
+from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
 from moderation.scoring import ScoringItem
 from moderation.serving_rules import TritonRules
 from serving.engines import EngineChoice, scorer_with, trusted_scorer

@@ -12,9 +12,10 @@ from ledger.store import ContentStore
 from moderation import attestation
 from moderation.bundle import Bundle
 from moderation.embedding_cache import EmbeddingCache
-from moderation.encoders import IMAGE_FOLDER, ImageEncoder
+from moderation.encoders import ImageEncoder
 from moderation.errors import PermanentError
 from moderation.image_copies import ImageCopies
+from moderation.reading import IMAGE_FOLDER
 from moderation.settings import settings
 from tests.judged import CONTRACT_TEXT, contract
 from tests.prove_world import ProveWorld, prove_world, with_golden
