@@ -73,8 +73,8 @@ class Settings(BaseSettings):
     predictor_workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Batches that the predictor runs at once, each on `num_threads`; 0 for as many as fill the visible cores."""
 
-    predictor_prepare_threads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Threads that decode images and cut text into tokens; 0 for as many as there are cores."""
+    predictor_preparers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that decode images and cut text into tokens; 0 for as many as there are cores."""
 
     predictor_pin_threads: bool = False
     """Whether the predictor's threads stay on their cores; only where no other process runs on these."""

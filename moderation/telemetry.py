@@ -108,6 +108,18 @@ def span(
     return _Span(stage, clock, attributes)
 
 
+def past_span(stage: str, begin_s: float, seconds: float) -> None:
+    """Measure one stage that was taken in another process of this machine.
+
+    Args:
+        stage: from a closed set of names.
+        begin_s: when it began, on the system's monotonic clock.
+        seconds: how long it took.
+    """
+    _seconds(stage).observe(seconds)
+    tracing.record_past(stage, _SYSTEM_CLOCK.monotonic() - begin_s, seconds)
+
+
 class _Span:
     """One stage; a class, as a generator's frame costs more than the measuring."""
 

@@ -18,6 +18,8 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter
 
+from moderation.clock import SystemClock
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -58,6 +60,7 @@ ATTRIBUTES: Final = frozenset(
 """What a span may say beside its name and times: facts from closed sets and random ids, nothing of a listing."""
 
 _WORD: Final = re.compile(r"[\w.:\-]{1,64}", re.ASCII)
+_CLOCK: Final = SystemClock()
 _W3C: Final = TraceContextTextMapPropagator()
 
 
@@ -121,6 +124,21 @@ def recorded(
     if tracer is None or not (is_root or _of(None).is_valid):
         return _NOTHING
     return _recorded(tracer, name, attributes_of(attributes))
+
+
+def record_past(name: str, ago_s: float, seconds: float) -> None:
+    """Record a span below the current one that another process has ended.
+
+    Args:
+        name: of the span, from a closed set.
+        ago_s: seconds since it began.
+        seconds: how long it took.
+    """
+    tracer = _Exporting.tracer
+    if tracer is None or not _of(None).is_valid:
+        return
+    begin_ns = int((_CLOCK.now().timestamp() - ago_s) * 1e9)
+    tracer.start_span(name, start_time=begin_ns).end(begin_ns + int(seconds * 1e9))
 
 
 def note(**facts: Attribute | None) -> None:

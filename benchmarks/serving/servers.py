@@ -72,7 +72,7 @@ def running(
     if name == "ours":
         environment = {
             "TIDEGATE__PREDICTOR_WORKERS": str(workers),
-            "TIDEGATE__PREDICTOR_PREPARE_THREADS": str(prepare),
+            "TIDEGATE__PREDICTOR_PREPARERS": str(prepare),
         }
         with start_predictor(
             bundle,

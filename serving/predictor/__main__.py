@@ -4,13 +4,12 @@ A bundle that the gates did not pass is refused before its models are opened.
 """
 
 import argparse
-import io
 import logging
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from moderation import telemetry
 from moderation.errors import TidegateError
@@ -62,7 +61,9 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
     from serving.engines import EngineChoice, trusted_scorer
     from serving.predictor.admission import admit
     from serving.predictor.model import TidegateModel, release_of
+    from serving.predictor.preparing import PreparingProcesses
     from serving.predictor.queue import BatchQueue
+    from serving.predictor.specimen import specimen
     from serving.predictor.threads import plan_threads, visible_cores
     from serving.predictor.warming import warm_up
 
@@ -80,7 +81,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
         visible_cores(),
         arguments.num_threads,
         workers=arguments.num_workers,
-        prepare_threads=config.predictor_prepare_threads,
+        preparers=config.predictor_preparers,
         is_pinned=config.predictor_pin_threads,
     )
     scorer = trusted_scorer(
@@ -89,8 +90,15 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
         config.release_file,
         num_threads=arguments.num_threads,
     )
-    queue = BatchQueue(scorer, rules, plan)
-    warm_up(scorer, _photo(), rules.max_batch, queue.latency)
+    # Whoever runs this process starts it again; what was let in is answered first.
+    preparing = PreparingProcesses(
+        bundle.folder,
+        plan.preparers,
+        plan.preparer_cores,
+        on_broken=partial(signal.raise_signal, signal.SIGTERM),
+    )
+    queue = BatchQueue(scorer, preparing, rules, plan)
+    warm_up(scorer, scorer.prepare(specimen()), rules.max_batch, queue.latency)
     _LOG.info(
         "serving",
         extra={
@@ -99,7 +107,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
             "http_port": arguments.http_port,
             "workers": plan.workers,
             "num_threads": arguments.num_threads,
-            "prepare_threads": plan.prepare_threads,
+            "preparers": plan.preparers,
             "fixed_ms": round(queue.latency.fixed_s * 1e3, 3),
             "pass_ms": round(queue.latency.pass_s * 1e3, 3),
         },
@@ -137,12 +145,6 @@ def _parse() -> argparse.Namespace:
         help="serve the bundle whatever the gates say of it: for tests and measurements, never for a marketplace",
     )
     return parser.parse_args()
-
-
-def _photo() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64), "grey").save(stream, "JPEG")
-    return stream.getvalue()
 
 
 if __name__ == "__main__":

@@ -38,3 +38,7 @@ RETRIED: Final = Counter(
     "tidegate_predictor_retried_batches_total",
     "Batches that failed and were run again listing by listing.",
 )
+PREPARERS_ENDED: Final = Counter(
+    "tidegate_predictor_preparers_ended_total",
+    "Processes that prepare listings and ended by themselves; another took the place of each.",
+)

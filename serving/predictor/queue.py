@@ -1,9 +1,9 @@
 """The micro-batching queue: listings of many requests, by priority and deadline, into batches of the models.
 
-Everything is decided on the event loop; two pools of threads do the work. A listing waits, is prepared (decoded, cut
-into tokens), is ready, and goes through the models in a batch. An idle engine takes what is there at once; one that
-just finished a batch of several waits for as many again, but no longer than sharing a batch saves. While listings wait
-to be prepared, the processor is what all wait for, and a fuller batch leaves more of it for them.
+Everything is decided on the event loop; processes prepare listings, and threads run batches. A listing waits, is
+prepared (decoded, cut into tokens), is ready, and goes through the models in a batch. An idle engine takes what is
+there at once; one that just finished a batch of several waits for as many again, but no longer than sharing a batch
+saves. While listings wait to be prepared, the processor is what all wait for, and a fuller batch leaves more of it.
 
 A batch that fails is run again listing by listing, so that one bad listing fails alone. What was cancelled or can no
 longer be in time leaves without being computed.
@@ -19,10 +19,11 @@ from moderation.clock import Clock, SystemClock
 from moderation.scores import pick_scores
 from moderation.scoring import Scores, ScoringItem
 from moderation.serving_rules import PredictorRules
-from moderation.telemetry import span
+from moderation.telemetry import past_span, span
 from serving.predictor.backlog import Backlog, Entry, Priority
 from serving.predictor.latency import LatencyModel
 from serving.predictor.measures import BATCH_LISTINGS, BATCH_SECONDS, RETRIED, WAIT_SECONDS
+from serving.predictor.preparing import Outcome, Preparing
 from serving.predictor.room import MIN_RETRY_S, Room, count
 from serving.predictor.terms import Overloaded, Reason, Request, Scoring, Terms, TooLate
 from serving.predictor.threads import ThreadPlan, thread_pool
@@ -42,6 +43,7 @@ class BatchQueue:
 
     Args:
         scoring: the loaded bundle.
+        preparing: prepares listings for it; the queue closes it.
         rules: sizes and bounds.
         plan: threads.
         clock: its monotonic seconds.
@@ -50,22 +52,23 @@ class BatchQueue:
     def __init__(
         self,
         scoring: Scoring,
+        preparing: Preparing,
         rules: PredictorRules,
         plan: ThreadPlan,
         clock: Clock | None = None,
     ) -> None:
         self.latency = LatencyModel()
-        self._scoring, self._rules, self._plan = scoring, rules, plan
+        self._scoring, self._preparing = scoring, preparing
+        self._rules, self._plan = rules, plan
         self._clock = clock or SystemClock()
         self._waiting, self._ready = Backlog(rules.fair_every), Backlog(rules.fair_every)
         self._room = Room(rules, plan, self.latency)
-        self._preparing = self._running = self._running_passes = 0
+        self._running = self._running_passes = 0
         self._target = 1
         self._ended_s = self._ready_since_s = -math.inf
         self._hold: asyncio.TimerHandle | None = None
         self._open: set[Request] = set()
         self._is_closing = self._is_closed = False
-        self._prepare_pool = thread_pool(plan.prepare_threads, "prepare", plan.prepare_cores)
         self._score_pool = thread_pool(plan.workers, "score", plan.worker_cores)
 
     async def score(self, items: Sequence[ScoringItem], terms: Terms) -> Scores:
@@ -146,9 +149,9 @@ class BatchQueue:
         return len(left)
 
     def close(self) -> None:
-        """End the threads; what still waits is not answered."""
+        """End threads and processes; what still waits is not answered."""
         self._is_closing = self._is_closed = True
-        self._prepare_pool.shutdown(wait=False, cancel_futures=True)
+        self._preparing.close()
         self._score_pool.shutdown(wait=False, cancel_futures=True)
 
     def _expire(self, request: Request) -> None:
@@ -188,13 +191,12 @@ class BatchQueue:
             return
         # Each line by itself: prepared backfill must not keep an upload from being prepared.
         most_ready = self._rules.max_batch * _BATCHES_AHEAD * self._plan.workers
-        while self._preparing < self._plan.prepare_threads:
+        while self._preparing.has_room:
             short = [p for p in Priority if self._ready.count(p) < most_ready]
             taken = self._take_to_prepare(short)
             if not taken:
                 break
-            self._preparing += 1
-            self._prepare_pool.submit(self._prepare, taken, loop)
+            self._prepare(taken, loop)
         while self._running < self._plan.workers and self._ready and not self._is_held(loop):
             batch, late = self._ready.take_batch(
                 self._clock.monotonic(), self._rules.max_batch, self.latency
@@ -208,9 +210,9 @@ class BatchQueue:
                 self._start(batch, loop)
 
     def _take_to_prepare(self, among: Sequence[Priority]) -> list[Entry]:
-        """Return what a thread prepares next: one listing, or a few texts, so that threads are woken less often."""
+        """Return what is prepared next: one listing, or a few texts, so that processes are woken less often."""
         taken: list[Entry] = []
-        most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.prepare_threads))
+        most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.preparers))
         while (entry := self._waiting.first(among)) and (
             not taken or (len(taken) < most and not entry.item.images)
         ):
@@ -245,7 +247,7 @@ class BatchQueue:
         return True
 
     def _are_more_prepared(self) -> bool:
-        """Return whether listings as urgent as those that are ready wait for a thread to prepare them."""
+        """Return whether listings as urgent as those that are ready wait to be prepared."""
         next_up, first = self._waiting.first(), self._ready.first()
         return next_up is not None and first is not None and next_up.priority <= first.priority
 
@@ -265,42 +267,26 @@ class BatchQueue:
         self._score_pool.submit(batch[0].request.context.copy().run, self._run, batch, loop)
 
     def _prepare(self, taken: Sequence[Entry], loop: asyncio.AbstractEventLoop) -> None:
-        """Prepare listings; on a thread."""
-        outcomes = [
-            entry.request.context.copy().run(self._prepare_one, entry, self._clock.monotonic())
-            for entry in taken
-        ]
-        _tell(loop, self._prepared, taken, outcomes, loop)
+        def tell(outcomes: Sequence[Outcome]) -> None:
+            for entry, outcome in zip(taken, outcomes, strict=True):
+                self._take_prepared(entry, outcome)
+            self._pump(loop)
 
-    def _prepare_one(self, entry: Entry, begin_s: float) -> tuple[Exception | None, float]:
-        error = None
-        try:
-            if not entry.request.is_over:
-                with span("predictor.prepare", self._clock):
-                    entry.prepared = self._scoring.prepare(entry.item)
-        except Exception as raised:
-            error = raised
-        return error, self._clock.monotonic() - begin_s
+        self._preparing.submit([entry.item for entry in taken], tell)
 
-    def _prepared(
-        self,
-        taken: Sequence[Entry],
-        outcomes: Sequence[tuple[Exception | None, float]],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._preparing -= 1
-        for entry, (error, seconds) in zip(taken, outcomes, strict=True):
-            entry.is_preparing = False
-            self._room.learn_prepare(seconds)
-            if error is None and not entry.request.is_over:
-                if not self._ready:
-                    self._ready_since_s = self._clock.monotonic()
-                self._ready.add(entry)
-                continue
-            self._room.tally(entry, -1)
-            if error is not None:
-                self._fail(entry.request, error)
-        self._pump(loop)
+    def _take_prepared(self, entry: Entry, outcome: Outcome) -> None:
+        entry.is_preparing, entry.prepared = False, outcome.prepared
+        self._room.learn_prepare(outcome.seconds)
+        context = entry.request.context.copy()
+        context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
+        if outcome.error is None and not entry.request.is_over:
+            if not self._ready:
+                self._ready_since_s = self._clock.monotonic()
+            self._ready.add(entry)
+            return
+        self._room.tally(entry, -1)
+        if outcome.error is not None:
+            self._fail(entry.request, outcome.error)
 
     def _run(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:
         """Run one batch; on a thread."""

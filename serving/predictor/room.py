@@ -51,7 +51,7 @@ class Room:
         passes = sum(self._passes[n] for n in ahead) + running_passes
         num_batches = math.ceil(listings / self._rules.max_batch) + min(running_passes, 1)
         engine_s = self._latency.drain_s(passes, num_batches) / self._plan.workers
-        return max(engine_s, listings * self._prepare_s / self._plan.prepare_threads)
+        return max(engine_s, listings * self._prepare_s / self._plan.preparers)
 
     def check(self, request: Request, now_s: float, running_passes: int, is_closing: bool) -> None:
         """Let a request in, or say why not.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from moderation.errors import TemporaryError
-from moderation.scoring import PreparedItem, Scores, ScoringItem
+from moderation.scoring import PreparedItem, Scores
 from serving.predictor.backlog import Entry, Priority
 
 Reason = Literal["refused", "late", "cancelled"]
@@ -23,11 +23,7 @@ class TooLate(TemporaryError):
 
 
 class Scoring(Protocol):
-    """What turns listings into scores, in two steps; a loaded bundle does."""
-
-    def prepare(self, item: ScoringItem) -> PreparedItem:
-        """Return a listing ready for a batch; called from several threads."""
-        ...
+    """What turns prepared listings into scores; a loaded bundle does."""
 
     def score_prepared(
         self, prepared: Sequence[PreparedItem], *, with_embeddings: bool = False

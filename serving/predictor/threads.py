@@ -1,4 +1,4 @@
-"""How many threads prepare listings and run batches, and on which cores: by setting, else from what is visible."""
+"""How many processes prepare listings and threads run batches, and on which cores: as set, or by what is visible."""
 
 import os
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
 @dataclass(frozen=True)
 class ThreadPlan:
-    """Threads of a predictor; an empty set of cores leaves them where the system puts them."""
+    """Threads and processes of a predictor; an empty set of cores leaves them where the system puts them."""
 
     workers: int
     """Batches that run at once."""
 
-    prepare_threads: int
-    """Listings that are decoded and cut into tokens at once."""
+    preparers: int
+    """Processes that decode listings and cut them into tokens."""
 
     worker_cores: tuple[frozenset[int], ...] = ()
-    prepare_cores: tuple[frozenset[int], ...] = ()
+    preparer_cores: tuple[frozenset[int], ...] = ()
 
 
 def visible_cores(quota: Path = _QUOTA) -> list[int]:
@@ -42,7 +42,7 @@ def plan_threads(
     num_threads: int,
     *,
     workers: int = 0,
-    prepare_threads: int = 0,
+    preparers: int = 0,
     is_pinned: bool = False,
 ) -> ThreadPlan:
     """Return the plan for some cores.
@@ -51,13 +51,13 @@ def plan_threads(
         cores: numbers of the cores that may be used.
         num_threads: threads that one batch runs on.
         workers: batches at once; 0 for as many as keep every core busy.
-        prepare_threads: 0 for as many as there are cores: where towers are small, most of the work is theirs.
+        preparers: 0 for as many as there are cores: where towers are small, most of the work is theirs.
         is_pinned: whether each thread stays on its cores; those that run batches get the first ones.
     """
     workers = workers or max(1, len(cores) // num_threads)
-    prepare_threads = prepare_threads or max(1, len(cores))
+    preparers = preparers or max(1, len(cores))
     if not is_pinned or not hasattr(os, "sched_setaffinity"):
-        return ThreadPlan(workers, prepare_threads)
+        return ThreadPlan(workers, preparers)
     engine = cores[: workers * num_threads]
     # What a batch's own threads may use is inherited from the worker that first starts them.
     worker_cores = (
@@ -66,7 +66,7 @@ def plan_threads(
         else (frozenset(engine),) * workers
     )
     rest = frozenset(cores[len(engine) :]) or frozenset(cores)
-    return ThreadPlan(workers, prepare_threads, worker_cores, (rest,) * prepare_threads)
+    return ThreadPlan(workers, preparers, worker_cores, (rest,) * preparers)
 
 
 def thread_pool(

@@ -70,7 +70,7 @@ def _started(bundle: Bundle, folder: Path, **changes: Any) -> Any:
     environment = {
         "TIDEGATE__RELEASE_FILE": str(contract),
         "TIDEGATE__PREDICTOR_WORKERS": "1",
-        "TIDEGATE__PREDICTOR_PREPARE_THREADS": "1",
+        "TIDEGATE__PREDICTOR_PREPARERS": "1",
     }
     return start_predictor(
         bundle.folder,

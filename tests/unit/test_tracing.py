@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from moderation import tracing
 from moderation.clock import SystemClock
-from moderation.telemetry import JsonLines, request_span, span
+from moderation.telemetry import JsonLines, past_span, request_span, span
 from moderation.tracing import Outbox, export
 from tests.otlp_collector import Collector
 
@@ -75,6 +75,19 @@ def test_work_outside_of_a_request_is_not_sent(collector: Collector, outbox: Out
     with request_span("request", None):
         pass
     assert [seen.name for seen in collector.wait_for(bool)] == ["request"]
+
+
+def test_what_another_process_did_is_told_with_its_own_times(
+    collector: Collector, outbox: Outbox
+) -> None:
+    begin_s = SystemClock().monotonic() - 2.0
+    past_span("elsewhere", begin_s, 0.25)  # outside of any request
+    with request_span("outer", f"00-{TRACE}-{PARENT}-01"):
+        past_span("elsewhere", begin_s, 0.25)
+    inner, outer = collector.wait_for(lambda spans: len(spans) == 2)
+    assert (inner.name, inner.trace_id, inner.parent_id) == ("elsewhere", TRACE, outer.span_id)
+    found = REGISTRY.get_sample_value("tidegate_stage_seconds_sum", {"stage": "elsewhere"})
+    assert found == 0.5
 
 
 def test_an_error_is_told_by_its_kind_alone(collector: Collector, outbox: Outbox) -> None:

@@ -1,13 +1,16 @@
 """A scorer whose time and failures a test sets; it remembers every batch."""
 
+import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from moderation.errors import InvalidListing
 from moderation.scoring import PreparedItem, Scores, ScoringItem
 from moderation.text import NgramText
+from serving.predictor.preparing import Outcome, Tell
 
 P, M = 3, 5
 
@@ -61,3 +64,40 @@ class FakeScorer:
             embedding_ND,
             embedding_ND,
         )
+
+
+class PreparingThreads:
+    """Prepares in this process, so that a test can hold it; one task of each thread at a time."""
+
+    def __init__(self, prepare: Callable[[ScoringItem], PreparedItem], num: int = 1) -> None:
+        self._prepare, self._num, self._running = prepare, num, 0
+        self._pool = ThreadPoolExecutor(num)
+
+    @property
+    def has_room(self) -> bool:
+        return self._running < self._num
+
+    def submit(self, items: Sequence[ScoringItem], tell: Tell) -> None:
+        loop = asyncio.get_running_loop()
+        self._running += 1
+        self._pool.submit(self._run, items, tell, loop)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _run(
+        self, items: Sequence[ScoringItem], tell: Tell, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        outcomes = [self._outcome(item) for item in items]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._end, outcomes, tell)
+
+    def _end(self, outcomes: Sequence[Outcome], tell: Tell) -> None:
+        self._running -= 1
+        tell(outcomes)
+
+    def _outcome(self, item: ScoringItem) -> Outcome:
+        try:
+            return Outcome(self._prepare(item), None, 0.0, 0.001)
+        except RuntimeError as error:
+            return Outcome(None, error, 0.0, 0.001)

@@ -20,7 +20,7 @@ from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue
 from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.fakes import BUNDLE, a_release, as_text
-from tests.unit.serving.scorers import FakeScorer, M, P
+from tests.unit.serving.scorers import FakeScorer, M, P, PreparingThreads
 
 F = len(FEATURE_NAMES)
 
@@ -208,7 +208,9 @@ def scorer() -> FakeScorer:
 @pytest.fixture
 def model(scorer: FakeScorer) -> TidegateModel:
     rules = load_release(Path("policies/release.yaml")).serving.predictor
-    return TidegateModel(BatchQueue(scorer, rules, ThreadPlan(2, 1)), a_release())
+    return TidegateModel(
+        BatchQueue(scorer, PreparingThreads(scorer.prepare), rules, ThreadPlan(2, 1)), a_release()
+    )
 
 
 def _outputs(response: InferResponse) -> dict[str, Any]:

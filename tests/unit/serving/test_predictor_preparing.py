@@ -13,7 +13,7 @@ from moderation.serving_rules import PredictorRules
 from serving.predictor.backlog import Priority
 from serving.predictor.queue import BatchQueue, Terms
 from serving.predictor.threads import ThreadPlan
-from tests.unit.serving.scorers import FakeScorer
+from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 LINES = {name: {"items": 32, "mib": 1} for name in ("upload", "rescan", "backfill")}
 RULES = {"max_batch": 8, "wait_ms": 0.0, "fair_every": 16, "stop_s": 5.0, "lines": LINES}
@@ -47,7 +47,7 @@ async def scorer() -> AsyncIterator[SteppedScorer]:
 def _queue(scorer: FakeScorer, wait_ms: float = 0.0) -> BatchQueue:
     # Copied unchecked: where a test shows that nobody waits, what it would wait is longer than is allowed.
     rules = PredictorRules.model_validate(RULES).model_copy(update={"wait_ms": wait_ms})
-    return BatchQueue(scorer, rules, ThreadPlan(1, 1))
+    return BatchQueue(scorer, PreparingThreads(scorer.prepare), rules, ThreadPlan(1, 1))
 
 
 def _ask(queue: BatchQueue, title: str, images: tuple[bytes, ...] = (), **terms: Any) -> Any:

@@ -17,7 +17,7 @@ from serving.predictor.backlog import Priority
 from serving.predictor.queue import BatchQueue, Overloaded, Terms, TooLate
 from serving.predictor.threads import ThreadPlan
 from serving.predictor.warming import batch_sizes, warm_up
-from tests.unit.serving.scorers import FakeScorer
+from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 LINES = {name: {"items": 8, "mib": 1} for name in ("upload", "rescan", "backfill")}
 
@@ -44,7 +44,12 @@ def _queue(scorer: FakeScorer, workers: int = 1, **changes: Any) -> BatchQueue:
         "stop_s": 5.0,
         "lines": LINES,
     } | changes
-    return BatchQueue(scorer, PredictorRules.model_validate(fields), ThreadPlan(workers, 1))
+    return BatchQueue(
+        scorer,
+        PreparingThreads(scorer.prepare),
+        PredictorRules.model_validate(fields),
+        ThreadPlan(workers, 1),
+    )
 
 
 def _ask(queue: BatchQueue, *titles: str, **terms: Any) -> asyncio.Task[Scores]:
@@ -177,9 +182,12 @@ async def test_cancelled_request_is_dropped_when_being_prepared(
     queue: BatchQueue, scorer: FakeScorer
 ) -> None:
     scorer.prepare_gate.clear()
-    gone, stays = _ask(queue, "gone", "never prepared"), _ask(queue, "stays")
+    gone = _ask(queue, "gone")
     await asyncio.sleep(0.02)
+    also_gone, stays = _ask(queue, "never prepared"), _ask(queue, "stays")
+    await asyncio.sleep(0)
     gone.cancel()
+    also_gone.cancel()
     await asyncio.sleep(0)
     scorer.prepare_gate.set()
     await stays
@@ -285,7 +293,7 @@ async def test_drain_refuses_what_has_no_answer_in_time(scorer: FakeScorer) -> N
 
 async def test_warm_up_runs_every_size_and_teaches(scorer: FakeScorer) -> None:
     queue = _queue(scorer, max_batch=12)
-    warm_up(scorer, b"photo", 12, queue.latency)
+    warm_up(scorer, scorer.prepare(ScoringItem("warm up")), 12, queue.latency)
     assert [len(batch) for batch in scorer.batches] == [1, 1, 2, 4, 8, 12]
     assert queue.latency.seconds(24) > 0
     assert batch_sizes(1) == [1]

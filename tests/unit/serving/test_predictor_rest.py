@@ -19,7 +19,7 @@ from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue, Overloaded, Terms
 from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.fakes import a_release
-from tests.unit.serving.scorers import FakeScorer
+from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 LINES = {name: {"items": 2, "mib": 1} for name in ("upload", "rescan", "backfill")}
 RULES = {"max_batch": 1, "wait_ms": 0.0, "fair_every": 16, "stop_s": 5.0, "lines": LINES}
@@ -33,7 +33,12 @@ async def queue() -> AsyncIterator[BatchQueue]:
     """A queue whose engine waits, so that what is let in stays."""
     scorer = FakeScorer()
     scorer.gate.clear()
-    queue = BatchQueue(scorer, PredictorRules.model_validate(RULES), ThreadPlan(1, 1))
+    queue = BatchQueue(
+        scorer,
+        PreparingThreads(scorer.prepare),
+        PredictorRules.model_validate(RULES),
+        ThreadPlan(1, 1),
+    )
     busy = _ask(queue, Priority.UPLOAD)
     while not scorer.batches:
         await asyncio.sleep(0.002)

@@ -12,7 +12,7 @@ from moderation.serving_rules import PredictorRules
 from serving.predictor.latency import LatencyModel
 from serving.predictor.queue import BatchQueue, Terms, TooLate
 from serving.predictor.threads import ThreadPlan
-from tests.unit.serving.scorers import FakeScorer
+from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 USUAL_S = 0.008
 DEADLINE_S = 1.7
@@ -42,7 +42,9 @@ class Engine:
     def __init__(self) -> None:
         self.clock = SimulatedClock(datetime(2026, 11, 22, tzinfo=UTC))
         self.scorer = TimedScorer(self.clock)
-        self.queue = BatchQueue(self.scorer, RULES, ThreadPlan(1, 1), self.clock)
+        self.queue = BatchQueue(
+            self.scorer, PreparingThreads(self.scorer.prepare), RULES, ThreadPlan(1, 1), self.clock
+        )
 
     @property
     def latency(self) -> LatencyModel:

@@ -20,13 +20,13 @@ def test_plan_fills_the_cores(num_cores: int, num_threads: int, expected: Thread
 
 
 def test_plan_follows_the_settings() -> None:
-    assert plan_threads(range(8), 1, workers=3, prepare_threads=2) == ThreadPlan(3, 2)
+    assert plan_threads(range(8), 1, workers=3, preparers=2) == ThreadPlan(3, 2)
 
 
 def test_pinned_workers_get_cores_of_their_own() -> None:
-    plan = plan_threads(range(4), 1, workers=2, prepare_threads=1, is_pinned=True)
+    plan = plan_threads(range(4), 1, workers=2, preparers=1, is_pinned=True)
     assert plan.worker_cores == (frozenset({0}), frozenset({1}))
-    assert plan.prepare_cores == (frozenset({2, 3}),)
+    assert plan.preparer_cores == (frozenset({2, 3}),)
     shared = plan_threads(range(4), 2, workers=2, is_pinned=True)
     assert set(shared.worker_cores) == {frozenset({0, 1, 2, 3})}
 
