@@ -33,7 +33,7 @@ _ID_BYTES: Final = 16
 # How long a writer waits for another process's transaction before it gives up.
 _BUSY_S: Final = 30.0
 
-# Keys of one statement, and keys that a process remembers: some 50 MB.
+# Keys of one statement, and keys that a process remembers from one call to the next: some 50 MB.
 _AT_ONCE: Final = 1_000
 _REMEMBERED: Final = 100_000
 
@@ -109,7 +109,8 @@ class SellerKey:
 class KeyRing:
     """The keys of a home; threads and processes may share the file.
 
-    Nothing is created before the first key is made. A process remembers keys until one is destroyed anywhere.
+    Nothing is created before the first key is made. A process remembers keys until one is destroyed anywhere, or they
+    are too many.
     """
 
     def __init__(self, path: Path, *, busy_s: float | None = None) -> None:
@@ -178,8 +179,6 @@ class KeyRing:
         return found
 
     def _read(self, connection: sqlite3.Connection, column: str, values: Collection[str]) -> None:
-        if len(self._by_id) > _REMEMBERED:
-            self._forget()
         for some in _chunks(values):
             rows = connection.execute(
                 "SELECT seller_id, key_id, secret FROM keys"
@@ -196,7 +195,10 @@ class KeyRing:
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        """Give the connection, and forget what was remembered where a key was destroyed since."""
+        """Give the connection, and forget what was remembered where a key was destroyed since, or where it is too much.
+
+        Within the block nothing is forgotten: what a caller found there, or read in, it can give back.
+        """
         with self._lock, translated(self._path):
             if self._connection is None or self._pid != os.getpid():  # a fork opens its own
                 opened = connect(self._path, busy_s=self._busy_s)
@@ -208,6 +210,8 @@ class KeyRing:
                 if number != self._num_erased:
                     self._forget()
                 self._version, self._num_erased = version, number
+            if len(self._by_id) > _REMEMBERED:
+                self._forget()
             yield connection
 
 

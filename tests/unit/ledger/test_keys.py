@@ -56,6 +56,33 @@ def test_many_keys_are_made_at_once(path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("remembered", [0, 4, 9, 10, 100])
+def test_every_key_is_found_however_few_a_process_remembers(
+    path: Path, monkeypatch: pytest.MonkeyPatch, remembered: int
+) -> None:
+    monkeypatch.setattr("ledger.keys._REMEMBERED", remembered)
+    sellers, ring = [f"s{number}" for number in range(10)], KeyRing(path)
+    keys = ring.of(sellers)
+    ids = [key.key_id for key in keys.values()]
+    for _ in range(2):
+        assert ring.of(["s0"]) == {"s0": keys["s0"]}
+        assert ring.of(sellers) == keys
+        assert ring.live(ids[:1]).keys() == {ids[0]}
+        assert ring.live(ids).keys() == set(ids), "one call may need more than is remembered"
+        assert ring.find("s9") == keys["s9"]
+        assert ring.of([*sellers, "new"]).keys() == {*sellers, "new"}
+
+
+def test_a_process_remembers_no_more_keys_than_it_may(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.keys._REMEMBERED", 3)
+    ring = KeyRing(path)
+    for number in range(50):
+        ring.of([f"s{number}"])
+        assert len(ring._by_id) == len(ring._by_seller) <= 4
+
+
 def test_threads_agree_on_the_keys_that_they_make(path: Path) -> None:
     found: list[str] = []
 

@@ -63,6 +63,20 @@ def test_the_digest_of_a_sealed_event_cannot_be_guessed(
     assert digests[0] != digests[1]
 
 
+def test_a_ledger_of_more_sellers_than_a_process_remembers_is_read(
+    ledger: SqliteLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [_uploaded(f"u{n}", f"s{n // 2 if n % 2 else n % 7}") for n in range(60)]
+    ledger.append(events)
+    monkeypatch.setattr("ledger.keys._REMEMBERED", 20)
+    monkeypatch.setattr("ledger.ledger.ROWS", 8)
+    for one in (ledger, SqliteLedger(tmp_path / "ledger.sqlite")):
+        assert [stored.event for stored in one.read()] == events
+        assert one.get_submission("u0") is not None
+        assert not one.is_erased("submission:u0")
+    assert ledger.append(events) == 0, "every key was found again"
+
+
 def test_a_sealed_event_is_the_same_once_more(ledger: SqliteLedger) -> None:
     ledger.append([_uploaded("u1")])
     assert ledger.append([replace(_uploaded("u1"), recorded_at=NOON + timedelta(days=1))]) == 0

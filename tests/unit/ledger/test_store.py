@@ -91,6 +91,17 @@ def test_store_seals_when_a_seller_is_named(tmp_path: Path) -> None:
     assert ContentStore(tmp_path / "content").get(digest) == b"photo"
 
 
+def test_store_knows_more_sellers_than_a_process_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.keys._REMEMBERED", 3)
+    store, sellers = ContentStore(tmp_path / "content"), [f"s{number}" for number in range(8)]
+    store.make_keys(sellers)
+    for seller_id in (*sellers, *sellers):
+        digest = store.put(seller_id.encode(), seller_id)
+        assert store.get(digest, seller_id) == store.get(digest) == seller_id.encode()
+
+
 def test_store_reads_a_living_copy_when_one_is_erased(tmp_path: Path) -> None:
     store = ContentStore(tmp_path / "content")
     shared, own = store.put(b"shared", "s1"), store.put(b"own", "s1")
