@@ -176,17 +176,24 @@ def latest_passing(
 
 
 def require_passing(
-    bundle: Bundle, contract: str | None, *, accepts: str = STANDARD, folder: Path | None = None
+    bundle: Bundle,
+    contract: str,
+    *,
+    accepts: str = STANDARD,
+    or_another: bool = False,
+    folder: Path | None = None,
 ) -> Attestation:
     """Return the newest statement of the gates about `bundle` that counts, which passes: what a release stands on.
 
-    What blocks counts under any profile; what passes only under one that is accepted.
+    What blocks counts under any profile; what passes only under one that is accepted. A comparison with a champion that
+    was lost is undone by another comparison alone: a later statement without a champion does not ask what was lost.
 
     Args:
         bundle: the bundle in question.
         contract: digest of the release contract in force; what passed under another one is not shown to pass this.
-            None: that of the newest statement, for what was released under it and starts again.
         accepts: weakest profile whose pass counts; that of the standard one always does.
+        or_another: where nothing was ever stated under the contract in force, ask under that of the newest statement:
+            for what was released under it and starts again.
         folder: where attestations are kept; None means beside the bundle's files.
 
     Raises:
@@ -197,20 +204,22 @@ def require_passing(
     judged = [said for said in read(bundle, folder=folder) if said.kind == GATES and said.verdicts]
     if not judged:
         raise GateRejected(f"bundle {short} was never judged by the gates; {remedy}")
-    wanted = judged[-1].contract if contract is None else contract
-    under = [said for said in judged if said.contract == wanted]
-    if not under:
+    newest = judged[-1].contract
+    under = [said for said in judged if said.contract == contract]
+    if not under and not or_another:
         raise GateRejected(
-            f"bundle {short} was judged under the contract {judged[-1].contract[:12]}, not under the one in force, "
-            f"{wanted[:12]}; {remedy}"
+            f"bundle {short} was judged under the contract {newest[:12]}, not under the one in force, "
+            f"{contract[:12]}; {remedy}"
         )
+    under = under or [said for said in judged if said.contract == newest]
     counted = [said for said in under if said.profile in (STANDARD, accepts)]
-    for newest in (under[-1], *counted[-1:]):
-        if not newest.is_passing:
-            blocking = ", ".join(verdict.gate for verdict in newest.verdicts if verdict.blocks)
+    for said in _deciding(under, counted):
+        if not said.is_passing:
+            why = f"`tidegate gates show {bundle.folder}` says why"  # of the newest alone
+            if said != judged[-1]:
+                why = f"{ATTESTATIONS}/ beside the bundle says why"
             raise GateRejected(
-                f"bundle {short} was blocked on {newest.created_at:%Y-%m-%d %H:%M} UTC by {blocking}; "
-                f"`tidegate gates show {bundle.folder}` says why; train a better one, or {remedy}"
+                f"bundle {short} {_blocked(said)}; {why}; train a better one, or {remedy}{_not_by(said)}"
             )
     if not counted:
         weak = under[-1].profile
@@ -219,6 +228,22 @@ def require_passing(
             f"--profile {accepts}, or accept it with TIDEGATE__RELEASE_PROFILE={weak}"
         )
     return counted[-1]
+
+
+def _deciding(*groups: list[Attestation]) -> list[Attestation]:
+    """Return what must pass: the newest of each group, and the newest of it that compared with a champion."""
+    compared = [[said for said in group if said.champion is not None] for group in groups]
+    return [group[-1] for group in (*groups, *compared) if group]
+
+
+def _blocked(said: Attestation) -> str:
+    blocking = ", ".join(verdict.gate for verdict in said.verdicts if verdict.blocks)
+    beside = f" beside the champion {said.champion[:12]}" if said.champion else ""
+    return f"was blocked on {said.created_at:%Y-%m-%d %H:%M} UTC{beside} by {blocking}"
+
+
+def _not_by(said: Attestation) -> str:
+    return "; `--champion none` does not undo it" if said.champion else ""
 
 
 def require_parity(

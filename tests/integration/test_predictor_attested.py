@@ -8,7 +8,10 @@ import httpx
 import pytest
 
 from components.home import Home
+from moderation import attestation
+from moderation.attestation import Statement
 from moderation.bundle import ATTESTATIONS, Bundle, build
+from moderation.clock import SystemClock
 from moderation.settings import Settings, settings
 from serving.process import StartFailed, start_predictor
 from serving.routing import load_table
@@ -109,6 +112,19 @@ def test_what_passed_starts_again_when_the_contract_has_changed(
         folder, log_folder=tmp_path, num_threads=1, environment=environment
     ) as process:
         assert "under another contract than the one in force" in process.log.read_text()
+
+
+def test_what_was_blocked_stays_refused_whatever_passed_elsewhere(
+    tiny_bundle: Bundle, home: Home, contract: Path, tmp_path: Path
+) -> None:
+    folder = _judged(tiny_bundle, home, separation=BAD, champion="c" * 64)
+    judged(tiny_bundle, home)
+    blocked, passed = attestation.read(Bundle.open(folder))
+    said = {name: getattr(passed, name) for name in Statement.model_fields}
+    elsewhere = Statement.model_validate(said | {"contract": "1" * 64})
+    attestation.append(Bundle.open(folder), elsewhere, clock=SystemClock(), tool="tests")
+    assert (blocked.is_passing, passed.is_passing) == (False, True)
+    assert "beside the champion cccccccccccc by ranks" in _refusal(folder, contract, tmp_path)
 
 
 def test_a_weaker_profile_counts_where_it_is_accepted(

@@ -151,10 +151,13 @@ def test_a_champion_is_not_released_anew_without_the_comparison_that_it_stands_o
     other = _other(tiny, tmp_path / "b")
     second = _register(registry, home, other)
     registry.set_alias("champion", second.version, contract=CONTRACT)
+    judged(other, home, champion=None)
+    with pytest.raises(GateRejected, match="with no champion, but as the champion it stands on"):
+        registry.check_release(other, CONTRACT)
     blocked = judged(other, home, separation=BAD, champion=first.digest)
     registry.settle(blocked)
     judged(other, home, champion=None)
-    with pytest.raises(GateRejected, match="with no champion, but as the champion it stands on"):
+    with pytest.raises(GateRejected, match="by ranks, better; .*`--champion none` does not undo"):
         registry.check_release(other, CONTRACT)
     judged(other, home, champion=first.digest)
     assert registry.check_release(other, CONTRACT).champion == first.digest
