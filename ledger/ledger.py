@@ -127,6 +127,15 @@ class Ledger(Protocol):
         """Return the sequence of the newest event of some kinds, None of all; 0 where there is none."""
         ...
 
+    def num_events(self, kinds: Collection[EventKind], *, since: datetime | None = None) -> int:
+        """Return how many events of some kinds there are, those of erased sellers too.
+
+        Args:
+            kinds: which.
+            since: only events that occurred later.
+        """
+        ...
+
     def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
         """Return when the newest event of some kinds occurred that can still be read; None: there is none."""
         ...
@@ -334,6 +343,17 @@ class SqliteLedger:
         with _translated(self._path):
             row = self._connection().execute(query, values).fetchone()
         return int(row[0] or 0)
+
+    def num_events(self, kinds: Collection[EventKind], *, since: datetime | None = None) -> int:
+        """Return how many events of some kinds there are, readable or not; see the protocol."""
+        query = f"SELECT COUNT(*) FROM events WHERE kind IN ({','.join('?' * len(kinds))})"
+        values: list[str | int] = [*kinds]
+        if since is not None:
+            query += " AND occurred_us > ?"
+            values.append(to_microseconds(since))
+        with _translated(self._path):
+            row = self._connection().execute(query, values).fetchone()
+        return int(row[0])
 
     def newest_at(self, kinds: Collection[EventKind]) -> datetime | None:
         """Return when the newest readable event of some kinds occurred; see the protocol."""

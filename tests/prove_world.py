@@ -174,7 +174,14 @@ def with_golden(world: ProveWorld, num_rows: int = 96) -> ToyWorld:
     return listings
 
 
-def decide(home: Home, world: ToyWorld, probability: float) -> None:
+def decide(
+    home: Home,
+    world: ToyWorld,
+    probability: float,
+    *,
+    release: str = "e" * 64,
+    seller_id: str | None = None,
+) -> None:
     """Record for every listing of a world the decision of a release that gives one probability to all."""
     store, events = ContentStore(home.content), []
     for row in world.rows:
@@ -183,7 +190,7 @@ def decide(home: Home, world: ToyWorld, probability: float) -> None:
         digests |= {f"image.{k}": digest for k, digest in enumerate(submission.image_digests)}
         attempt = Attempt(
             role="answer",
-            release="e" * 64,
+            release=release,
             status="ok",
             latency_ms=1.0,
             scores=tuple(
@@ -198,7 +205,8 @@ def decide(home: Home, world: ToyWorld, probability: float) -> None:
             submission.submitted_at,
             attempts=(attempt,),
             input_digests=digests,
-            versions=Versions(bundle="e" * 64, policy="p"),
+            versions=Versions(bundle=release, policy="p"),
         )
-        events.append(from_decision(decision, recorded_at=decision.decided_at))
+        at = decision.decided_at
+        events.append(from_decision(decision, recorded_at=at, seller_id=seller_id))
     SqliteLedger(home.ledger).append(events)

@@ -17,7 +17,13 @@ from components.prove.frozen import FrozenRows
 from components.prove.heads import require_heads, retired
 from components.prove.lineage import cut_off_of, record_cut_off
 from components.prove.opponents import Opponents
-from components.prove.replayed import Window, recorded_rows, replayed_set
+from components.prove.replayed import (
+    OnlyOwnDecisions,
+    Recorded,
+    Window,
+    recorded_rows,
+    replayed_set,
+)
 from components.prove.sets import fresh_rows, golden_rows, traffic_rows
 from components.prove.shared import Shared
 from ledger.events import EventKind
@@ -90,6 +96,7 @@ class Proof:
     costs: Costs | None = None
     missing: dict[str, str] = field(default_factory=dict)
     nothing_decided: bool = False
+    only_own_decisions: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     _golden: tuple[GoldenSet, FrozenRows] | None = None
@@ -194,26 +201,16 @@ class Proof:
                 raise InvalidSnapshot(
                     f"{self.home.ledger.name} is not there: no decision was recorded in this home"
                 )
-            ledger, samples = SqliteLedger(self.home.ledger), self.contract.samples
-            self.nothing_decided = not any(ledger.read((EventKind.DECISION,)))
-            window = Window(samples.replay_days, samples.replay_decisions)
-            recorded = self._once(
-                "replay",
-                (self._heard, window, self.seed),
-                lambda: recorded_rows(
-                    ledger,
-                    ContentStore(self.home.content),
-                    self.opponents.policies,
-                    window,
-                    self.seed,
-                ),
-            )
+            ledger, own = SqliteLedger(self.home.ledger), self.opponents.candidate.digest
+            self.nothing_decided = not ledger.last_sequence((EventKind.DECISION,))
+            recorded = self._recorded(ledger)
+            if recorded.answers.bundle == own:
+                try:
+                    recorded = self._recorded(ledger, besides=own)
+                except OnlyOwnDecisions:
+                    self.only_own_decisions = True
+                    raise
             self.facts |= recorded.facts
-            if recorded.answers.bundle == self.opponents.candidate.digest:
-                raise InvalidSnapshot(
-                    "the recorded decisions are the candidate's own: taken again they show nothing; prove it on "
-                    "traffic that another release decided"
-                )
             self.sets["replay"] = replayed_set(
                 recorded,
                 self.opponents.candidate,
@@ -298,6 +295,7 @@ class Proof:
             facts=self.facts,
             missing=self.missing | self.opponents.missing,
             nothing_decided=self.nothing_decided,
+            only_own_decisions=self.only_own_decisions,
         )
 
     def export_hard_examples(self, evidence: Evidence) -> Path | None:
@@ -345,6 +343,17 @@ class Proof:
             known.update(golden.table.column("submission_id").tolist())
         return fresh_rows(
             self.home, after, self.opponents.policies, self._read_blob, known=frozenset(known)
+        )
+
+    def _recorded(self, ledger: SqliteLedger, *, besides: str | None = None) -> Recorded:
+        samples, store = self.contract.samples, ContentStore(self.home.content)
+        window = Window(samples.replay_days, samples.replay_decisions)
+        return self._once(
+            "replay",
+            (self._heard, window, self.seed, besides),
+            lambda: recorded_rows(
+                ledger, store, self.opponents.policies, window, self.seed, besides=besides
+            ),
         )
 
     @property

@@ -40,7 +40,12 @@ _OK: Final = STATUS_CODES[SignalStatus.OK]
 BY_FAILURE_POLICY: Final = "decided by the failure policy"
 BY_STAGE_1: Final = "decided by stage 1 without a model"
 BY_OTHERS: Final = "decided by another release or under other thresholds"
+BY_ITSELF: Final = "decided by the candidate itself"
 ERASED: Final = "inputs erased"
+
+
+class OnlyOwnDecisions(InvalidSnapshot):
+    """All that a release decided in the window was decided by the candidate: taken again it shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ def recorded_rows(
     policies: Sequence[str],
     window: Window,
     seed: int,
+    *,
+    besides: str | None = None,
 ) -> Recorded:
     """Return the decisions of a window by the release that took most of them.
 
@@ -115,17 +122,24 @@ def recorded_rows(
         policies: of the candidate; one that was not recorded let everything pass.
         window: which decisions.
         seed: draws the sample where there are too many.
+        besides: digest of a candidate whose own decisions are left out, however many they are; None: of none.
 
     Raises:
         InvalidSnapshot: if no decision is left.
+        OnlyOwnDecisions: if no release but `besides` decided anything.
     """
     until = window.until or ledger.newest_at((EventKind.DECISION,))
     decisions = [] if until is None else list(_decisions(ledger, window, until))
     if not decisions or until is None:
-        where = f" in {_span(window, until)}" if until else ""
-        raise InvalidSnapshot(f"no decision was recorded{where}; {_REMEDY}")
-    sampled = _sample(decisions, window.most, seed)
+        raise InvalidSnapshot(f"{_why_none(ledger, window, until)}; {_REMEDY}")
     left_out: Counter[str] = Counter()
+    if besides is not None:
+        others = _by_others(decisions, besides)
+        if not any(isinstance(one, _Answered) for one in others):
+            raise _only_own(decisions, others, ledger, window, until)
+        left_out[BY_ITSELF] = len(decisions) - len(others)
+        decisions = others
+    sampled = _sample(decisions, window.most, seed)
     found = list(_with_inputs(_of_one_release(sampled, left_out), store, left_out))
     if not found:
         raise InvalidSnapshot(
@@ -188,7 +202,7 @@ def replayed_set(
 
 def _decisions(ledger: Ledger, window: Window, until: datetime) -> Iterator[_Answered | str]:
     """Yield the decisions of the window, or why one cannot be taken again; their events are dropped as they come."""
-    since = until - timedelta(days=window.days, microseconds=1)
+    since = _since(window, until)
     known: dict[str, str] = {}
     for stored in ledger.read((EventKind.DECISION,), until=until, since=since):
         if stored.event.occurred_at != window.until:
@@ -209,6 +223,44 @@ def _decisions(ledger: Ledger, window: Window, until: datetime) -> Iterator[_Ans
                     {score.policy: score.probability for score in answer.scores},
                     *behaviour_of(decision),
                 )
+
+
+def _by_others(decisions: Sequence[_Answered | str], own: str) -> list[_Answered | str]:
+    """Return the decisions that a release of this digest did not take, under whatever thresholds."""
+    releases = {one.release for one in decisions if isinstance(one, _Answered)}
+    owned = {release for release in releases if json.loads(release)[0] == own}
+    return [one for one in decisions if isinstance(one, str) or one.release not in owned]
+
+
+def _only_own(
+    decisions: Sequence[_Answered | str],
+    others: Sequence[_Answered | str],
+    ledger: Ledger,
+    window: Window,
+    until: datetime,
+) -> InvalidSnapshot:
+    """Return what to say where nobody else decided: of erased sellers nobody knows who did, so they must be fewer."""
+    own, where = len(decisions) - len(others), _span(window, until)
+    erased = ledger.num_events((EventKind.DECISION,), since=_since(window, until)) - len(decisions)
+    if erased >= own:
+        return InvalidSnapshot(
+            f"{own} decisions in {where} are the candidate's own, and who took {erased} others is not known: their "
+            f"sellers are erased; {_REMEDY}"
+        )
+    return OnlyOwnDecisions(
+        f"all {own} decisions that a release took in {where} are the candidate's own: taken again they show nothing"
+    )
+
+
+def _why_none(ledger: Ledger, window: Window, until: datetime | None) -> str:
+    erased = ledger.num_events((EventKind.DECISION,)) if until is None else 0
+    if erased:
+        return f"all {erased} recorded decisions are of erased sellers: none can be read"
+    return f"no decision was recorded{f' in {_span(window, until)}' if until else ''}"
+
+
+def _since(window: Window, until: datetime) -> datetime:
+    return until - timedelta(days=window.days, microseconds=1)
 
 
 def _sample(decisions: Sequence[_Answered | str], most: int, seed: int) -> list[_Answered | str]:

@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.str_]
 Thresholds = Mapping[str, Mapping[str, float]]
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _REMEDY: Final = "score the sets again"
 
 
@@ -167,6 +167,9 @@ class Evidence:
     nothing_decided: bool = False
     """The ledger was read and holds no decision: nothing ever answered here, so that there is nothing to replay."""
 
+    only_own_decisions: bool = False
+    """All that a release decided in the window of the replay was decided by the candidate itself."""
+
     def save(self, folder: Path) -> None:
         """Write the evidence as `evidence.json` and one .npz file per set."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -199,6 +202,7 @@ class Evidence:
             "facts": dict(self.facts),
             "missing": dict(self.missing),
             "nothing_decided": self.nothing_decided,
+            "only_own_decisions": self.only_own_decisions,
         }
         (folder / "evidence.json").write_text(json.dumps(content, indent=1, allow_nan=False))
 
@@ -238,6 +242,7 @@ class Evidence:
                 facts=content["facts"],
                 missing=content["missing"],
                 nothing_decided=bool(content["nothing_decided"]),
+                only_own_decisions=bool(content["only_own_decisions"]),
             )
         except (OSError, ValueError, KeyError, TypeError, BadZipFile, EOFError) as error:
             raise InvalidSnapshot(

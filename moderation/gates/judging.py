@@ -27,6 +27,7 @@ State = Literal["pass", "fail", "not_certified", "no_data"]
 
 _WORST_FIRST: Final = ("fail", "no_data", "not_certified", "pass")
 _MAX_REASONS: Final = 4
+_REPLAY: Final = "replay"
 
 
 @dataclass
@@ -143,8 +144,8 @@ def judge(
     """Return the verdict of every gate of `contract` on `evidence`.
 
     Gates that compare with a champion are left out of the first release, which has none, and so are those of replay
-    where nothing was ever decided; the notes say so. Of the gates that ask for superiority only the declared objective
-    is judged.
+    where nothing was ever decided. Those of replay are left out, too, where the candidate itself decided all that could
+    be replayed. The notes say so. Of the gates that ask for superiority only the declared objective is judged.
 
     Raises:
         PolicyError: if the contract asks for an unknown measure or profile.
@@ -190,6 +191,13 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
         if gate.comparator != "more_than" or gate.id == contract.promotion.objective
     ]
     notes = []
+    replayed = [gate.id for gate in gates if gate.set == _REPLAY]
+    if replayed and _is_own_past(evidence):
+        gates = [gate for gate in gates if gate.set != _REPLAY]
+        notes.append(
+            "the candidate itself decided all recorded traffic of the window: no decision of another release to "
+            f"replay; not judged: {', '.join(replayed)}"
+        )
     if evidence.champion is None:
         left_out = [gate.id for gate in gates if _needs_a_past(gate, evidence)]
         gates = [gate for gate in gates if gate.id not in left_out]
@@ -208,7 +216,12 @@ def _new_policies(evidence: Evidence) -> list[str]:
 
 def _needs_a_past(gate: Gate, evidence: Evidence) -> bool:
     """Return whether a gate compares with what a first release cannot have; lost decisions are no first release."""
-    return gate.versus == "champion" or gate.set == "replay" and evidence.nothing_decided
+    return gate.versus == "champion" or gate.set == _REPLAY and evidence.nothing_decided
+
+
+def _is_own_past(evidence: Evidence) -> bool:
+    """Return whether there is nothing to replay but the candidate's own decisions; what was replayed is judged."""
+    return evidence.only_own_decisions and _REPLAY not in evidence.sets
 
 
 def _measured(context: Context, gate: Gate) -> list[Estimate]:

@@ -26,6 +26,7 @@ def _whole() -> Evidence:
         facts={"code": "x"},
         missing={"fresh": "no truth arrived"},
         nothing_decided=True,
+        only_own_decisions=True,
     )
 
 
@@ -36,6 +37,7 @@ def test_evidence_survives_saving(tmp_path: Path) -> None:
     assert (read.candidate, read.champion, read.leaks) == (CANDIDATE, said.champion, said.leaks)
     assert (read.facts, read.missing) == (said.facts, said.missing)
     assert read.nothing_decided
+    assert read.only_own_decisions
     assert [a.severity for a in read.attacks] == [1.0, np.inf]
     assert read.attacks[1].champion_RP is None
     assert read.costs is not None

@@ -134,6 +134,29 @@ def test_replay_blocks_beside_a_champion_that_never_answered() -> None:
     assert not judged.is_passing
 
 
+@pytest.mark.parametrize("champion_separation", [2.0, None])
+def test_replay_is_let_off_when_the_candidate_decided_all_of_it(
+    champion_separation: float | None,
+) -> None:
+    found = scored_set(separation=4.2, champion_separation=champion_separation)
+    contract = contract_of("golden-average-precision", "replay-shift-up", "replay-by-segment")
+    own = judge(evidence_of(found, only_own_decisions=True), contract, seed=SEED)
+    assert not {"replay-shift-up", "replay-by-segment"} & set(_states(own))
+    assert own.is_passing
+    told = [note for note in own.notes if note.startswith("the candidate itself decided all")]
+    assert len(told) == 1
+    assert told[0].endswith("not judged: replay-shift-up, replay-by-segment")
+    without = judge(evidence_of(found), contract_of("golden-average-precision"), seed=SEED)
+    assert not any("candidate itself" in note for note in without.notes)
+
+
+def test_replay_that_was_taken_is_judged_whoever_is_said_to_have_decided() -> None:
+    found = scored_set("replay", separation=4.2)
+    contract = contract_of("replay-shift-up")
+    judged = judge(evidence_of(found, only_own_decisions=True), contract, seed=SEED)
+    assert "replay-shift-up" in _states(judged)
+
+
 def test_missing_set_blocks_and_is_told() -> None:
     lacking = evidence_of(missing={"golden": "build one: tidegate golden build"})
     judged = judge(lacking, contract_of("golden-average-precision"), seed=SEED)

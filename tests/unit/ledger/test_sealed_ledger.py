@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ledger.erasures import Belongings
-from ledger.events import Event, StoredEvent, from_ground_truth, from_submission
+from ledger.events import Event, EventKind, StoredEvent, from_ground_truth, from_submission
 from ledger.keys import KeyRing, KeysLost, SealBroken
 from ledger.ledger import LedgerConflict, SqliteLedger, UnknownSeller
 from moderation.errors import PermanentError
@@ -108,6 +108,18 @@ def test_an_erased_seller_is_not_there_any_more(ledger: SqliteLedger, tmp_path: 
     assert b"seller-one" not in _bytes(tmp_path)
     with pytest.raises(UnknownSeller, match="tidegate privacy show"):
         ledger.erase("seller-one", _all_of, NOON)
+
+
+def test_events_are_counted_whether_they_can_be_read_or_not(ledger: SqliteLedger) -> None:
+    kinds = (EventKind.SUBMISSION,)
+    assert ledger.num_events(kinds) == 0
+    ledger.append([_uploaded("u1"), _uploaded("u2", "s2"), _uploaded("u3", None)])
+    ledger.erase("seller-one", _all_of, NOON)
+    assert len(list(ledger.read(kinds))) == 2
+    assert ledger.num_events(kinds) == 3
+    assert ledger.num_events((EventKind.DECISION,)) == 0
+    assert ledger.num_events(kinds, since=NOON - timedelta(seconds=1)) == 3
+    assert ledger.num_events(kinds, since=NOON) == 0, "later than that, as `read` takes it"
 
 
 def test_a_seller_is_erased_once_when_two_ask(ledger: SqliteLedger, tmp_path: Path) -> None:
