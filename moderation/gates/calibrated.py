@@ -14,6 +14,7 @@ from moderation.evaluation import metrics
 from moderation.gates.estimates import (
     Counted,
     Estimate,
+    NoneCounted,
     Resampled,
     nothing,
     of_unknown,
@@ -64,8 +65,13 @@ def predicted_over_observed(context: Context, gate: Gate) -> Iterator[Estimate]:
     for column, policy in enumerate(found.policies):
         for part in parts_of(found, gate, column):
             rows_R = np.flatnonzero(part.rows_N)
-            estimate = _ratio(context, gate, column, rows_R, part.named(policy))
-            yield from of_unknown(estimate) if part.is_unknown else (estimate,)
+            judged = context, gate, column, rows_R, part.named(policy)
+            if not part.is_unknown:
+                yield _ratio(*judged)
+            elif (found.truth_NP[rows_R, column] == 1).any():
+                yield from of_unknown(_ratio(*judged))
+            else:
+                yield from of_unknown(_over_none(*judged))
 
 
 @measure("predicted_over_observed_flagged")
@@ -164,6 +170,40 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     )
     detail = {"predicted": predicted, "observed": observed}
     return _estimate(context, of, gate, spread, counted, detail)
+
+
+def _over_none(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -> Estimate:
+    """Return what is predicted of rows without a known violation over what one would have counted."""
+    found = context.evidence.sets[gate.set]
+    probability_R, weight_R = found.candidate.probability_NP[rows_R, column], found.weight[rows_R]
+    predicted = float((weight_R * probability_R).sum())
+    if not np.isfinite(predicted) or not predicted:
+        return nothing(of, "a score is no number" if predicted else "nothing is predicted")
+    unit = _usual_violation(probability_R, weight_R, found.group[rows_R])
+    return Estimate(
+        of=of,
+        value=predicted / unit,
+        spread=NoneCounted(predicted, unit),
+        rows=len(rows_R),
+        remark=f"{predicted:.1f} violations predicted and none known; over the {unit:.3g} that one would count",
+        detail={"predicted": predicted, "observed": 0.0},
+        groups=0.0,
+        min_groups=context.contract.risk.min_groups,
+    )
+
+
+def _usual_violation(probability_R: Floats, weight_R: Floats, group_R: Integers) -> float:
+    """Return what one more violation would count where that matters most, as a group's rows violate together.
+
+    A group counts for as many rows as it has of those like its likeliest.
+    """
+    _, member_R = np.unique(group_R, return_inverse=True)
+    predicted_G = np.bincount(member_R, weight_R * probability_R)
+    most_G = np.zeros(len(predicted_G))
+    np.maximum.at(most_G, member_R, probability_R)
+    unit_G = predicted_G / np.maximum(most_G, 1e-300)
+    share_G = predicted_G * unit_G
+    return float(share_G @ unit_G / share_G.sum())
 
 
 def _estimate(

@@ -168,6 +168,27 @@ class Proportion:
 
 
 @dataclass(frozen=True)
+class NoneCounted:
+    """What was predicted over a count of none: by how many times too much it is, at least.
+
+    Source:
+        Garwood 1936, "Fiducial limits for the Poisson distribution" (of none seen, -ln(1 - confidence) at most).
+    """
+
+    predicted: float
+    unit: float
+    """What one more would have counted."""
+
+    def low(self, confidence: float) -> float:
+        """Return the lower bound: none was counted of so many that more would hardly have been missed."""
+        return self.predicted / (self.unit * -math.log1p(-confidence))
+
+    def high(self, confidence: float) -> float:
+        """Return infinity: there may be none."""
+        return math.inf
+
+
+@dataclass(frozen=True)
 class Estimate:
     """One figure of one gate, for one policy, slice value or attack."""
 
@@ -198,8 +219,8 @@ class Estimate:
     """Fewer of them certify nothing."""
 
     may_be_few: bool = False
-    """Whether too few rows are nobody's fault, as of listings that name no language: they fail where they show that
-    something is wrong, and need show no more."""
+    """Whether too few rows are nobody's fault, as of listings that name no language: they hold a candidate where the
+    bound at the gate's confidence shows that something is wrong, and need show no more."""
 
 
 @dataclass(frozen=True)

@@ -257,8 +257,10 @@ def check_of(gate: Gate, estimate: Estimate, fail_confidence: float) -> Check:
     if is_shown_wrong(gate, spread, fail_confidence):
         state = "fail"
     elif estimate.may_be_few and _is_small(gate, estimate):
-        state = "pass"
-        said += f"; too few to show more: {estimate.rows} rows, {estimate.positives} positives"
+        is_wrong = is_shown_wrong(gate, spread, gate.confidence)
+        state = "not_certified" if is_wrong else "pass"
+        told = f"too few to show more: {estimate.rows} rows, {estimate.positives} positives"
+        said += f"; wrong at {gate.confidence:g}, {told}" if is_wrong else f"; {told}"
     elif estimate.rows < gate.min_rows or estimate.positives < gate.min_positives:
         state = "not_certified"
         said += f"; {estimate.rows} rows, {estimate.positives} positives{_needed(gate, estimate)}"
