@@ -54,8 +54,8 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
 
     The bound is exact at the effective number of independent flags, with one invented group in error; it weighs what
     a false flag would where the fewest flags were adjudicated. Whatever is flagged at scores where nobody looked counts
-    as wrong in the lower bound: below the lowest adjudicated score, and between two of them where more flags lie than
-    may be wrong.
+    as wrong in the lower bound: below the lowest adjudicated score and above the highest, and between two of them where
+    more flags lie than may be wrong, or than random adjudication leaves.
 
     `suspend` counts sellers: each as right as the share of its flagged listings that violate, which is the chance that
     the one listing that suspended it did. Where rows were thinned out its right part stands for itself alone, and its
@@ -182,7 +182,9 @@ def _precision(
         probability_N[judged_N], found.truth_NP[judged_N, column], found.weight[judged_N]
     )
     score_F, weight_F = probability_N[row_F], found.weight[row_F]
-    covered = cover(score_F, weight_F, judged_N[row_F], most_unseen=1 - gate.limit)
+    covered = cover(
+        score_F, weight_F, judged_N[row_F], found.group[row_F], most_unseen=1 - gate.limit
+    )
     by_seller = tier == Tier.SUSPEND.label
     flags, worst = count_flags(found, column, row_F, covered, by_seller=by_seller)
     bound = bound_precision(

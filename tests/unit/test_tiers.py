@@ -13,6 +13,7 @@ from tests.gate_rates import TIERS, enriched_and_deployed, flagged_traffic, judg
 from tests.gate_world import with_candidate
 
 Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 
 
 def _result(found: ScoredSet, gate: str) -> GateResult:
@@ -226,6 +227,32 @@ def test_range_left_out_between_adjudicated_ones_counts() -> None:
     result = _result(_looked_at(found, (rows < 900) | (rows >= 1_000)), "tier-block")
     assert result.state == "not_certified"
     assert "nobody adjudicated any of 100 of 1200 flags" in result.reason
+
+
+def _on_points(seen_F: Flags, score_F: Floats, *, right: float = 1.0) -> ScoredSet:
+    """Return 1,000 flags at these scores, of which those seen violate so often and the others are of unknown truth."""
+    found = flagged_traffic(1_000, right, seed=1)
+    log_odds_NP, truth_NP = found.candidate.log_odds_NP.copy(), found.truth_NP.copy()
+    log_odds_NP[:1_000, 0] = np.log(score_F) - np.log1p(-score_F)
+    truth_NP[:1_000, 0][~seen_F] = -1
+    return _looked_at(replace(with_candidate(found, log_odds_NP), truth_NP=truth_NP), seen_F)
+
+
+def test_narrow_gaps_between_adjudicated_scores_add_up() -> None:
+    points = np.linspace(0.972, 0.9975, 25)  # every second one is left out, 4 % of the flags each
+    place_F = np.arange(1_000) // 40
+    result = _result(_on_points(place_F % 2 == 0, points[place_F]), "tier-block")
+    assert result.state == "not_certified"
+    assert "nobody adjudicated any of 480 of 1000 flags" in result.reason
+    everything = _on_points(np.ones(1_000, bool), points[place_F])
+    assert _result(everything, "tier-block").state == "pass"
+
+
+@pytest.mark.parametrize(("num_unseen", "state"), [(0, "pass"), (49, "not_certified")])
+def test_highest_scores_that_nobody_saw_are_no_right_ones(num_unseen: int, state: str) -> None:
+    score_F = np.linspace(0.972, 0.9979, 1_000)
+    found = _on_points(np.arange(1_000) < 1_000 - num_unseen, score_F, right=0.97)
+    assert _result(found, "tier-block").state == state
 
 
 def test_few_flags_nobody_saw_are_borne_as_wrong() -> None:
