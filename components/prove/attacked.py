@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 from components.prove.frozen import FrozenRows
 from components.prove.opponents import Opponents
 from moderation.attacks import registry
-from moderation.attacks.registry import ATTACKS, ATTACKS_VERSION, GATE, Subject
+from moderation.attacks.registry import ATTACKS, GATE, SOURCE, Subject, digest_source
 from moderation.errors import PermanentError
 from moderation.gates.evidence import AttackOutcome
 from moderation.image import decode
@@ -61,7 +62,9 @@ def choose(golden: FrozenRows, suite: Suite, seed: int) -> Chosen:
     )
 
 
-def attacked_listings(golden: FrozenRows, chosen: Chosen, words: Sequence[str]) -> Attacked:
+def attacked_listings(
+    golden: FrozenRows, chosen: Chosen, words: Sequence[str], *, source: Path = SOURCE
+) -> Attacked:
     """Return by attack, of every one that is registered, the rows that it can change with what it makes of them.
 
     It asks no bundle: the same listings are put to every candidate. Images are changed when somebody loads them.
@@ -70,15 +73,17 @@ def attacked_listings(golden: FrozenRows, chosen: Chosen, words: Sequence[str]) 
         golden: gives the listings.
         chosen: which of them are attacked, at the severity that gates judge.
         words: telling words of all policies.
+        source: folder of the attacks' code, which names what is cached of attacked images.
 
     Raises:
         PermanentError: if there is no attack, or one gives a listing that could not be submitted.
     """
     if not ATTACKS:
         raise PermanentError("no attack is registered: nothing would be shown")
-    neighbours = _Neighbours(golden)
+    neighbours, code = _Neighbours(golden), digest_source(source)
     targets = [
-        _Target.of(golden, int(row), neighbours.of(golden, int(row)), words) for row in chosen.rows
+        _Target.of(golden, int(row), neighbours.of(golden, int(row)), words, code)
+        for row in chosen.rows
     ]
     found = {}
     for name in ATTACKS:
@@ -142,11 +147,11 @@ class _Target:
 
     neighbour: LazyItem | None
     content: bytes
-    """SHA-256 of everything that an attack may read of it."""
+    """SHA-256 of everything that an attack may read of it, and of the attacks' code."""
 
     @classmethod
     def of(
-        cls, golden: FrozenRows, row: int, beside: int | None, words: Sequence[str]
+        cls, golden: FrozenRows, row: int, beside: int | None, words: Sequence[str], code: str
     ) -> "_Target":
         item, key = golden.items[row], str(golden.records[row]["submission_id"]).encode()
         neighbour = None if beside is None else golden.items[beside]
@@ -155,7 +160,7 @@ class _Target:
             words=tuple(words),
             neighbour=None if neighbour is None else _placeholders(neighbour),
         )
-        return cls(row, key, item, subject, neighbour, _digest(item, neighbour, words))
+        return cls(row, key, item, subject, neighbour, _digest(item, neighbour, words, code))
 
     def attacked(self, name: str) -> LazyItem | None:
         """Return the listing under an attack; None where the attack has nothing to change."""
@@ -181,7 +186,7 @@ class _Target:
             for placeholder, lazy in zip(subject.images, item.images, strict=True):
                 if image is placeholder:
                     return lazy
-        said = (name, ATTACKS_VERSION, GATE, place, self.content.hex(), self.key.hex())
+        said = (name, GATE, place, self.content.hex(), self.key.hex())
         key = hashlib.sha256(json.dumps(said).encode()).digest()
         return LazyImage(key, partial(self._load, name, place, len(changed.images)))
 
@@ -215,11 +220,11 @@ def _placeholders(item: LazyItem) -> Subject:
     return Subject(item.title, item.description, tuple(Image.new("RGB", size) for _ in item.images))
 
 
-def _digest(item: LazyItem, neighbour: LazyItem | None, words: Sequence[str]) -> bytes:
+def _digest(item: LazyItem, neighbour: LazyItem | None, words: Sequence[str], code: str) -> bytes:
     beside = neighbour or LazyItem()
     texts = [item.title, item.description, beside.title, beside.description, *words]
     keys = [image.key.hex() for one in (item, beside) for image in one.images]
-    return hashlib.sha256(json.dumps([texts, keys]).encode()).digest()
+    return hashlib.sha256(json.dumps([code, texts, keys]).encode()).digest()
 
 
 def _is_look_alike(golden: FrozenRows, row: int) -> bool:

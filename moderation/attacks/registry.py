@@ -8,6 +8,8 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -16,7 +18,10 @@ from PIL import Image
 from moderation.listing import MAX_DESCRIPTION_CHARS, MAX_IMAGES, MAX_TITLE_CHARS
 
 ATTACKS_VERSION: Final = 1
-"""Raised whenever an attack with the same seed gives something else; cached embeddings are then computed again."""
+"""Part of every seed: raised, it has every attack drawn anew."""
+
+SOURCE: Final = Path(__file__).parent
+"""Holds the code of every attack."""
 
 MILD: Final = 0.5
 GATE: Final = 1.0
@@ -84,6 +89,15 @@ def attack(
         return change
 
     return register
+
+
+@cache
+def digest_source(folder: Path = SOURCE) -> str:
+    """Return what names the code of all attacks, read once: what is cached of an attacked listing is of this code."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def apply(name: str, subject: Subject, *, severity: float, key: bytes) -> Subject | None:

@@ -1,5 +1,6 @@
 """Attacked listings: the same change on guilty and innocent rows, read once, kept in the cache."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from components.prove.attacked import Chosen, attack_outcomes, attacked_listings
 from components.prove.frozen import FrozenRows, freeze, records_of
 from components.prove.opponents import Opponents
 from ledger.store import ContentStore
-from moderation.attacks.registry import ATTACKS, Attack, Subject
+from moderation.attacks.registry import ATTACKS, SOURCE, Attack, Subject
 from moderation.embedding_cache import EmbeddingCache
 from moderation.errors import PermanentError
 from moderation.gates.evidence import AttackOutcome
@@ -177,6 +178,27 @@ def test_second_candidate_pays_nothing_for_known_attacks(
     assert opponents.cache.misses == known > 0
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.candidate_RP, other.candidate_RP)
+
+
+def test_mended_attack_is_not_judged_by_old_embeddings(
+    rows: FrozenRows, opponents: Opponents, only: Callable[..., None], tmp_path: Path
+) -> None:
+    def keys(source: Path) -> set[bytes]:
+        listings = attacked_listings(rows, chosen, WORDS, source=source)
+        return {image.key for _, item in listings["invert"] for image in item.images}
+
+    only(invert=_invert)
+    chosen = choose(rows, SUITE, seed=3)
+    same, mended = (Path(shutil.copytree(SOURCE, tmp_path / name)) for name in ("same", "mended"))
+    with (mended / "pixels.py").open("a") as file:
+        file.write("# mended\n")
+    assert keys(SOURCE) == keys(same)
+    assert not keys(SOURCE) & keys(mended)
+    before = attacked_listings(rows, chosen, WORDS, source=SOURCE)
+    attack_outcomes(before, opponents, _said([]))
+    known = opponents.cache.misses
+    attack_outcomes(attacked_listings(rows, chosen, WORDS, source=mended), opponents, _said([]))
+    assert opponents.cache.misses - known == len(keys(mended))
 
 
 def test_joint_attack_reads_the_neighbour(
