@@ -16,6 +16,21 @@ Vector = npt.NDArray[np.float32]
 _AT_ONCE: Final = 256
 """Keys of one question: a question each costs three times as much."""
 
+_MADE: Final = b"made:"
+_PAST_MADE: Final = b"made;"
+"""Sorts behind every key that begins so."""
+
+_TELLS_MADE: Final = 1
+"""Version of a file whose keys say what was made; before it nothing told them apart."""
+
+
+def made_key(key: bytes) -> bytes:
+    """Return the key of what was made from submitted contents, such as an attacked listing, and is forgotten with any.
+
+    Nothing in a digest says what it was made from, so that an erasure forgets all of them.
+    """
+    return _MADE + key
+
 
 class EmbeddingCache:
     """Embeddings by tower, content and view in one SQLite file; an empty vector marks an image that cannot be read."""
@@ -25,6 +40,8 @@ class EmbeddingCache:
         self._connection = sqlite3.connect(path, timeout=60)
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=NORMAL")
+        if not self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._connection.execute(f"PRAGMA user_version={_TELLS_MADE}")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS embeddings (tower TEXT, content BLOB, view TEXT, vector BLOB, "
             "PRIMARY KEY (tower, content, view)) WITHOUT ROWID"
@@ -70,14 +87,27 @@ class EmbeddingCache:
     def forget(self, contents: Iterable[bytes]) -> int:
         """Remove every vector of some contents, and return how many there were; they are overwritten in the file."""
         keys = list(dict.fromkeys(contents))
+        return self._delete(
+            "tower=? AND content=?", [(tower, key) for tower in self._towers() for key in keys]
+        )
+
+    def forget_made(self) -> int:
+        """Remove every vector of what was made, and return how many there were; all where a file tells none apart."""
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version < _TELLS_MADE:
+            number = self._delete("tower=?", [(tower,) for tower in self._towers()])
+            self._connection.execute(f"PRAGMA user_version={_TELLS_MADE}")
+            return number
+        return self._delete(
+            "tower=? AND content>=? AND content<?",
+            [(tower, _MADE, _PAST_MADE) for tower in self._towers()],
+        )
+
+    def _delete(self, where: str, values: Sequence[tuple[str | bytes, ...]]) -> int:
         self._connection.execute("PRAGMA secure_delete=ON")
         before = self._connection.total_changes
         with self._connection:
-            for tower in self._towers():
-                self._connection.executemany(
-                    "DELETE FROM embeddings WHERE tower=? AND content=?",
-                    [(tower, key) for key in keys],
-                )
+            self._connection.executemany(f"DELETE FROM embeddings WHERE {where}", values)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return self._connection.total_changes - before
 

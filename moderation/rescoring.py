@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import sparse
 
-from moderation.embedding_cache import EmbeddingCache, Vector
+from moderation.embedding_cache import EmbeddingCache, Vector, made_key
 from moderation.embedding_plan import text_key
 from moderation.encoders import ImageEncoder, TextEncoder
 from moderation.errors import BundleRejected, InvalidListing, TidegateError
@@ -50,7 +50,7 @@ class LazyImage:
     """An image that is read only if no cache knows its embedding."""
 
     key: bytes
-    """32 bytes that name the content: the SHA-256 of the bytes, or of what a change of them was made from."""
+    """Names the content: the SHA-256 of the bytes, or the key of what was made from them."""
 
     load: Callable[[], bytes | Image.Image]
     """Gives the encoded bytes, or an image that `image.decode` gave."""
@@ -65,6 +65,8 @@ class LazyItem:
     images: Sequence[LazyImage] = ()
     behaviour: npt.NDArray[np.float32] | None = None
     behaviour_status: Codes | None = None
+    is_text_made: bool = False
+    """Whether the text was made from submitted ones; its embeddings are then forgotten with any of those."""
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,11 @@ class _Texts:
         towers: _Towers,
         readings: Readings,
     ) -> None:
-        distinct: dict[tuple[str, str], None] = {}
+        distinct: dict[tuple[str, str], bool] = {}
         for item in items:
-            distinct.setdefault((item.title, item.description))
+            text = item.title, item.description
+            distinct[text] = item.is_text_made and distinct.get(text, True)
+        self._is_made = distinct
         self._vector: dict[str, dict[tuple[str, str], Vector]] = {
             scorer.text_encoder.cache_key: {} for scorer in scorers
         }
@@ -270,9 +274,11 @@ class _Texts:
         return np.array(found).reshape(-1, len(scorer.policies))
 
     def _take(self, read: "_Read", scorers: Sequence[Scorer], towers: _Towers) -> None:
-        vectors = towers.embed_texts(dict(zip(read.keys, read.shown, strict=True)))
+        named = zip(read.texts, read.keys, strict=True)
+        keys = [made_key(key) if self._is_made[text] else key for text, key in named]
+        vectors = towers.embed_texts(dict(zip(keys, read.shown, strict=True)))
         for tower, found in vectors.items():
-            pairs = zip(read.texts, read.keys, strict=True)
+            pairs = zip(read.texts, keys, strict=True)
             self._vector[tower].update((text, found[key]) for text, key in pairs)
         for scorer in scorers:
             logits_TP = scorer.ngram.logits_of(read.features)

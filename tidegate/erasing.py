@@ -163,6 +163,7 @@ class Eraser:
             "embeddings": lambda: _forget_embeddings(
                 home.embeddings, {*digests, *belongings.contents}
             ),
+            "embeddings_of_attacked_listings": lambda: _forget_attacked(home.embeddings),
             "hard_examples": lambda: _drop_hard_examples(home.hard_examples, submissions),
             "import_report_lines": lambda: _drop_report_lines(home.imported, listings),
             "unseen_listings": lambda: _drop_lines(
@@ -253,6 +254,14 @@ def _forget_embeddings(path: Path, contents: Collection[str]) -> int:
         return 0
     with closing(EmbeddingCache(path)) as cache:
         return cache.forget(map(bytes.fromhex, contents))
+
+
+def _forget_attacked(path: Path) -> int:
+    """Forget what was made of anybody's listings: a proof makes it again of those that are still there."""
+    if not path.is_file():
+        return 0
+    with closing(EmbeddingCache(path)) as cache:
+        return cache.forget_made()
 
 
 def _drop_hard_examples(folder: Path, submissions: Collection[str]) -> int:

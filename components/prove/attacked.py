@@ -20,6 +20,7 @@ from components.prove.frozen import FrozenRows
 from components.prove.opponents import Opponents
 from moderation.attacks import registry
 from moderation.attacks.registry import ATTACKS, GATE, SOURCE, Subject, digest_source
+from moderation.embedding_cache import made_key
 from moderation.errors import PermanentError
 from moderation.gates.evidence import AttackOutcome
 from moderation.image import decode
@@ -168,8 +169,10 @@ class _Target:
         if changed is None:
             return None
         images = [self._image(name, place, changed) for place in range(len(changed.images))]
+        texts = changed.title, changed.description
+        is_made = texts != (self.item.title, self.item.description)
         return replace(
-            self.item, title=changed.title, description=changed.description, images=images
+            self.item, title=texts[0], description=texts[1], images=images, is_text_made=is_made
         )
 
     def _apply(self, name: str, subject: Subject) -> Subject | None:
@@ -187,7 +190,7 @@ class _Target:
                 if image is placeholder:
                     return lazy
         said = (name, GATE, place, self.content.hex(), self.key.hex())
-        key = hashlib.sha256(json.dumps(said).encode()).digest()
+        key = made_key(hashlib.sha256(json.dumps(said).encode()).digest())
         return LazyImage(key, partial(self._load, name, place, len(changed.images)))
 
     def _load(self, name: str, place: int, num_images: int) -> Image.Image:

@@ -201,6 +201,24 @@ def test_mended_attack_is_not_judged_by_old_embeddings(
     assert opponents.cache.misses - known == len(keys(mended))
 
 
+def test_what_attacks_make_is_forgotten_alone(
+    rows: FrozenRows, opponents: Opponents, only: Callable[..., None]
+) -> None:
+    only(invert=_invert, cover=_cover, borrow=_borrow, shout=_shout)
+    chosen, cache = choose(rows, SUITE, seed=3), opponents.cache
+    opponents.answer(rows, load_release(CONTRACT).slices)
+    submitted = cache.misses
+    first = _outcomes(rows, chosen, opponents, _said([]))
+    made = cache.misses - submitted
+    assert cache.forget_made() == made > 0
+    opponents.answer(rows, load_release(CONTRACT).slices)
+    assert cache.misses == submitted + made, "what was submitted is still there"
+    again = _outcomes(rows, chosen, opponents, _said([]))
+    assert cache.misses == submitted + 2 * made
+    for one, other in zip(first, again, strict=True):
+        assert np.array_equal(one.candidate_RP, other.candidate_RP)
+
+
 def test_joint_attack_reads_the_neighbour(
     rows: FrozenRows, opponents: Opponents, only: Callable[..., None]
 ) -> None:

@@ -84,6 +84,7 @@ def _check_erased(home: Home, receipt: Receipt) -> None:
         "events": 4,
         "blobs": 2,
         "embeddings": 16,
+        "embeddings_of_attacked_listings": 0,
         "hard_examples": 2,
         "import_report_lines": 2,
         "unseen_listings": 1,
