@@ -14,7 +14,7 @@ from moderation.evaluation import metrics
 from moderation.gates.estimates import (
     Counted,
     Estimate,
-    NoneCounted,
+    FewCounted,
     Resampled,
     nothing,
     of_unknown,
@@ -68,10 +68,10 @@ def predicted_over_observed(context: Context, gate: Gate) -> Iterator[Estimate]:
             judged = context, gate, column, rows_R, part.named(policy)
             if not part.is_unknown:
                 yield _ratio(*judged)
-            elif (found.truth_NP[rows_R, column] == 1).any():
-                yield from of_unknown(_ratio(*judged))
-            else:
-                yield from of_unknown(_over_none(*judged))
+                continue
+            guilty_R = found.truth_NP[rows_R, column] == 1
+            is_few = len(np.unique(found.group[rows_R][guilty_R])) < 2
+            yield from of_unknown(_over_few(*judged) if is_few else _ratio(*judged))
 
 
 @measure("predicted_over_observed_flagged")
@@ -172,22 +172,26 @@ def _ratio(context: Context, gate: Gate, column: int, rows_R: Integers, of: str)
     return _estimate(context, of, gate, spread, counted, detail)
 
 
-def _over_none(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -> Estimate:
-    """Return what is predicted of rows without a known violation over what one would have counted."""
+def _over_few(context: Context, gate: Gate, column: int, rows_R: Integers, of: str) -> Estimate:
+    """Return what is predicted over what the known violations count, of one group at most, or one more would."""
     found = context.evidence.sets[gate.set]
     probability_R, weight_R = found.candidate.probability_NP[rows_R, column], found.weight[rows_R]
-    predicted = float((weight_R * probability_R).sum())
+    guilty_R = found.truth_NP[rows_R, column] == 1
+    predicted, observed = float(weight_R @ probability_R), float(weight_R[guilty_R].sum())
     if not np.isfinite(predicted) or not predicted:
         return nothing(of, "a score is no number" if predicted else "nothing is predicted")
-    unit = _usual_violation(probability_R, weight_R, found.group[rows_R])
+    unit = max(_usual_violation(probability_R, weight_R, found.group[rows_R]), observed)
+    positives = int(guilty_R.sum())
+    remark = f"{positives} positives of one group" if positives else "none known"
     return Estimate(
         of=of,
-        value=predicted / unit,
-        spread=NoneCounted(predicted, unit),
+        value=predicted / (observed or unit),
+        spread=FewCounted(predicted, int(observed > 0), unit),
         rows=len(rows_R),
-        remark=f"{predicted:.1f} violations predicted and none known; over the {unit:.3g} that one would count",
-        detail={"predicted": predicted, "observed": 0.0},
-        groups=0.0,
+        positives=positives,
+        remark=f"{predicted:.1f} violations predicted and {remark}; one more would count {unit:.3g}",
+        detail={"predicted": predicted, "observed": observed},
+        groups=float(observed > 0),
         min_groups=context.contract.risk.min_groups,
     )
 

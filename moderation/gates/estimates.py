@@ -168,23 +168,26 @@ class Proportion:
 
 
 @dataclass(frozen=True)
-class NoneCounted:
-    """What was predicted over a count of none: by how many times too much it is, at least.
+class FewCounted:
+    """What was predicted over a count of none or one, which resamples say nothing of: at least so much too much.
 
     Source:
         Garwood 1936, "Fiducial limits for the Poisson distribution" (of none seen, -ln(1 - confidence) at most).
     """
 
     predicted: float
+    counted: int
     unit: float
-    """What one more would have counted."""
+    """What each counts."""
 
     def low(self, confidence: float) -> float:
-        """Return the lower bound: none was counted of so many that more would hardly have been missed."""
-        return self.predicted / (self.unit * -math.log1p(-confidence))
+        """Return the lower bound: were there more to count, so few would hardly have been seen."""
+        return self.predicted / (
+            self.unit * float(special.gammaincinv(self.counted + 1, confidence))
+        )
 
     def high(self, confidence: float) -> float:
-        """Return infinity: there may be none."""
+        """Return infinity: it may have been luck that any was seen."""
         return math.inf
 
 

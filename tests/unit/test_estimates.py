@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moderation.evaluation.bootstrap import GroupBootstrap, Ranking
-from moderation.gates.estimates import NoneCounted, Resampled, groups_worth
+from moderation.gates.estimates import FewCounted, Resampled, groups_worth
 
 
 def test_bounds_of_a_ratio_are_even_on_the_log_scale() -> None:
@@ -95,9 +95,11 @@ def test_average_precision_is_rarely_bounded_too_high() -> None:
     assert missed / 150 <= 0.09  # 5 %, and two standard errors; plain percentiles miss 11 %
 
 
-def test_none_counted_of_many_predicted_is_far_too_many() -> None:
-    spread = NoneCounted(12.0, 2.0)
-    most_counted = -np.log(0.05)  # 3.0: a count with that mean is 0 in 5 % of cases
-    assert spread.low(0.95) == pytest.approx(6.0 / most_counted)
+@pytest.mark.parametrize(("counted", "most"), [(0, 2.996), (1, 4.744)])
+def test_few_counted_of_many_predicted_are_far_too_many(counted: int, most: float) -> None:
+    spread = FewCounted(
+        12.0, counted, 2.0
+    )  # a count with the mean `most` is no larger in 5 % of cases
+    assert spread.low(0.95) == pytest.approx(6.0 / most, rel=1e-3)
     assert spread.low(0.9999) < spread.low(0.95)
     assert spread.high(0.95) == np.inf

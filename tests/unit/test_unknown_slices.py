@@ -139,7 +139,7 @@ def _of_few_listings(num_guilty: int, log_odds: float | None, weight: float = 1.
 
 
 @pytest.mark.parametrize(
-    ("num_guilty", "state"), [(0, "fail"), (5, "not_certified"), (9, "not_certified")]
+    ("num_guilty", "state"), [(0, "fail"), (1, "fail"), (5, "not_certified"), (9, "not_certified")]
 )
 def test_few_listings_hold_who_predicts_violations_there(num_guilty: int, state: str) -> None:
     result = _result(_of_few_listings(num_guilty, 2.5), CALIBRATED_SLICES)
