@@ -276,9 +276,12 @@ class BatchQueue:
 
     def _take_prepared(self, entry: Entry, outcome: Outcome) -> None:
         entry.is_preparing, entry.prepared = False, outcome.prepared
-        self._room.learn_prepare(outcome.seconds)
-        context = entry.request.context.copy()
-        context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
+        if (
+            outcome.prepared is not None
+        ):  # of one that failed, when and how long is not always known
+            self._room.learn_prepare(outcome.seconds)
+            context = entry.request.context.copy()
+            context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
         if outcome.error is None and not entry.request.is_over:
             if not self._ready:
                 self._ready_since_s = self._clock.monotonic()

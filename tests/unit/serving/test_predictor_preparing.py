@@ -82,6 +82,17 @@ async def test_a_text_that_cannot_be_prepared_fails_alone(scorer: SteppedScorer)
     queue.close()
 
 
+async def test_a_listing_that_cannot_be_prepared_teaches_no_time(scorer: SteppedScorer) -> None:
+    queue = _queue(scorer)
+    scorer.let(2)
+    with pytest.raises(RuntimeError, match="cannot be prepared"):
+        await _ask(queue, "unreadable")
+    assert queue._room._prepare_s == 0
+    await _ask(queue, "readable")
+    assert queue._room._prepare_s > 0
+    queue.close()
+
+
 async def test_photos_are_prepared_one_by_one(scorer: SteppedScorer) -> None:
     queue = _queue(scorer)
     calls = [_ask(queue, title, PHOTO) for title in "abc"]
