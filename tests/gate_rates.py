@@ -16,7 +16,7 @@ from moderation.gates import calibrated, fairness, intersections, tiers
 from moderation.gates.evidence import Answers, ScoredSet, digest_rows
 from moderation.gates.judging import Judgement, judge
 from moderation.release import ReleaseContract
-from tests.gate_world import CANDIDATE, POLICIES, contract_of, evidence_of, with_candidate
+from tests.gate_world import CANDIDATE, CHAMPION, POLICIES, contract_of, evidence_of, with_candidate
 
 REGISTERED = (calibrated, fairness, intersections, tiers)
 
@@ -164,27 +164,39 @@ def calibrated_traffic(
 
 def _of_one_policy(found: ScoredSet) -> ScoredSet:
     """Return the set with the other policies' columns left out."""
-    answers = replace(
-        found.candidate,
-        probability_NP=found.candidate.probability_NP[:, :1],
-        log_odds_NP=found.candidate.log_odds_NP[:, :1],
+    candidate, champion = (
+        answers
+        and replace(
+            answers,
+            probability_NP=answers.probability_NP[:, :1],
+            log_odds_NP=answers.log_odds_NP[:, :1],
+        )
+        for answers in (found.candidate, found.champion)
     )
+    assert candidate is not None
     return replace(
         found,
         policies=found.policies[:1],
-        candidate=answers,
+        candidate=candidate,
+        champion=champion,
         truth_NP=found.truth_NP[:, :1],
         adjudicated_NP=found.adjudicated_NP[:, :1],
     )
 
 
 def flagged_traffic(
-    num_flags: int, precision: float, *, size: int = 1, alike: float = 0.0, seed: int = 0
+    num_flags: int,
+    precision: float,
+    *,
+    size: int = 1,
+    alike: float = 0.0,
+    thinned: int = _THINNED,
+    seed: int = 0,
 ) -> ScoredSet:
     """Return traffic in which one policy flags so many listings at a true precision, in campaigns of `size`.
 
     `alike` is the correlation of truth within a campaign. Of 400 more that are reviewed half violate; 6,000 are
-    allowed and stand for 60 uploads each.
+    allowed and stand for `thinned` uploads each.
     """
     rng = np.random.default_rng(seed)
     num_reviewed, num_allowed = 400, 6_000
@@ -200,7 +212,7 @@ def flagged_traffic(
     probability_NP = np.full(truth_NP.shape, 0.001)
     probability_NP[:, 0] = levels
     group_N = np.concatenate([campaign_F, np.arange(num_rows - num_flags) + num_flags])
-    weight_N = np.where(levels > 0.1, 1.0, float(_THINNED))
+    weight_N = np.where(levels > 0.1, 1.0, float(thinned))
     found = _set("traffic", probability_NP, truth_NP, group_N, weight_N, {})
     sellers = np.char.add("seller-", np.arange(num_rows).astype(str))
     return _of_one_policy(replace(found, seller_id=sellers))
@@ -233,9 +245,34 @@ def with_log_odds(found: ScoredSet, change: Callable[[Floats], Floats]) -> Score
     return with_candidate(found, change(found.candidate.log_odds_NP))
 
 
-def judged(found: ScoredSet, *gates: str, resamples: int = 400, seed: int = 0) -> Judgement:
-    """Return the judgement of some gates of the shipped contract, with few resamples."""
-    return judge(evidence_of(found), _contract(gates, resamples), seed=seed)
+@lru_cache
+def held_replay(policies: tuple[str, ...], num_flags: int = 100_000, new: int = 0) -> ScoredSet:
+    """Return recorded decisions all of which the candidate makes the strongest; `new` of them had been let through."""
+    shape = (num_flags, len(POLICIES))
+    truth_NP = np.full(shape, -1, np.int8)
+    sure_NP = np.full(shape, 0.9999)
+    found = _set("replay", sure_NP, truth_NP, np.arange(num_flags), np.ones(num_flags), {})
+    recorded_NP = np.full(shape, 0.5)
+    recorded_NP[:new] = 0.001
+    recorded = replace(found.candidate, bundle=CHAMPION, probability_NP=recorded_NP)
+    whole = replace(found, champion=recorded)
+    return whole if policies == POLICIES else _of_one_policy(whole)
+
+
+def judged(
+    found: ScoredSet, *gates: str, resamples: int = 400, seed: int = 0, replay: bool = True
+) -> Judgement:
+    """Return the judgement of some gates of the shipped contract, with few resamples.
+
+    Args:
+        found: the set.
+        gates: their ids.
+        resamples: of the contract.
+        seed: of the resamples.
+        replay: whether recorded decisions show that nothing flagged had been let through.
+    """
+    sets = (found, held_replay(found.policies)) if replay else (found,)
+    return judge(evidence_of(*sets), _contract(gates, resamples), seed=seed)
 
 
 @lru_cache

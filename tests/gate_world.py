@@ -91,3 +91,24 @@ def with_candidate(found: ScoredSet, log_odds_NP: Floats) -> ScoredSet:
         found.candidate, log_odds_NP=log_odds_NP, probability_NP=1 / (1 + np.exp(-log_odds_NP))
     )
     return replace(found, candidate=answers)
+
+
+def with_rows(found: ScoredSet, rows: npt.NDArray[np.int64]) -> ScoredSet:
+    """Return some rows of a set without a champion."""
+    answers = replace(
+        found.candidate,
+        probability_NP=found.candidate.probability_NP[rows],
+        log_odds_NP=found.candidate.log_odds_NP[rows],
+    )
+    columns = (
+        "item_id",
+        "seller_id",
+        "group",
+        "weight",
+        "truth_NP",
+        "adjudicated_NP",
+        "num_images",
+    )
+    chosen = {name: getattr(found, name)[rows] for name in columns}
+    slices = {name: values[rows] for name, values in found.slices.items()}
+    return replace(found, candidate=answers, slices=slices, **chosen)

@@ -27,6 +27,23 @@ class Flagged:
         """Weighted share of what is right."""
         return float((self.right_R * self.weight_R).sum() / self.weight_R.sum())
 
+    def of_sellers(self, seller_R: Words) -> "Flagged":
+        """Return share of right, weight and group of each seller; unknown ones are told apart by group.
+
+        A seller is seen if any of its listings is, and more surely the more it has: the mean weight of its listings is
+        the most that it can stand for, and one is the least. What is wrong counts for the most and what is right for
+        the least, or guilty sellers of many listings would hide the innocent ones of a single listing.
+        """
+        unknown = np.char.add("\x1f", self.group_R.astype(str))
+        _, first, member_R = np.unique(
+            np.where(seller_R == "", unknown, seller_R), return_index=True, return_inverse=True
+        )
+        whole_S = np.bincount(member_R, self.weight_R)
+        share_S = np.bincount(member_R, self.weight_R * self.right_R) / whole_S
+        weight_S = np.maximum(whole_S / np.bincount(member_R), 1.0)
+        counted_S = share_S + (1 - share_S) * weight_S
+        return Flagged(share_S / counted_S, counted_S, self.group_R[first])
+
 
 @dataclass(frozen=True)
 class PartlySeen:
@@ -71,7 +88,7 @@ def count_flags(
     worst = Flagged(right_A, weight_A, found.group[row_A])
     if not by_seller:
         return seen, worst
-    return _by_seller(found.seller_id[row_R], seen), _by_seller(found.seller_id[row_A], worst)
+    return seen.of_sellers(found.seller_id[row_R]), worst.of_sellers(found.seller_id[row_A])
 
 
 def seen_share(seen: Flagged, worst: Flagged) -> float:
@@ -79,21 +96,3 @@ def seen_share(seen: Flagged, worst: Flagged) -> float:
     if seen.precision:
         return worst.precision / seen.precision
     return float(seen.weight_R.sum() / worst.weight_R.sum())
-
-
-def _by_seller(seller_R: Words, flags: Flagged) -> Flagged:
-    """Return share of right, weight and group of each seller; unknown ones are told apart by group.
-
-    A seller is seen if any of its listings is, and more surely the more it has: the mean weight of its listings is the
-    most that it can stand for, and one is the least. What is wrong counts for the most and what is right for the least,
-    or guilty sellers of many listings would hide the innocent ones of a single listing.
-    """
-    unknown = np.char.add("\x1f", flags.group_R.astype(str))
-    _, first, member_R = np.unique(
-        np.where(seller_R == "", unknown, seller_R), return_index=True, return_inverse=True
-    )
-    whole_S = np.bincount(member_R, flags.weight_R)
-    share_S = np.bincount(member_R, flags.weight_R * flags.right_R) / whole_S
-    weight_S = np.maximum(whole_S / np.bincount(member_R), 1.0)
-    counted_S = share_S + (1 - share_S) * weight_S
-    return Flagged(share_S / counted_S, counted_S, flags.group_R[first])

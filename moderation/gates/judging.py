@@ -27,7 +27,7 @@ State = Literal["pass", "fail", "not_certified", "no_data"]
 
 _WORST_FIRST: Final = ("fail", "no_data", "not_certified", "pass")
 _MAX_REASONS: Final = 4
-_REPLAY: Final = "replay"
+REPLAY: Final = "replay"
 
 
 @dataclass
@@ -191,9 +191,9 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
         if gate.comparator != "more_than" or gate.id == contract.promotion.objective
     ]
     notes = []
-    replayed = [gate.id for gate in gates if gate.set == _REPLAY]
-    if replayed and _is_own_past(evidence):
-        gates = [gate for gate in gates if gate.set != _REPLAY]
+    replayed = [gate.id for gate in gates if gate.set == REPLAY]
+    if replayed and is_own_past(evidence):
+        gates = [gate for gate in gates if gate.set != REPLAY]
         notes.append(
             "the candidate itself decided all recorded traffic of the window: no decision of another release to "
             f"replay; not judged: {', '.join(replayed)}"
@@ -216,12 +216,12 @@ def _new_policies(evidence: Evidence) -> list[str]:
 
 def _needs_a_past(gate: Gate, evidence: Evidence) -> bool:
     """Return whether a gate compares with what a first release cannot have; lost decisions are no first release."""
-    return gate.versus == "champion" or gate.set == _REPLAY and evidence.nothing_decided
+    return gate.versus == "champion" or gate.set == REPLAY and evidence.nothing_decided
 
 
-def _is_own_past(evidence: Evidence) -> bool:
+def is_own_past(evidence: Evidence) -> bool:
     """Return whether there is nothing to replay but the candidate's own decisions; what was replayed is judged."""
-    return evidence.only_own_decisions and _REPLAY not in evidence.sets
+    return evidence.only_own_decisions and REPLAY not in evidence.sets
 
 
 def _measured(context: Context, gate: Gate) -> list[Estimate]:

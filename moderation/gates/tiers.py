@@ -14,15 +14,17 @@ import numpy.typing as npt
 from moderation.gates.coverage import MAX_BINS, cover
 from moderation.gates.deciding import served_thresholds, strongest_tiers
 from moderation.gates.estimates import Estimate, Exact, Proportion, nothing
-from moderation.gates.evidence import Answers, ScoredSet
-from moderation.gates.flagged import PartlySeen, count_flags, seen_share
-from moderation.gates.judging import Context, check_of, measure
+from moderation.gates.evidence import Answers, Evidence, ScoredSet
+from moderation.gates.flagged import Flagged, PartlySeen, count_flags, seen_share
+from moderation.gates.judging import REPLAY, Context, check_of, is_own_past, measure
+from moderation.gates.unheld import guarded, held_before
 from moderation.policy import Tier
 from moderation.precision import (
     PrecisionBound,
     bound_precision,
     flags_for_power,
     flags_needed,
+    typical_weight,
     weight_of_an_error,
 )
 from moderation.release import Gate
@@ -53,9 +55,13 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     """Yield per policy the weighted share of what a tier flags, itself or stronger, that was adjudicated to violate.
 
     The bound is exact at the effective number of independent flags, with one invented group in error; it weighs what
-    a false flag would where the fewest flags were adjudicated. Whatever is flagged at scores where nobody looked counts
-    as wrong in the lower bound: below the lowest adjudicated score and above the highest, and between two of them where
-    more flags lie than may be wrong, or than random adjudication leaves.
+    a false flag would where the fewest flags were adjudicated. Where no person stands between a flag and what follows,
+    that is what a listing weighs that the recorded decisions let through, unless the replay shows that hardly any of
+    the flags are of those (`Guarded`), or all that could be replayed was decided by the candidate itself.
+
+    Whatever is flagged at scores where nobody looked counts as wrong in the lower bound: below the lowest adjudicated
+    score and above the highest, and between two of them where more flags lie than may be wrong, or than random
+    adjudication leaves.
 
     `suspend` counts sellers: each as right as the share of its flagged listings that violate, which is the chance that
     the one listing that suspended it did. Where rows were thinned out its right part stands for itself alone, and its
@@ -67,7 +73,8 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
         yield nothing("", why)
         return
     for column, policy in enumerate(found.policies):
-        yield _precision(found, gate, column, found.candidate.thresholds.get(policy, {}))
+        tiers = found.candidate.thresholds.get(policy, {})
+        yield _precision(found, gate, column, tiers, context.evidence)
 
 
 @measure("unreachable_tiers")
@@ -79,6 +86,9 @@ def unreachable_tiers(context: Context, gate: Gate) -> Iterator[Estimate]:
     found = context.set(gate)
     if found is None:
         yield nothing("", f"the set {gate.set} is not there")
+        return
+    if not found.num_rows:
+        yield nothing("", f"the set {gate.set} has no row")
         return
     if not np.isfinite(found.candidate.probability_NP).all():
         yield nothing("", "a score is no number")
@@ -165,7 +175,11 @@ class _Volume:
 
 
 def _precision(
-    found: ScoredSet, gate: Gate, column: int, thresholds: Mapping[str, float]
+    found: ScoredSet,
+    gate: Gate,
+    column: int,
+    thresholds: Mapping[str, float],
+    evidence: Evidence,
 ) -> Estimate:
     policy, tier = found.policies[column], str(gate.tier)
     probability_N = found.candidate.probability_NP[:, column]
@@ -178,40 +192,37 @@ def _precision(
     if not judged_N[row_F].any():
         why = f"{len(row_F)} flagged, none of them adjudicated"
         return _none(policy, why if len(row_F) else "no row reaches it", gate)
-    of_error = weight_of_an_error(
-        probability_N[judged_N], found.truth_NP[judged_N, column], found.weight[judged_N]
-    )
-    score_F, weight_F = probability_N[row_F], found.weight[row_F]
+    truth_J = found.truth_NP[judged_N, column]
+    weight_J = found.weight[judged_N]
+    of_error = weight_of_an_error(probability_N[judged_N], truth_J, weight_J)
     covered = cover(
-        score_F, weight_F, judged_N[row_F], found.group[row_F], most_unseen=1 - gate.limit
+        probability_N[row_F],
+        found.weight[row_F],
+        judged_N[row_F],
+        found.group[row_F],
+        most_unseen=1 - gate.limit,
     )
     by_seller = tier == Tier.SUSPEND.label
     flags, worst = count_flags(found, column, row_F, covered, by_seller=by_seller)
-    bound = bound_precision(
-        flags.right_R,
-        flags.weight_R,
-        flags.group_R,
-        confidence=gate.confidence,
-        error_weight=of_error * covered.most,
-    )
-    seen = Proportion(bound.precision * bound.effective_n, bound.effective_n)
+    bound, trusted = _bound(flags, gate, of_error * covered.most)
     num_flags, num_unseen = len(flags.right_R), int(covered.unseen_F.sum())
+    share = seen_share(flags, worst) if num_unseen else 1.0
     unit = "flagged sellers" if by_seller else "flagged listings"
     remark = f"{num_flags} {unit}, worth {bound.effective_n:.0f} independent ones"
     needed, said = _needed(gate, bound.precision, bound.effective_n, num_flags)
     unit = f"{unit} {said}"
     if num_unseen:
         remark += f"; nobody adjudicated any of {num_unseen} of {len(row_F)} flags, scored {covered.ranges}"
-    if num_unseen and seen.low(gate.confidence) >= gate.limit:
-        weight = of_error * float(weight_F[covered.unseen_F].sum())
+    if num_unseen and trusted.low(gate.confidence) >= gate.limit:
+        weight = of_error * float(found.weight[row_F][covered.unseen_F].sum())
         # A right seller stands for itself alone, found or not.
         whole = flags if by_seller else worst
         needed = _needed_unseen(gate, bound, weight / float(whole.weight_R.sum()), num_unseen)
         unit = "more adjudicated flags, spread over the scores that have none"
-    return Estimate(
+    estimate = Estimate(
         of=policy,
         value=bound.precision,
-        spread=PartlySeen(seen, seen_share(flags, worst)) if num_unseen else seen,
+        spread=PartlySeen(trusted, share) if num_unseen else trusted,
         rows=num_flags,
         positives=int((flags.right_R > 0).sum()),
         needed=needed,
@@ -229,6 +240,30 @@ def _precision(
             "unweighted_precision": float(flags.right_R.mean()),
         },
     )
+    of_let_through = typical_weight(weight_J[truth_J == 0])
+    if Tier[tier.upper()] <= Tier.REVIEW or is_own_past(evidence) or of_let_through <= of_error:
+        return estimate
+    _, audited = _bound(flags, gate, of_let_through * covered.most)
+    held = held_before(
+        evidence.sets.get(REPLAY),
+        policy,
+        thresholds[tier],
+        by_seller=by_seller,
+        confidence=gate.confidence,
+    )
+    return guarded(estimate, gate, PartlySeen(audited, share), held, of_let_through)
+
+
+def _bound(flags: Flagged, gate: Gate, error_weight: float) -> tuple[PrecisionBound, Proportion]:
+    """Return what the flags say of their precision if one more wrong one weighs so much."""
+    bound = bound_precision(
+        flags.right_R,
+        flags.weight_R,
+        flags.group_R,
+        confidence=gate.confidence,
+        error_weight=error_weight,
+    )
+    return bound, Proportion(bound.precision * bound.effective_n, bound.effective_n)
 
 
 def _none(policy: str, why: str, gate: Gate) -> Estimate:

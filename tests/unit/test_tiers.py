@@ -10,7 +10,7 @@ from moderation.gates.evidence import ScoredSet
 from moderation.gates.judging import GateResult
 from moderation.precision import flags_for_power
 from tests.gate_rates import TIERS, enriched_and_deployed, flagged_traffic, judged
-from tests.gate_world import with_candidate
+from tests.gate_world import with_candidate, with_rows
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -310,6 +310,12 @@ def test_unreachable_tier_is_blocked() -> None:
     result = _result(found, "tiers-reachable")
     assert result.state == "fail"
     assert "never reached: tag" in result.reason
+
+
+@pytest.mark.parametrize("gate", TIERS)
+def test_set_without_a_row_never_passes(gate: str) -> None:
+    empty = with_rows(flagged_traffic(400, 1.0), np.arange(0))
+    assert _result(empty, gate).state == "no_data"
 
 
 def test_allow_must_be_reachable() -> None:
