@@ -1,4 +1,4 @@
-"""The alert rules of the gateway, rendered from the release contract: `python -m serving.alerts > <file>`."""
+"""The alert rules of gateway and predictor, rendered from the release contract: `python -m serving.alerts > <file>`."""
 
 import sys
 from collections.abc import Iterator
@@ -111,6 +111,14 @@ def _without(limits: AlertRules) -> Iterator[Alert]:
         "loop-fails",
         f"sum by (loop) (increase(tidegate_gateway_loop_failures_total{window})) > 0",
         "What a gateway does in the background fails again and again.",
+        after_s=limits.after_s,
+    )
+    yield Alert(
+        "TidegatePreparersEnd",
+        "preparers-end",
+        f"sum(increase(tidegate_predictor_preparers_ended_total{window})) > 0",
+        "Processes that decode uploads for a predictor keep ending: somebody may be sending what brings them down.",
+        severity="ticket",
         after_s=limits.after_s,
     )
 

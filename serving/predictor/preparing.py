@@ -3,7 +3,7 @@
 All calls come from the event loop, and so do the answers. A process has at most `_AHEAD` tasks, so that it never waits
 for the next and nothing urgent waits long behind it. When one ends, another takes its place. What it had not begun is
 asked again as it was; what it was at is asked again listing by listing, and a listing whose process ends a second time
-fails alone.
+fails alone. One that does not answer for `most_s` is ended.
 """
 
 import asyncio
@@ -38,6 +38,9 @@ _MAX_STARTS: Final = 3
 """Processes in a row that end before they are ready; then something is wrong that no further one will mend."""
 
 _START_S: Final = 60.0
+_MOST_S: Final = 30.0
+"""For one task: far longer than anybody waits for a decision, and than the largest photos take on a busy machine."""
+
 _END_S: Final = 2.0
 _READ_BYTES: Final = 2**18
 _MAX_FRAME: Final = 2**26
@@ -98,6 +101,7 @@ class PreparingProcesses:
         num: processes.
         cores: of each; empty leaves them where the system puts them.
         on_broken: called once, when no process can be started any more; every task fails from then on.
+        most_s: of one task; a process that is longer at it has gone wrong.
 
     Raises:
         PermanentError: if they do not start.
@@ -110,12 +114,13 @@ class PreparingProcesses:
         cores: Sequence[frozenset[int]] = (),
         *,
         on_broken: Callable[[], None],
+        most_s: float = _MOST_S,
     ) -> None:
-        self._folder, self._on_broken = folder, on_broken
+        self._folder, self._on_broken, self._most_s = folder, on_broken, most_s
         self._num_failed_starts = 0
         self._is_broken = self._is_closed = False
         own = list(cores) or [frozenset[int]()] * num
-        self._processes = [_Process(folder, own[n]) for n in range(num)]
+        self._processes = [_Process(folder, own[n], most_s) for n in range(num)]
         try:
             for process in self._processes:
                 process.wait_ready(_START_S)
@@ -166,7 +171,7 @@ class PreparingProcesses:
         try:
             if self._num_failed_starts >= _MAX_STARTS:
                 raise PermanentError(f"{_MAX_STARTS} in a row ended before they were ready")
-            self._processes[place] = _Process(self._folder, process.cores)
+            self._processes[place] = _Process(self._folder, process.cores, self._most_s)
         except (OSError, PermanentError) as error:
             _LOG.error("no preparing process can be started", extra={"reason": str(error)})
             self._break(left)
@@ -188,8 +193,10 @@ class PreparingProcesses:
 class _Process:
     """One process and what it has to do."""
 
-    def __init__(self, folder: Path, cores: frozenset[int]) -> None:
+    def __init__(self, folder: Path, cores: frozenset[int], most_s: float) -> None:
         self.cores, self.is_ready = cores, False
+        self._most_s = most_s
+        self._overdue: asyncio.TimerHandle | None = None
         self.tasks: deque[_Task] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_end: Callable[[_Process, str], None] | None = None
@@ -240,6 +247,8 @@ class _Process:
     def send(self, task: _Task) -> None:
         """Ask it, behind what it already has."""
         self.tasks.append(task)
+        if len(self.tasks) == 1:
+            self._watch()
         was_idle = not self._unsent
         self._unsent.append(memoryview(frame(question(task.items))))
         if was_idle:
@@ -247,6 +256,8 @@ class _Process:
 
     def close(self) -> int | None:
         """End it; return its exit status."""
+        if self._overdue is not None:
+            self._overdue.cancel()
         if self._loop is not None and not self._loop.is_closed() and self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
@@ -296,6 +307,20 @@ class _Process:
                 self._on_end(self, f"its answer cannot be read: {error}")
                 return
             self.tasks.popleft().tell(outcomes)
+            self._watch()
+
+    def _watch(self) -> None:
+        """Give it its time for the task that is next, if there is one, or to become ready."""
+        assert self._loop is not None
+        if self._overdue is not None:
+            self._overdue.cancel()
+        seconds = self._most_s if self.is_ready else _START_S
+        self._overdue = self._loop.call_later(seconds, self._late, seconds) if self.tasks else None
+
+    def _late(self, seconds: float) -> None:
+        assert self._on_end is not None
+        if self.tasks:
+            self._on_end(self, f"it did not answer for {seconds:g} s")
 
     def _next(self) -> bytes | None:
         """Return the next answer that was read whole; that it is ready is kept here.
@@ -316,6 +341,8 @@ class _Process:
             if content != READY:
                 raise ValueError("it does not say that it is ready")
             self.is_ready = True
+            if self._loop is not None:
+                self._watch()
         return None
 
 

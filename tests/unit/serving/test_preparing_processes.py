@@ -15,13 +15,14 @@ from typing import cast
 import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, generate_latest
 
 from moderation.bundle import Bundle
 from moderation.clock import SystemClock
 from moderation.errors import PermanentError
 from moderation.preparing import Preparer
 from moderation.scoring import PreparedItem, Scorer, ScoringItem
+from serving.alerts import alerts
 from serving.predictor.preparer import READY, answer, frame, packed
 from serving.predictor.preparing import (
     Outcome,
@@ -29,6 +30,8 @@ from serving.predictor.preparing import (
     PreparingProcesses,
     read_outcomes,
 )
+from tests.alert_rules import fires
+from tests.kept import SERVING
 
 PATIENCE_S = 30
 
@@ -167,6 +170,46 @@ async def test_nothing_is_lost_when_a_process_is_killed(processes: PreparingProc
     assert [one.error for one in [*await at_work, *await waits]] == [None] * (1 + len(LISTINGS))
     assert processes.pids != [killed]
     assert REGISTRY.get_sample_value("tidegate_predictor_preparers_ended_total") == before + 1
+
+
+async def test_a_process_that_does_not_answer_is_ended(tiny_bundle: Bundle) -> None:
+    """A process that is stopped stands for a decoder that never comes to an end."""
+    processes = PreparingProcesses(tiny_bundle.folder, 1, on_broken=_broken, most_s=3.0)
+    [stopped] = processes.pids
+    os.kill(stopped, signal.SIGSTOP)
+    outcomes = await _outcomes(processes, LISTINGS)
+    assert [one.error for one in outcomes] == [None] * len(LISTINGS)
+    assert processes.pids != [stopped]
+    processes.close()
+
+
+async def test_a_listing_that_takes_too_long_twice_fails_alone(tiny_bundle: Bundle) -> None:
+    processes = PreparingProcesses(tiny_bundle.folder, 1, on_broken=_broken, most_s=0.5)
+    first, slow, last = await _outcomes(processes, [LISTINGS[1], _slow(), LISTINGS[3]])
+    assert str(slow.error) == "the listing ended two processes that prepared it"
+    assert (first.error, last.error) == (None, None)
+    processes.close()
+
+
+async def test_a_process_has_its_whole_time_for_each_task(tiny_bundle: Bundle) -> None:
+    processes = PreparingProcesses(tiny_bundle.folder, 1, on_broken=_broken, most_s=1.0)
+    [pid] = processes.pids
+    for _ in range(6):
+        await _outcomes(processes, LISTINGS[:1])
+        await asyncio.sleep(0.25)
+    assert processes.pids == [pid]
+    processes.close()
+
+
+async def test_processes_that_end_alert(processes: PreparingProcesses) -> None:
+    [rule] = [rule for rule in alerts(SERVING) if rule.name == "TidegatePreparersEnd"]
+    await _outcomes(processes, LISTINGS[:1])
+    before = generate_latest().decode()
+    assert not fires(rule.expression, before, before)
+    [killed] = processes.pids
+    os.kill(killed, signal.SIGKILL)
+    await _until(lambda: processes.pids != [killed])
+    assert fires(rule.expression, before, generate_latest().decode())
 
 
 async def test_a_listing_that_ends_two_processes_fails_alone(processes: PreparingProcesses) -> None:
