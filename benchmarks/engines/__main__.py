@@ -38,6 +38,7 @@ class _Sizes:
 
 
 FULL: Final = _Sizes(("tiny", "small", "clip"), (1, 8, 32), (1, 2), rounds=12)
+LARGE: Final = {"clip": _Sizes(("clip",), (1, 8), (1, 2), rounds=4)}
 SMOKE: Final = _Sizes(("tiny",), (1, 8), (1, 2), rounds=3)
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     bench = Bench("engines-smoke" if asked.smoke else "engines")
     sizes = SMOKE if asked.smoke else FULL
     for name in asked.profile or sizes.profiles:
-        _measure(bench, profile_to_measure(name), sizes)
+        _measure(bench, profile_to_measure(name), LARGE.get(name, sizes))
     bench.notes.append(
         "an item is one image and one text of the profile's longest; engines take turns in every round"
     )

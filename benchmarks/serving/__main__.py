@@ -43,6 +43,7 @@ class _Sizes:
 TEXT: Final = "text"
 PHOTO: Final = "photo"
 FULL: Final = _Sizes((1, 4, 16, 64), 3, 3.0, (("tiny", TEXT), ("tiny", PHOTO), ("small", PHOTO)))
+CLIP: Final = _Sizes((1, 4, 16), 2, 15.0, (("clip", PHOTO),))
 SMOKE: Final = _Sizes((1, 16), 1, 1.0, (("tiny", TEXT), ("tiny", PHOTO)), SERVERS[:2])
 
 
@@ -54,11 +55,15 @@ def main() -> None:
         action="store_true",
         help="tiny alone, one short round, without the peers that are installed apart",
     )
-    parser.add_argument("--clip", action="store_true", help="full-size towers as well")
+    parser.add_argument("--clip", action="store_true", help="full-size towers instead")
     asked = parser.parse_args()
-    sizes = SMOKE if asked.smoke else FULL
-    bench = Bench("serving-smoke" if asked.smoke else "serving")
-    for profile, kind in (*sizes.jobs, *((("clip", PHOTO),) if asked.clip else ())):
+    name, sizes = "serving", CLIP if asked.clip else FULL
+    if asked.smoke:
+        name, sizes = "serving-smoke", SMOKE
+    elif asked.clip:
+        name = "serving-clip"
+    bench = Bench(name)
+    for profile, kind in sizes.jobs:
         _run(bench, profile, kind, sizes)
     bench.finish()
 
@@ -99,8 +104,8 @@ def _compare(
         for callers in sizes.callers:
             for name, target in targets.items():
                 found = measure(drive, target, callers, sizes.seconds).result
-                rates.setdefault((name, callers), []).append(len(found) / sizes.seconds)
-                times.setdefault((name, callers), []).extend(found)
+                rates.setdefault((name, callers), []).append(found.rate)
+                times.setdefault((name, callers), []).extend(found.waits)
     for (name, callers), found_rates in rates.items():
         p50, p99 = np.quantile(times[name, callers], [0.5, 0.99]) * 1e3
         row = {"job": job, "server": name, "callers": callers}
@@ -153,8 +158,7 @@ def _choose_threads(
     found: dict[tuple[int, int, int], float] = {}
     for option in options:
         with running("ours", bundle, listing, option) as target:
-            answers = measure(drive, target, 16, sizes.seconds).result
-        found[option] = len(answers) / sizes.seconds
+            found[option] = measure(drive, target, 16, sizes.seconds).result.rate
         says = "threads a batch {}, batches at once {}, preparing {}".format(*option)
         row = {"job": job, "server": f"ours, {says}", "callers": 16}
         bench.rows.append(row | {"listings/s": found[option]})

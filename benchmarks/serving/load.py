@@ -24,8 +24,24 @@ class Target:
         return head.encode() + self.body
 
 
-def drive(target: Target, callers: int, seconds: float) -> list[float]:
-    """Return the seconds of each answer; anything but 200 ends the measurement.
+@dataclass(frozen=True)
+class Driven:
+    """What came of it."""
+
+    waits: list[float]
+    """Seconds of each answer."""
+
+    seconds: float
+    """Until the last answer: of slow towers many come after the time is up, and count as much as the others."""
+
+    @property
+    def rate(self) -> float:
+        """Listings a second."""
+        return len(self.waits) / self.seconds
+
+
+def drive(target: Target, callers: int, seconds: float) -> Driven:
+    """Return what some callers are answered who ask for so long; anything but 200 ends the measurement.
 
     Raises:
         RuntimeError: with the server's answer.
@@ -38,9 +54,10 @@ def ask(target: Target) -> bytes:
     return asyncio.run(_ask_once(target))
 
 
-async def _drive(target: Target, callers: int, seconds: float) -> list[float]:
+async def _drive(target: Target, callers: int, seconds: float) -> Driven:
     clock, found = SystemClock(), list[float]()
-    message, end_s = target.message(), clock.monotonic() + seconds
+    message, start_s = target.message(), clock.monotonic()
+    end_s = start_s + seconds
 
     async def call() -> None:
         reader, writer = await asyncio.open_connection(target.host, target.port)
@@ -50,7 +67,7 @@ async def _drive(target: Target, callers: int, seconds: float) -> list[float]:
         writer.close()
 
     await asyncio.gather(*(call() for _ in range(callers)))
-    return found
+    return Driven(found, clock.monotonic() - start_s)
 
 
 async def _ask_once(target: Target) -> bytes:
