@@ -192,7 +192,7 @@ def _applicable(evidence: Evidence, contract: ReleaseContract) -> tuple[list[Gat
     ]
     notes = []
     replayed = [gate.id for gate in gates if gate.set == REPLAY]
-    if replayed and is_own_past(evidence):
+    if replayed and _is_own_past(evidence):
         gates = [gate for gate in gates if gate.set != REPLAY]
         notes.append(
             "the candidate itself decided all recorded traffic of the window: no decision of another release to "
@@ -219,7 +219,7 @@ def _needs_a_past(gate: Gate, evidence: Evidence) -> bool:
     return gate.versus == "champion" or gate.set == REPLAY and evidence.nothing_decided
 
 
-def is_own_past(evidence: Evidence) -> bool:
+def _is_own_past(evidence: Evidence) -> bool:
     """Return whether there is nothing to replay but the candidate's own decisions; what was replayed is judged."""
     return evidence.only_own_decisions and REPLAY not in evidence.sets
 

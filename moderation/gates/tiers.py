@@ -5,7 +5,7 @@ Rows are weighted to deployed traffic. F flagged rows, R adjudicated ones of the
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -13,18 +13,17 @@ import numpy.typing as npt
 
 from moderation.gates.coverage import MAX_BINS, cover
 from moderation.gates.deciding import served_thresholds, strongest_tiers
-from moderation.gates.estimates import Estimate, Exact, Proportion, nothing
-from moderation.gates.evidence import Answers, Evidence, ScoredSet
+from moderation.gates.estimates import Estimate, Exact, Proportion, Spread, nothing
+from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.flagged import Flagged, PartlySeen, count_flags, seen_share
-from moderation.gates.judging import REPLAY, Context, check_of, is_own_past, measure
-from moderation.gates.unheld import guarded, held_before
+from moderation.gates.judging import REPLAY, Context, check_of, measure
+from moderation.gates.unheld import error_weights, guarded, held_before
 from moderation.policy import Tier
 from moderation.precision import (
     PrecisionBound,
     bound_precision,
     flags_for_power,
     flags_needed,
-    typical_weight,
     weight_of_an_error,
 )
 from moderation.release import Gate
@@ -56,8 +55,8 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
 
     The bound is exact at the effective number of independent flags, with one invented group in error; it weighs what
     a false flag would where the fewest flags were adjudicated. Where no person stands between a flag and what follows,
-    that is what a listing weighs that the recorded decisions let through, unless the replay shows that hardly any of
-    the flags are of those (`Guarded`), or all that could be replayed was decided by the candidate itself.
+    that is what a listing weighs that had been let through, unless the replay shows that hardly any flag is of those
+    (`Guarded`).
 
     Whatever is flagged at scores where nobody looked counts as wrong in the lower bound: below the lowest adjudicated
     score and above the highest, and between two of them where more flags lie than may be wrong, or than random
@@ -74,7 +73,7 @@ def tier_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
         return
     for column, policy in enumerate(found.policies):
         tiers = found.candidate.thresholds.get(policy, {})
-        yield _precision(found, gate, column, tiers, context.evidence)
+        yield _precision(context, gate, found, column, tiers)
 
 
 @measure("unreachable_tiers")
@@ -175,11 +174,7 @@ class _Volume:
 
 
 def _precision(
-    found: ScoredSet,
-    gate: Gate,
-    column: int,
-    thresholds: Mapping[str, float],
-    evidence: Evidence,
+    context: Context, gate: Gate, found: ScoredSet, column: int, thresholds: Mapping[str, float]
 ) -> Estimate:
     policy, tier = found.policies[column], str(gate.tier)
     probability_N = found.candidate.probability_NP[:, column]
@@ -192,9 +187,10 @@ def _precision(
     if not judged_N[row_F].any():
         why = f"{len(row_F)} flagged, none of them adjudicated"
         return _none(policy, why if len(row_F) else "no row reaches it", gate)
-    truth_J = found.truth_NP[judged_N, column]
-    weight_J = found.weight[judged_N]
-    of_error = weight_of_an_error(probability_N[judged_N], truth_J, weight_J)
+    known_J = probability_N[judged_N], found.truth_NP[judged_N, column], found.weight[judged_N]
+    is_guarded = Tier[tier.upper()] > Tier.REVIEW
+    weights = error_weights(*known_J, probability_N[judged_N] >= thresholds[tier])
+    of_error = weights.held if is_guarded else weight_of_an_error(*known_J)
     covered = cover(
         probability_N[row_F],
         found.weight[row_F],
@@ -240,18 +236,24 @@ def _precision(
             "unweighted_precision": float(flags.right_R.mean()),
         },
     )
-    of_let_through = typical_weight(weight_J[truth_J == 0])
-    if Tier[tier.upper()] <= Tier.REVIEW or is_own_past(evidence) or of_let_through <= of_error:
+    if not is_guarded:
         return estimate
-    _, audited = _bound(flags, gate, of_let_through * covered.most)
     held = held_before(
-        evidence.sets.get(REPLAY),
+        context.evidence.sets.get(REPLAY),
         policy,
         thresholds[tier],
         by_seller=by_seller,
         confidence=gate.confidence,
     )
-    return guarded(estimate, gate, PartlySeen(audited, share), held, of_let_through)
+    if held is not None and context.contract.serving.audit is None:
+        weights = replace(weights, let_through=math.inf)
+    if weights.let_through <= weights.held:
+        return estimate
+    audited: Spread = Exact(0.0)
+    if math.isfinite(weights.let_through):
+        _, by_audits = _bound(flags, gate, weights.let_through * covered.most)
+        audited = PartlySeen(by_audits, share)
+    return guarded(estimate, gate, audited, held, weights)
 
 
 def _bound(flags: Flagged, gate: Gate, error_weight: float) -> tuple[PrecisionBound, Proportion]:

@@ -95,20 +95,23 @@ def test_seller_is_as_right_as_its_flagged_listings() -> None:
     assert estimate.value == pytest.approx(1 - 5 * 0.5 / 300)
 
 
-def _thinned_sellers(guilty_share: float, *, sizes: tuple[int, int], seed: int) -> ScoredSet:
-    """Return 4,000 sellers who were all suspended, of whom one listing in ten was kept.
+def _thinned_sellers(
+    guilty_share: float, *, sizes: tuple[int, int], num: int = 4_000, seed: int
+) -> ScoredSet:
+    """Return sellers who were all suspended, of whom one listing in ten was kept.
 
     Args:
         guilty_share: of the sellers.
         sizes: listings of a guilty seller, and of an innocent one.
+        num: sellers.
         seed: draws.
     """
     rng = np.random.default_rng(seed)
-    guilty_S = rng.random(4_000) < guilty_share
-    seller_L = np.repeat(np.arange(4_000), np.where(guilty_S, *sizes))
+    guilty_S = rng.random(num) < guilty_share
+    seller_L = np.repeat(np.arange(num), np.where(guilty_S, *sizes))
     seller_N = seller_L[rng.random(len(seller_L)) < 0.1]
     found = flagged_traffic(len(seller_N), 1.0)
-    truth_NP, weight, group = found.truth_NP.copy(), found.weight.copy(), found.group + 4_000
+    truth_NP, weight, group = found.truth_NP.copy(), found.weight.copy(), found.group + num
     truth_NP[: len(seller_N), 0] = guilty_S[seller_N]
     weight[: len(seller_N)], group[: len(seller_N)] = 10.0, seller_N
     sellers = np.char.add("seller-", group.astype(str))
@@ -127,8 +130,9 @@ def test_thinned_bulk_sellers_do_not_certify_suspension() -> None:
 
 
 def test_thinned_bulk_sellers_pass_when_they_are_guilty() -> None:
-    found = _thinned_sellers(0.9999, sizes=(10, 1), seed=0)
-    assert _result(found, "tier-suspend").state == "pass"
+    few, many = (_thinned_sellers(0.9999, sizes=(10, 1), num=num, seed=0) for num in (4_000, 6_000))
+    assert _result(few, "tier-suspend").state == "not_certified"  # an innocent one is in one of ten
+    assert _result(many, "tier-suspend").state == "pass"
 
 
 @pytest.mark.parametrize("alike", [0.5, 1.0])

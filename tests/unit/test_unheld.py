@@ -61,8 +61,10 @@ def test_replay_that_shows_nothing_newly_flagged_certifies() -> None:
     found = _newly_flagging(0, 400, new=0, thinned=500)
     without = _result("tier-block", found)
     assert without.state == "not_certified"
-    assert "no replay shows how many of the flags had been let through" in without.reason
-    assert "where audits see one in 500" in without.reason
+    assert (
+        "audits see one in 500 of what had been let through, and no replay shows how many of the "
+        "flags are of that" in without.reason
+    )
     assert _result("tier-block", found, _replay(2_000)).state == "pass"
 
 
@@ -72,16 +74,19 @@ def test_replay_says_how_many_flags_it_would_take() -> None:
     needed = few.checks[0].estimate.needed
     assert few.state == "not_certified"
     assert needed is not None
-    assert f"it would take {needed} replayed flags that had all been held" in few.reason
+    assert f"it would take {needed} replayed flags, no further one new" in few.reason
     assert _result("tier-block", found, _replay(needed - 1)).state == "not_certified"
     assert _result("tier-block", found, _replay(needed)).state == "pass"
 
 
-def test_new_flags_are_told_and_no_number_of_others_is_asked_for() -> None:
+def test_few_new_flags_of_few_take_more_replay() -> None:
     found = _newly_flagging(0, 400, new=0, thinned=500)
-    result = _result("tier-block", found, _replay(500, 40))
-    assert "40 of 500 replayed flags had been let through" in result.reason
-    assert result.checks[0].estimate.needed is None
+    result = _result("tier-block", found, _replay(60, 1))
+    needed = result.checks[0].estimate.needed
+    assert "1 of 60 replayed flags are of that" in result.reason
+    assert needed is not None
+    assert _result("tier-block", found, _replay(needed - 5, 1)).state == "not_certified"
+    assert _result("tier-block", found, _replay(needed + 5, 1)).state == "pass"
 
 
 @pytest.mark.parametrize("gate", ["tier-block", "tier-suspend"])
@@ -108,9 +113,61 @@ def test_what_a_person_decides_is_not_held_to_it() -> None:
     assert _result("tier-review", found).state == "pass"
 
 
-def test_who_decided_all_recorded_traffic_flags_nothing_new() -> None:
+def test_judged_again_by_its_own_decisions_a_candidate_certifies_no_more() -> None:
+    """The rows are older than its decisions: what it holds now had been let through then."""
+    found = _newly_flagging(0, 800, new=400, thinned=500)
+    assert _result("tier-block", found, own=True).state != "pass"
+
+
+def test_what_is_seen_to_be_wrong_is_shown_wrong_with_a_replay_and_without() -> None:
+    found = flagged_traffic(600, 0.85)
+    for replay in (None, _replay(50, 10), _replay(2_000)):
+        assert _result("tier-block", found, replay).state == "fail"
+
+
+def test_few_reviewed_innocents_do_not_close_what_replay_opens() -> None:
     found = _newly_flagging(0, 400, new=0, thinned=500)
-    assert _result("tier-block", found, own=True).state == "pass"
+    reviewed = np.flatnonzero((found.weight == 1) & (found.truth_NP[:, 0] == 0))
+    few = with_rows(found, np.setdiff1d(np.arange(found.num_rows), reviewed[20:]))
+    assert _result("tier-block", few, _replay(2_000)).state == "pass"
+
+
+@pytest.mark.parametrize("share", [0.03, 0.5, 0.7])
+def test_reviewed_innocents_do_not_make_audits_look_frequent(share: float) -> None:
+    found = _newly_flagging(0, 900, new=0, thinned=20)
+    [one] = np.flatnonzero((found.weight == 1) & (found.truth_NP[:, 0] == 0))[:1]
+    more = round(share / (1 - share) * 600 * 20)
+    many = with_rows(found, np.append(np.arange(found.num_rows), np.full(more, one)))
+    assert _result("tier-block", many).state != "pass"
+
+
+def test_without_audits_what_is_newly_flagged_was_never_seen() -> None:
+    found = flagged_traffic(2_000, 1.0, thinned=1)
+    contract = contract_of("tier-block")
+    unaudited = contract.serving.model_copy(update={"audit": None})
+    contract = contract.model_copy(update={"serving": unaudited})
+    for new, state in ((1_000, "not_certified"), (0, "pass")):
+        evidence = replace(evidence_of(found, _replay(2_000, new)), champion=CHAMPION)
+        [result] = [
+            r for r in judge(evidence, contract, seed=1).results if r.gate.id == "tier-block"
+        ]
+        assert result.state == state
+    assert (
+        "audits see none of what had been let through"
+        in judge(
+            replace(evidence_of(found, _replay(2_000, 1_000)), champion=CHAMPION), contract, seed=1
+        )
+        .results[-1]
+        .reason
+    )
+
+
+def test_blocked_ones_that_audits_saw_weigh_as_seldom_as_they_were_seen() -> None:
+    """Of what had been blocked one in twenty was audited: five of a hundred, and a fifth of those may be wrong."""
+    found = _newly_flagging(0, 305, new=0, thinned=500)
+    weight = found.weight.copy()
+    weight[:5] = 20.0
+    assert _result("tier-block", replace(found, weight=weight), _replay(5_000)).state != "pass"
 
 
 def test_replay_without_a_flag_shows_nothing() -> None:
@@ -129,16 +186,39 @@ def test_replay_of_scores_that_are_no_numbers_shows_nothing() -> None:
     assert held_before(replay, "unheard of", 0.97, by_seller=False, confidence=0.95) is None
 
 
-def test_held_under_another_policy_is_held() -> None:
+def test_held_under_another_policy_is_new() -> None:
     whole = held_replay(("weapons", "counterfeit", "spam"), 100, 100)
     recorded = whole.champion
     assert recorded is not None
     probability_NP = recorded.probability_NP.copy()
     probability_NP[:60, 1] = 0.3
     mixed = replace(whole, champion=replace(recorded, probability_NP=probability_NP))
-    held = held_before(mixed, "weapons", 0.97, by_seller=False, confidence=0.95)
+    for policy, new in (("weapons", 100), ("counterfeit", 40)):
+        held = held_before(mixed, policy, 0.97, by_seller=False, confidence=0.95)
+        assert held is not None
+        assert (held.flags, held.new) == (100, new)
+
+
+def test_policy_that_was_not_judged_had_let_everything_through() -> None:
+    replay = _replay(100)
+    assert replay.champion is not None
+    headless = replace(replay, champion=replace(replay.champion, thresholds={}))
+    held = held_before(headless, "weapons", 0.97, by_seller=False, confidence=0.95)
     assert held is not None
-    assert (held.flags, held.new) == (100, 40)
+    assert held.new == 100
+
+
+def test_drawn_replay_counts_a_new_seller_for_as_many_as_it_stands_for() -> None:
+    """Bulk sellers are in any draw, and an innocent of one listing is in one of five."""
+    whole = _replay(400)
+    drawn = replace(whole, weight=np.full(400, 5.0))
+    shares = [
+        held.share.low(0.95)
+        for replay in (whole, drawn)
+        if (held := held_before(replay, "weapons", 0.97, by_seller=True, confidence=0.95))
+    ]
+    assert shares[0] > 0.992
+    assert shares[1] < 0.965
 
 
 def test_seller_is_held_as_far_as_its_listings_were() -> None:

@@ -241,7 +241,7 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "review beyond certainty": (_tiers(review=1.0 + 1e-9), ("tiers-reachable",)),
     "6 % held": (_replayed(0.06, 2.0), ("replay-shift-up",)),
     "5 % blocked": (_replayed(0.05, 9.0), ("replay-shift-block",)),
-    "1.8 % newly suspended, unseen": (_replayed(0.018, 9.0), ("tier-suspend",)),
+    "replay shows a few newly suspended": (_replayed(0.018, 9.0), ("tier-suspend",)),
     "3 of 4 held let through": (_let_through(0.75), ("replay-shift-down",)),
     "6 % of violations passed unread": (_prefiltered(0.06), ("prefilter-recall",)),
     "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
