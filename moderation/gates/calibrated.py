@@ -5,6 +5,7 @@ B resamples, K sums.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -125,7 +126,13 @@ def _line(context: Context, found: ScoredSet, gate: Gate, column: int, figure: F
         probability_R = found.candidate.probability_NP[rows_R, column]
         detail["reliability"] = metrics.reliability_bins(probability_R, truth_R, weight_R)
     counted = Counted.of(truth_R, weight_R, draws.member_N)
-    return _estimate(context, policy, gate, fit.spread[figure], counted, detail)
+    estimate = _estimate(context, policy, gate, fit.spread[figure], counted, detail)
+    if figure != "slope":
+        return estimate
+    spread = fit.spread["intercept"]
+    low, high = spread.low(gate.confidence), spread.high(gate.confidence)
+    said = f"intercept {fit.line.intercept:.3g} ({low:.3g} to {high:.3g})"
+    return replace(estimate, remark=f"{estimate.remark}; {said}")
 
 
 def _why_no_line(log_odds_R: Floats, truth_R: npt.NDArray[np.int8]) -> str:

@@ -17,6 +17,7 @@ from moderation.gates.estimates import Estimate, nothing, of_unknown
 from moderation.gates.evidence import ScoredSet
 from moderation.gates.gaps import Flags, Gaps, Integers, LargestGap, gaps_of, rows_to_certify
 from moderation.gates.judging import Context, measure
+from moderation.gates.quality import of_lacking_values
 from moderation.gates.tiers import flagging_threshold
 from moderation.release import Gate
 
@@ -114,6 +115,7 @@ def _largest_gaps(context: Context, gate: Gate, kind: Kind) -> Iterator[Estimate
     if found is None:
         yield nothing("", f"the set {gate.set} is not there")
         return
+    yield from of_lacking_values(context, gate, found)
     compared: list[tuple[ComparedRows, str, Words]] = []
     for column, policy in enumerate(found.policies):
         rows = rows_of(found, column, kind)

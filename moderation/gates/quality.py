@@ -23,7 +23,7 @@ from moderation.gates.estimates import (
 )
 from moderation.gates.evidence import Answers, ScoredSet
 from moderation.gates.judging import Context, measure
-from moderation.gates.slicing import Part, parts_of_slices
+from moderation.gates.slicing import Part, parts_of_slices, values_lacking
 from moderation.policy import Tier
 from moderation.release import Gate
 
@@ -31,7 +31,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-_WEIGHTED_SETS: Final = ("traffic", "fresh")
+_TRAFFIC: Final = "traffic"
+_WEIGHTED_SETS: Final = (_TRAFFIC, "fresh")
 _OF_VIOLATIONS: Final = {"evasive": "evasive"}
 """Slices that only violations have: each value is judged against all innocent rows. With the value that a set must
 have: without it nothing was seen of what the slice is for."""
@@ -50,6 +51,7 @@ def average_precision(context: Context, gate: Gate) -> Iterator[Estimate]:
     compared = _compared(found, gate)
     if not compared:
         yield nothing("", _NONE_SHARED)
+    yield from of_lacking_values(context, gate, found)
     for column in compared:
         policy = found.policies[column]
         for part in parts_of(found, gate, column):
@@ -131,6 +133,19 @@ def parts_of(found: ScoredSet, gate: Gate, column: int) -> Iterator[Part]:
         for value in sorted({*values_N.tolist(), _OF_VIOLATIONS[name]} - {""}):
             rows_N = (values_N == value) | (found.truth_NP[:, column] == 0)
             yield Part(f"{name}={value}", rows_N & known_N)
+
+
+def of_lacking_values(context: Context, gate: Gate, found: ScoredSet) -> Iterator[Estimate]:
+    """Yield an estimate without a figure for each slice value of deployed traffic of which the set has no row."""
+    traffic = context.evidence.sets.get(_TRAFFIC)
+    if traffic is None or found.name in _WEIGHTED_SETS:
+        return
+    names = [name for name in gate.slices if name not in _OF_VIOLATIONS]
+    fewest = context.contract.slices.min_combination
+    for name, value, rows in values_lacking(found.slices, traffic.slices, names, fewest):
+        why = f"no row of it in {found.name}, {rows} in {traffic.name}"
+        unit = "positives" if gate.min_positives else "rows"
+        yield nothing(f"{name}={value}", why, needed=gate.min_positives or gate.min_rows, unit=unit)
 
 
 def _compared(found: ScoredSet, gate: Gate) -> list[int]:

@@ -117,6 +117,29 @@ def parts_of_slices(
             yield Part(f"{name} unknown", values_N == "", is_unknown=True)
 
 
+def values_lacking(
+    slices: Mapping[str, Words], deployed: Mapping[str, Words], names: Sequence[str], fewest: int
+) -> Iterator[tuple[str, str, int]]:
+    """Yield slice, value and deployed rows of each value that a set lacks and deployed traffic has.
+
+    A set that has no listing of a value says nothing of it, which is no reason to pass.
+
+    Args:
+        slices: of the set.
+        deployed: of the rows that stand for deployed traffic.
+        names: of the slices that a gate judges.
+        fewest: rows of deployed traffic that make a value worth asking for.
+    """
+    for name in names:
+        if name not in slices or name not in deployed:
+            continue
+        values, counts = np.unique(deployed[name], return_counts=True)
+        known = {*slices[name].tolist(), ""}
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            if value not in known and count >= fewest:
+                yield name, value, count
+
+
 def slices_of(rows: Sequence[SliceRow], rules: SliceRules) -> dict[str, Words]:
     """Return slice name -> value of each row, the empty word where unknown.
 

@@ -82,7 +82,10 @@ def undo(record: PackRecord) -> str:
         said = "Nothing to undo: a blocked candidate answers no request."
         said += " Were it released by hand:" if command else ""
     elif command:
-        said = "If it misbehaves after its release, this brings the champion back:"
+        said = (
+            "If it misbehaves after its release, this makes the champion the one that is released again; "
+            "what is served changes when the predictor is started again:"
+        )
     else:
         said = "This is the first release: there is no earlier one to go back to."
     return f"<p>{said}</p>" + (f"<pre>{page.escape(command)}</pre>" if command else "")

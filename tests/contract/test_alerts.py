@@ -8,7 +8,8 @@ import yaml
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-import serving.gateway.app  # noqa: F401  # its metrics
+import serving.gateway.app  # its metrics
+import serving.predictor.measures  # noqa: F401  # and its
 from moderation.release import load_release
 from moderation.serving_rules import AlertRules, ServingRules
 from serving.alerts import RUNBOOKS, alerts, render

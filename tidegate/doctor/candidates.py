@@ -229,7 +229,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "one language broken",
         f"taught by reviewers who saw no violation in {_BROKEN}",
         _retrained(_unseen_in_one_language),
-        ("not-worse-in-any-language", "fair-true-positives"),
+        ("not-worse-in-any-language", "fair-true-positives", "replay-by-segment-down"),
     ),
     Candidate(
         "one language suspected",
@@ -339,7 +339,13 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "missing metric",
         "proved where no traffic was recorded",
         _without_ledger,
-        ("replay-shift-up", "replay-shift-block", "replay-shift-down", "replay-by-segment"),
+        (
+            "replay-shift-up",
+            "replay-shift-block",
+            "replay-shift-down",
+            "replay-by-segment",
+            "replay-by-segment-down",
+        ),
     ),
     Candidate(
         "empty slice",
@@ -351,7 +357,7 @@ CANDIDATES: Final[tuple[Candidate, ...]] = (
         "slow and too large",
         f"takes long over some listings, and {_TOO_LARGE_MIB} MiB",
         _as_is(surgery.both(slower, surgery.padded(_TOO_LARGE_MIB))),
-        ("cost-latency", "cost-latency-ratio", "cost-size"),
+        ("cost-latency", "cost-latency-ratio", "cost-size", "cost-size-growth"),
     ),
 )
 

@@ -202,6 +202,7 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
         _lost_in("language", "es", 0.4),
         ("not-worse-in-any-language", "fair-true-positives"),
     ),
+    "a language let go": (_lost_in("language", "es", 0.9), ("replay-by-segment-down",)),
     "lost where no language is named": (
         _lost_unnamed("language", 10),
         ("fair-true-positives", "fair-intersections"),
@@ -245,6 +246,6 @@ SPOILED: Final[dict[str, tuple[Spoil, tuple[str, ...]]]] = {
     "3 of 4 held let through": (_let_through(0.75), ("replay-shift-down",)),
     "6 % of violations passed unread": (_prefiltered(0.06), ("prefilter-recall",)),
     "slow": (_slow, ("cost-latency", "cost-latency-ratio")),
-    "large": (_large, ("cost-size",)),
+    "large": (_large, ("cost-size", "cost-size-growth")),
 }
 """Name -> the fault and the gates that must not pass it."""

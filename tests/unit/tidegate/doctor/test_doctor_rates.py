@@ -74,7 +74,7 @@ def test_tie_is_another_model_of_the_same_quality() -> None:
 
 
 def test_worlds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = _coarse(contract_of("no-leak", "cost-size"))
+    rules = _coarse(contract_of("no-leak", "cost-size", "cost-size-growth"))
     faults = {name: SPOILED[name] for name in ("leak", "large")}
     monkeypatch.setattr("tidegate.doctor.rates.SPOILED", faults)
     rates = measure_rates(rules, 2, processes=0)
@@ -83,4 +83,5 @@ def test_worlds_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(rate.what, rate.hits, rate.runs) for rate in rates.bad_passed] == [
         ("leak passed by no-leak", 0, 2),
         ("large passed by cost-size", 0, 2),
+        ("large passed by cost-size-growth", 0, 2),
     ]
