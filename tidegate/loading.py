@@ -17,6 +17,7 @@ from components.home import Home
 from moderation.clock import SystemClock
 from moderation.errors import PermanentError
 from moderation.settings import settings
+from serving.garbage import freeze_loaded
 from serving.load.figures import (
     Figures,
     Percentiles,
@@ -108,6 +109,7 @@ async def _send(
             client, bodies, clock, max_in_flight=run.max_in_flight, timeout_s=run.timeout_s
         )
         await sender.check()
+        freeze_loaded()  # a pause of this process would count as the gateway's
         say(
             f"{schedule.planned_s.size:,} uploads of {len(bodies):,} listings to {url}, {run.rate:g} a second for "
             f"{run.warmup_s:g} s of warm-up and {run.duration_s:g} s that count; Ctrl-C ends early"

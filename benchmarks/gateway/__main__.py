@@ -18,6 +18,7 @@ from moderation.bundle import Bundle
 from moderation.clock import SystemClock
 from moderation.features import FEATURE_NAMES
 from serving.client import PredictorClient, Query
+from serving.garbage import freeze_loaded
 from serving.load.sender import encode_upload
 from tests.gate_under_load import TOKEN, Gate
 from tests.toy import toy_world
@@ -90,6 +91,7 @@ async def _ask_both(
     queries = [Query(one.title, one.description, images, *unknown_F) for one, images in listings]
     timer, ours_ms, direct_ms = SystemClock(), [], []
     client = PredictorClient(predictor_url)
+    freeze_loaded()
     # The standard library's client: a comfortable one takes a millisecond itself.
     gateway = http.client.HTTPConnection(gateway_url.removeprefix("http://"), timeout=20)
     with contextlib.closing(gateway):

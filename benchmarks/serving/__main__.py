@@ -15,8 +15,8 @@ from benchmarks.harness import Target as Goal
 from benchmarks.serving import engine
 from benchmarks.serving.bundles import bundle_folder
 from benchmarks.serving.engine import Listing, item_of
-from benchmarks.serving.load import Target, ask, drive
-from benchmarks.serving.servers import PEERS, first_probability, running
+from benchmarks.serving.load import ask, drive
+from benchmarks.serving.servers import PEERS, Served, first_probability, running
 from moderation.scoring import Scorer
 from serving.predictor.threads import visible_cores
 
@@ -79,31 +79,33 @@ def _run(bench: Bench, profile: str, kind: str, sizes: _Sizes) -> None:
     threads = _choose_threads(bench, job, bundle, listing, sizes)
     expected = Scorer.load(bundle).score([item_of(*listing)])
     with contextlib.ExitStack() as stack:
-        targets: dict[str, Target] = {}
+        served: dict[str, Served] = {}
         for name in sizes.servers:
             own = threads if name == "ours" else (num_cores, 1, 1)
             try:
-                target = stack.enter_context(running(name, bundle, listing, own))
-                found = first_probability(name, ask(target))
+                server = stack.enter_context(running(name, bundle, listing, own))
+                found = first_probability(name, ask(server.target))
             except (RuntimeError, OSError, ValueError, KeyError) as error:
                 bench.notes.append(f"{job}: {name} was not measured: {error}")
                 continue
             if abs(found - expected.probability_NP[0, 0]) > _SAME:
                 raise SystemExit(f"{name} answers {found}, not as the bundle")
-            targets[name] = target
-        _compare(bench, job, targets, sizes, limits)
+            served[name] = server
+        _compare(bench, job, served, sizes, limits)
 
 
 def _compare(
-    bench: Bench, job: str, targets: dict[str, Target], sizes: _Sizes, limits: Measured
+    bench: Bench, job: str, served: dict[str, Served], sizes: _Sizes, limits: Measured
 ) -> None:
     """Measure every server at every number of callers, in rounds."""
     rates: dict[tuple[str, int], list[float]] = {}
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(sizes.rounds):
         for callers in sizes.callers:
-            for name, target in targets.items():
-                found = measure(drive, target, callers, sizes.seconds).result
+            for name, server in served.items():
+                with server.alone(served.values()):
+                    ask(server.target)
+                    found = measure(drive, server.target, callers, sizes.seconds).result
                 rates.setdefault((name, callers), []).append(found.rate)
                 times.setdefault((name, callers), []).extend(found.waits)
     for (name, callers), found_rates in rates.items():
@@ -112,10 +114,10 @@ def _compare(
         rate = float(np.median(found_rates))
         bench.rows.append(row | {"listings/s": rate, "p50 ms": float(p50), "p99 ms": float(p99)})
     for name in sizes.servers:
-        if name not in targets:
+        if name not in served:
             bench.rows.append({"job": job, "server": f"{name}: not measured"})
     best = {
-        name: max((float(np.median(rates[name, c])), c) for c in sizes.callers) for name in targets
+        name: max((float(np.median(rates[name, c])), c) for c in sizes.callers) for name in served
     }
     if "ours" not in best:
         raise SystemExit("the predictor itself was not measured")
@@ -157,8 +159,8 @@ def _choose_threads(
     )
     found: dict[tuple[int, int, int], float] = {}
     for option in options:
-        with running("ours", bundle, listing, option) as target:
-            found[option] = measure(drive, target, 16, sizes.seconds).result.rate
+        with running("ours", bundle, listing, option) as server:
+            found[option] = measure(drive, server.target, 16, sizes.seconds).result.rate
         says = "threads a batch {}, batches at once {}, preparing {}".format(*option)
         row = {"job": job, "server": f"ours, {says}", "callers": 16}
         bench.rows.append(row | {"listings/s": found[option]})

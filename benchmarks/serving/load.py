@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 
 from moderation.clock import SystemClock
+from serving.garbage import freeze_loaded
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,12 @@ class Driven:
 def drive(target: Target, callers: int, seconds: float) -> Driven:
     """Return what some callers are answered who ask for so long; anything but 200 ends the measurement.
 
+    What this process loaded is left out of its garbage collector: its pauses would count as the server's.
+
     Raises:
         RuntimeError: with the server's answer.
     """
+    freeze_loaded()
     return asyncio.run(_drive(target, callers, seconds))
 
 

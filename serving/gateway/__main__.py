@@ -21,6 +21,7 @@ from moderation.prefilter import Prefilter, Stage
 from moderation.release import load_release
 from moderation.settings import Settings, settings
 from moderation.stages import BankStage, PatternStage
+from serving.garbage import freeze_loaded
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
 from serving.gateway.behaviour import BudgetedBehaviour, FeastReader
@@ -109,8 +110,10 @@ def main() -> int:
     except TidegateError as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1
+    app = create_app(gate, callers, Quotas(config.gateway_quota_per_s, gate.clock), explainer)
+    freeze_loaded()
     uvicorn.run(
-        create_app(gate, callers, Quotas(config.gateway_quota_per_s, gate.clock), explainer),
+        app,
         host=arguments.host,
         port=arguments.port,
         log_config=None,

@@ -34,6 +34,7 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("kserve").addFilter(_is_ours)
 
+    from serving.garbage import freeze_loaded
     from serving.predictor.prefilter import PrefilterModel
     from serving.predictor.server import PredictorServer
 
@@ -41,13 +42,15 @@ def main() -> int:
         telemetry.export_traces("predictor", settings())
         scorer, model = _load(arguments)
         found = scorer.prefilter
-        PredictorServer(
+        server = PredictorServer(
             model,
             None if found is None else PrefilterModel(found, scorer.digest),
             host=arguments.host,
             http_port=arguments.http_port,
             grpc_port=arguments.grpc_port,
-        ).serve()
+        )
+        freeze_loaded()
+        server.serve()
     except TidegateError as error:
         _LOG.error("cannot serve", extra={"reason": str(error)})
         return 1

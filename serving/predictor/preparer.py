@@ -26,6 +26,7 @@ from moderation import telemetry
 from moderation.clock import Clock, SystemClock
 from moderation.preparing import Preparer
 from moderation.scores import PreparedItem, ScoringItem
+from serving.garbage import freeze_loaded
 from serving.predictor.specimen import specimen
 
 LENGTH: Final = struct.Struct("<Q")
@@ -46,6 +47,7 @@ def main() -> int:
         os.sched_setaffinity(0, {int(core) for core in arguments.cores.split(",")})
     preparer, clock = Preparer.of_bundle(arguments.bundle), SystemClock()
     preparer.prepare(specimen())
+    freeze_loaded()
     with socket.socket(fileno=arguments.socket) as connection, suppress(ConnectionError):
         connection.sendall(frame(READY))
         with connection.makefile("rb") as stream:
