@@ -17,8 +17,8 @@ from moderation.listing import MAX_IMAGE_BYTES
 from moderation.pdq import pdq_bits
 
 MAX_PIXELS: Final = 40_000_000
-"""Pixels of one image: 120 MB as RGB, and up to 460 MB while a WebP is decoded, so that one upload cannot exhaust a
-worker."""
+"""Pixels of one image: 160 MB as Pillow keeps RGB, and up to 610 MB while a WebP is decoded (Pillow's decoder holds two
+canvases of four bytes a pixel, and hands out a third), so that one upload cannot exhaust a worker."""
 
 WORKING_SIDE: Final = 768
 """A JPEG whose sides are both at least twice this is decoded at a fraction of its size; no tower sees more."""
