@@ -68,15 +68,24 @@ def main() -> None:
     candidate = _trained(choices[1], config)
     # The cache so far holds attacks too: the pipelines above proved their candidates.
     aside = home.embeddings.with_suffix(".aside")
-    home.embeddings.rename(aside)
+    _move_cache(home.embeddings, aside)
     try:
         _embed_snapshot_of(candidate, choices[1], home)
         for state in ("cold", "warm"):
             _stage(bench, config, champion[0], candidate, state)
     finally:
-        aside.replace(home.embeddings)
+        _move_cache(aside, home.embeddings)
     bench.notes.append(f"{recorded} decisions recorded, profile {PROFILE} of the contract")
     bench.finish()
+
+
+def _move_cache(file: Path, to: Path) -> None:
+    """Move a cache with SQLite's own files beside it: those of another cache would damage it."""
+    for tail in ("", "-wal", "-shm"):
+        own, place = (one.with_name(one.name + tail) for one in (file, to))
+        place.unlink(missing_ok=True)
+        if own.exists():
+            own.rename(place)
 
 
 def _freeze_golden(home: Home, config: Settings, day: str) -> None:
