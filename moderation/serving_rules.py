@@ -39,10 +39,19 @@ class IntakeRules(_Frozen):
     """How much a gateway takes in at once; beyond it an upload is refused before it is read (HTTP 503)."""
 
     max_uploads: Count
-    """Being read or decided: so few that the last of them is still decided by a model within its time."""
+    """Being decided: so few that the last of them is still decided by a model within its time."""
+
+    max_bodies: Count
+    """On their way to the gateway."""
 
     max_mib: Count
-    """Of their bodies; one upload alone may always come."""
+    """Of the bodies of both; one upload alone may always come."""
+
+    caller_share: Share
+    """Of `max_bodies` and of `max_mib` that bodies of one caller may take while they are on their way."""
+
+    body_s: Seconds
+    """Seconds within which a body must have come whole."""
 
     retry_s: Seconds
     """Seconds after which a refused caller should come back."""

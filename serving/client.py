@@ -12,7 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moderation.tracing import TRACEPARENT, traceparent
-from serving.errors import PredictorError, PredictorOverloaded, PredictorTimeout
+from serving.errors import (
+    PredictorError,
+    PredictorOverloaded,
+    PredictorRefused,
+    PredictorTimeout,
+)
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
     MODEL_NAME,
@@ -20,6 +25,7 @@ from serving.openinference import (
     RELEASE_METADATA_KEY,
     RETRY_AFTER_METADATA_KEY,
     SERVICE,
+    PriorityName,
     add_input,
     messages,
     read_bytes_output,
@@ -134,27 +140,38 @@ class PredictorClient:
         _expect(actual == release.prefilter, f"its prefilter has the SHA-256 {actual}")
         return data
 
-    async def ask(self, query: Query, *, bundle: str, timeout_s: float) -> Answer:
+    async def ask(
+        self,
+        query: Query,
+        *,
+        bundle: str,
+        timeout_s: float,
+        priority: PriorityName = "upload",
+    ) -> Answer:
         """Return the scores of one listing by the release `bundle`.
 
         Raises:
             PredictorTimeout: if no answer came within `timeout_s`, the metadata's round trip included.
             PredictorOverloaded: if it had no room; `delay_s` says when it should.
-            PredictorError: if it is down, refuses, serves another bundle, or answers nonsense.
+            PredictorRefused: if it refuses the listing.
+            PredictorError: if it is down, serves another bundle, or answers nonsense.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._ask(query, bundle, timeout_s)
+                return await self._ask(query, bundle, timeout_s, priority)
         except TimeoutError as error:
             raise PredictorTimeout(f"no answer within {timeout_s:g} s") from error
 
-    async def _ask(self, query: Query, bundle: str, timeout_s: float) -> Answer:
+    async def _ask(
+        self, query: Query, bundle: str, timeout_s: float, priority: PriorityName
+    ) -> Answer:
         release = self._release
         if release is None or release.bundle != bundle:
             release = await self.release(timeout_s=timeout_s)
         _expect(release.bundle == bundle, f"it serves {release.bundle}, not {bundle}")
         try:
-            response = await self._infer(_request(query), timeout=timeout_s, metadata=_trace())
+            request = _request(query, priority)
+            response = await self._infer(request, timeout=timeout_s, metadata=_trace())
         except grpc.RpcError as error:
             raise _translated(error) from error
         _expect(response.model_version == bundle, "it changed its bundle meanwhile; ask again")
@@ -193,8 +210,9 @@ def _trace() -> tuple[tuple[str, str], ...]:
     return ((TRACEPARENT, current),) if current else ()
 
 
-def _request(query: Query) -> Any:
+def _request(query: Query, priority: PriorityName) -> Any:
     request = messages.ModelInferRequest(model_name=MODEL_NAME)
+    request.parameters["priority"].string_param = priority
     add_input(request, "title", [query.title.encode()])
     add_input(request, "description", [query.description.encode()])
     add_input(request, "images", query.images)
@@ -249,6 +267,8 @@ def _translated(error: grpc.RpcError) -> PredictorError:
     message = f"{code.name}: {error.details()}"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return PredictorTimeout(message)
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return PredictorRefused(message)
     trailers = dict(error.trailing_metadata() or ())
     # Without the trailer it is gRPC itself that ran out of something: a message beyond its limit, say.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and RETRY_AFTER_METADATA_KEY in trailers:

@@ -34,6 +34,10 @@ class NothingToChange(PermanentError):
     """It is in the asked state already (HTTP 409)."""
 
 
+class BodyTooSlow(TemporaryError):
+    """The body did not come whole in time; send it again, faster (HTTP 408)."""
+
+
 class BodyTooLarge(PermanentError):
     """The body is beyond the limit and was not read to its end (HTTP 413)."""
 
@@ -54,6 +58,10 @@ class PredictorTimeout(PredictorError):
     """The predictor did not answer in time; decide by the failure policy."""
 
 
+class PredictorRefused(PredictorError):
+    """The predictor works but refuses this one request; decide by the failure policy."""
+
+
 class PredictorOverloaded(PredictorError):
     """The predictor works but has no room now; decide by the failure policy, come back after `delay_s`."""
 
@@ -65,6 +73,7 @@ STATUS: Final[dict[type[Exception], int]] = {
     Forbidden: 403,
     NotFound: 404,
     NotOffered: 404,
+    BodyTooSlow: 408,
     SubmissionConflict: 409,
     LedgerConflict: 409,
     NothingToChange: 409,

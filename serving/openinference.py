@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,10 @@ DTYPES: Final[dict[str, type[np.generic]]] = {
 MAX_MESSAGE_BYTES: Final = 96 * 2**20
 
 _MODULE: Final = "serving._openinference_messages"
+
+
+PriorityName = Literal["upload", "rescan", "backfill"]
+"""Of the request parameter `priority`: why a listing is scored, first to last."""
 
 
 def _load_messages() -> ModuleType:

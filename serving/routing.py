@@ -182,35 +182,41 @@ class Router:
         self._file = FollowedFile(path)
         self._clock = clock
         self._problem: str | None = None
-        self._table: RoutingTable | None = None
-        self._lease = Lease()
+        # Table and lease change together, on whatever thread looks.
+        self._seen: tuple[RoutingTable | None, Lease] = (None, Lease())
+        self._looked_s = clock.monotonic()
+        self.refresh()
 
     def choose(self, sticky_key: str) -> Choice:
-        """Return the release for one upload.
+        """Return the release for one upload, by the last look at the file.
 
         Raises:
             ModelNotReady: if no table has been read yet.
         """
-        self.refresh()
-        if self._table is None:
+        table, lease = self._seen
+        if table is None:
             raise ModelNotReady(f"{self._file.path}: no routing table yet; release a bundle first")
-        is_live = self._lease.is_live(self._table.lease_s, self._clock.monotonic())
-        return choose(self._table, sticky_key, is_lease_live=is_live)
+        is_live = lease.is_live(table.lease_s, self._clock.monotonic())
+        return choose(table, sticky_key, is_lease_live=is_live)
 
     @property
     def table(self) -> RoutingTable | None:
         """The table in force."""
-        self.refresh()
-        return self._table
+        return self._seen[0]
 
     @property
     def is_lease_live(self) -> bool:
         """Whether a candidate of the table in force may get traffic now."""
-        table = self._table
-        return table is not None and self._lease.is_live(table.lease_s, self._clock.monotonic())
+        table, lease = self._seen
+        return table is not None and lease.is_live(table.lease_s, self._clock.monotonic())
 
     def refresh(self) -> None:
-        """Look at the file; also called on a timer, so that no renewal is counted from a late look."""
+        """Look at the file, which waits for its disk: call it on a timer, off the event loop, one call at a time.
+
+        A renewal is counted from the look before, which did not see it: however late a look comes, no candidate keeps
+        its weight for longer than its lease.
+        """
+        since_s, self._looked_s = self._looked_s, self._clock.monotonic()
         try:
             raw = self._file.read()
             table = None if raw is None else _parse(raw, self._file.path)
@@ -221,12 +227,12 @@ class Router:
             return
         if table is None:
             return
-        self._table, self._problem = table, None
-        self._lease = self._lease.observe(table.renewal, self._clock.monotonic())
+        lease = self._seen[1].observe(table.renewal, since_s)
+        self._seen, self._problem = (table, lease), None
         _LOG.info("routing table applied", extra={"revision": table.revision})
 
     def _refuse(self, problem: str) -> None:
-        """Count and tell a problem once: a table that cannot be read is looked at with every upload."""
+        """Count and tell a problem once: a table that cannot be read is looked at again and again."""
         if problem != self._problem:
             self._problem = problem
             REFUSED.inc()

@@ -27,6 +27,7 @@ from serving.routing import Route, RoutingTable, load_table, write_table
 from tests.toy import toy_world
 
 TOKEN = "s3cret-of-the-load"
+SLOW_TOKEN = "s3cret-of-the-slow"
 _LISTINGS = 64
 _IN_FLIGHT = 400
 
@@ -68,7 +69,7 @@ class Gate:
         """Run a gateway."""
         environment = {
             "TIDEGATE__HOME": str(self.home),
-            "TIDEGATE__GATEWAY_TOKENS": f"load:submitter:{TOKEN}",
+            "TIDEGATE__GATEWAY_TOKENS": f"load:submitter:{TOKEN},slow:submitter:{SLOW_TOKEN}",
             "TIDEGATE__GATEWAY_QUOTA_PER_S": "100000",
             "TIDEGATE__RELEASE_FILE": str(self._contract()),
             **self.environment,
@@ -223,13 +224,20 @@ def thaw(process: ServingProcess) -> None:
     os.kill(process.pid, signal.SIGCONT)
 
 
+_UNENDED_HEADER = b"POST /v1/decisions HTTP/1.1\r\nHost: gate\r\nX-Slow: "
+_UNENDED_BODY = (
+    b"POST /v1/decisions HTTP/1.1\r\nHost: gate\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1000000\r\nAuthorization: Bearer " + SLOW_TOKEN.encode() + b"\r\n\r\n{"
+)
+
+
 async def slow_loris(address: tuple[str, int], num: int) -> None:
-    """Hold `num` connections open, each sending a request's header a byte at a time."""
+    """Hold 2 x `num` connections open: half send a request's header a byte at a time, half its body."""
     writers = []
     try:
-        for _ in range(num):
+        for begin in [_UNENDED_HEADER, _UNENDED_BODY] * num:
             _, writer = await asyncio.open_connection(*address)
-            writer.write(b"POST /v1/decisions HTTP/1.1\r\nHost: gate\r\nX-Slow: ")
+            writer.write(begin)
             writers.append(writer)
         while True:
             for writer in writers:

@@ -8,13 +8,16 @@ from pydantic import BaseModel, ConfigDict
 from moderation.decision import MODEL_UNAVAILABLE, Decision
 from moderation.errors import InvalidListing, TemporaryError, TidegateError
 from moderation.policy import PolicyFile
-from serving.errors import Unauthenticated, status_of
+from serving.errors import BodyTooSlow, Unauthenticated, status_of
 from serving.gateway.auth import SEES_EVIDENCE, Caller
 
 _UNAVAILABLE_MESSAGE: Final = "The automatic check was not available; a person will look at it."
 
 
 OUR_FAULT: Final = 500
+CLIENT_GONE: Final = 499
+"""As nginx calls a request whose caller went away before it was answered."""
+
 OUR_FAULT_MESSAGE: Final = "our fault; it is logged, try again"
 
 
@@ -91,6 +94,8 @@ def error_answer(error: TidegateError) -> JSONResponse:
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     status = status_of(error)
+    if isinstance(error, BodyTooSlow):
+        headers["Connection"] = "close"  # or the rest would still be waited for
     content = ErrorAnswer(
         error=type(error).__name__,
         message=error.told if status != OUR_FAULT else OUR_FAULT_MESSAGE,

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from moderation import tracing
 from moderation.decision import Decision
@@ -24,6 +25,7 @@ from serving.deadline import HEADER as DEADLINE_HEADER
 from serving.deadline import Deadline, asked_ms
 from serving.errors import BadRequest, NotFound
 from serving.gateway.answers import (
+    CLIENT_GONE,
     OUR_FAULT,
     OUR_FAULT_MESSAGE,
     DecisionAnswer,
@@ -118,7 +120,7 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
     @app.post(
         "/v1/decisions",
         response_model=DecisionAnswer,
-        responses=_errors(400, 401, 403, 409, 413, 415, 429, 503),
+        responses=_errors(400, 401, 403, 408, 409, 413, 415, 429, 503),
         openapi_extra=_upload_body(),
     )
     async def decide(request: Request) -> JSONResponse:
@@ -130,8 +132,9 @@ def _add_decisions(app: FastAPI, gate: UploadGate, callers: Callers, quotas: Quo
         require(caller, SUBMITS)
         total_ms = asked_ms(request.headers.get(DEADLINE_HEADER), gate.budgets)
         quotas.take(caller.name)
-        with gate.intake.take(declared_bytes(request, MAX_UPLOAD_BYTES)):
-            body = await read_body(request, MAX_UPLOAD_BYTES, UPLOAD_TYPES)
+        with gate.intake.take(caller.name, declared_bytes(request, MAX_UPLOAD_BYTES)) as come:
+            body = await read_body(request, MAX_UPLOAD_BYTES, gate.intake.body_s, UPLOAD_TYPES)
+            come()
             decision, was_recorded, headers = await _decided(gate, request, body, total_ms)
         if was_recorded:
             headers["Idempotent-Replay"] = "true"
@@ -172,28 +175,28 @@ def _add_truth(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
     @app.post(
         "/v1/ground-truth",
         response_model=TruthAnswer,
-        responses=_errors(400, 401, 403, 404, 409, 413, 415, 503),
+        responses=_errors(400, 401, 403, 404, 408, 409, 413, 415, 503),
         openapi_extra=_body(TruthRequest),
     )
     async def ground_truth(request: Request) -> TruthAnswer:
         """Record what a reviewer or an appeal established; needs the role reviewer or admin."""
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SEES_EVIDENCE)
-        truth = parse_truth(await read_body(request, MAX_TRUTH_BYTES))
+        truth = parse_truth(await read_body(request, MAX_TRUTH_BYTES, gate.intake.body_s))
         recorded = await record_truth(gate, truth)
         return TruthAnswer(ground_truth_id=truth.ground_truth_id, recorded=recorded)
 
     @app.post(
         "/v1/reversals",
         response_model=ReversalAnswer,
-        responses=_errors(400, 401, 403, 404, 409, 413, 415, 503),
+        responses=_errors(400, 401, 403, 404, 408, 409, 413, 415, 503),
         openapi_extra=_body(ReversalRequest),
     )
     async def reversal(request: Request) -> ReversalAnswer:
         """Undo an enforcement whole: from then on its submission did not violate; needs the role reviewer or admin."""
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, SEES_EVIDENCE)
-        asked = parse_reversal(await read_body(request, MAX_TRUTH_BYTES))
+        asked = parse_reversal(await read_body(request, MAX_TRUTH_BYTES, gate.intake.body_s))
         recorded = await record_reversal(gate, asked, caller.role)
         return ReversalAnswer(reversal_id=asked.reversal_id, recorded=recorded)
 
@@ -243,6 +246,11 @@ def _add_errors(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(methods_of(app, request.scope))
         return JSONResponse(content.model_dump(), error.status_code, headers)
 
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        ERRORS.labels(type(error).__name__).inc()
+        return Response(status_code=CLIENT_GONE)  # nobody reads it
+
     @app.exception_handler(Exception)
     async def our_fault(_: Request, error: Exception) -> JSONResponse:
         ERRORS.labels(type(error).__name__).inc()
@@ -266,7 +274,7 @@ def _loops(gate: UploadGate) -> Iterator[Coroutine[Any, Any, None]]:
     """Yield what goes on in the background, each on a timer of its own: none makes another late."""
 
     async def follow_routing() -> None:
-        gate.router.refresh()
+        await gate.run_beside(gate.router.refresh)
 
     async def follow_stage_1() -> None:
         await gate.run_beside(gate.cascade.refresh)

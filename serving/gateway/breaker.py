@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge
 from moderation.clock import Clock
 from moderation.errors import TemporaryError
 from moderation.serving_rules import BreakerRules
-from serving.errors import PredictorOverloaded, PredictorTimeout
+from serving.errors import PredictorOverloaded, PredictorRefused, PredictorTimeout
 
 IS_OPEN: Final = Gauge(
     "tidegate_circuit_open", "Whether a dependency is left alone (1) or asked (0).", ["dependency"]
@@ -58,7 +58,7 @@ class Breaker:
         """Let a call pass and learn how it ends: what may pass, or takes too long, is a failure of the dependency.
 
         What else is raised says nothing of the dependency: a caller that went away, a fault of ours, a predictor that
-        works but has no room now.
+        works but has no room now, or refuses this one request.
 
         Args:
             is_fair: whether the dependency had time enough that a timeout is its own fault.
@@ -69,7 +69,7 @@ class Breaker:
         is_trial = self._admit()
         try:
             yield
-        except PredictorOverloaded:
+        except (PredictorOverloaded, PredictorRefused):
             raise
         except (TemporaryError, TimeoutError) as error:
             if is_fair or not isinstance(error, (TimeoutError, PredictorTimeout)):

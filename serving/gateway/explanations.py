@@ -1,7 +1,8 @@
 """Explanations for reviewers: a decision's inputs go to the explainer, on request and off every answer's way."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ ASKED: Final = Counter(
 )
 
 _MAX_BYTES: Final = 64 * 2**20
+_MAX_AT_ONCE: Final = 4
+"""Each holds the images of an upload, in base64 too."""
 
 
 class ExplainerUnavailable(TemporaryError):
@@ -38,6 +41,10 @@ class ExplainerUnavailable(TemporaryError):
 
 class InputsWaiting(TemporaryError):
     """What a decision was taken on lies in the spill; ask again once it was moved to the content store."""
+
+
+class ContentUnavailable(TemporaryError):
+    """What a decision was taken on cannot be read now; ask again later."""
 
 
 @dataclass
@@ -52,6 +59,24 @@ class ExplainerClient:
     url: str | None
     timeout_s: float
     _client: httpx.AsyncClient | None = field(default=None, init=False)
+    _asked: int = field(default=0, init=False)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold one of the few explanations that are made at once within the block.
+
+        Raises:
+            ExplainerUnavailable: if there are enough of them.
+        """
+        if self._asked >= _MAX_AT_ONCE:
+            raise ExplainerUnavailable(
+                f"{self._asked} explanations are being made already; ask again", delay_s=5.0
+            )
+        self._asked += 1
+        try:
+            yield
+        finally:
+            self._asked -= 1
 
     async def ask(self, body: Mapping[str, Any]) -> Explanation:
         """Return the explanation of one listing.
@@ -139,9 +164,9 @@ async def explain(
     Raises:
         NotFound: if there is no such decision, no score in it, or its inputs are gone.
         InputsWaiting: if its inputs are spilled.
-        TemporaryError: if the ledger cannot be read in time.
+        TemporaryError: if the ledger or the content store cannot be read in time.
         NotOffered: if no explainer runs, or it holds another bundle than the one that decided.
-        ExplainerUnavailable: if it does not answer.
+        ExplainerUnavailable: if it does not answer, or is asked enough already.
     """
     decision = await gate.keeper.get_decision(trace_id)
     if decision is None:
@@ -150,7 +175,9 @@ async def explain(
     if client.url is None:
         return await client.ask({})  # says how to start one
     asked = _policy(answer, policy)
-    found = await client.ask({"policy": asked, **await _inputs(gate, decision)})
+    with client.turn():
+        inputs = await _inputs(gate, decision, client.timeout_s)
+        found = await client.ask({"policy": asked, **inputs})
     if found.bundle != answer.release:
         raise NotOffered(
             f"the explainer holds bundle {found.bundle[:12]}, the decision was taken by {str(answer.release)[:12]}; "
@@ -180,12 +207,16 @@ def _policy(answer: Attempt, policy: str | None) -> str:
     return policy
 
 
-async def _inputs(gate: UploadGate, decision: Decision) -> dict[str, Any]:
+async def _inputs(gate: UploadGate, decision: Decision, timeout_s: float) -> dict[str, Any]:
     """Return what the predictor read, out of the store; what waits in the spill is asked for again later."""
     # Asked first: what is moved while the store is read was waiting before, and is no reason to call it gone.
     is_waiting = bool(gate.keeper.said_of(tuple(decision.input_digests.values())))
     try:
-        return await gate.run(_stored, gate.store, decision)
+        return await gate.run_for_staff(timeout_s, _stored, gate.store, decision)
+    except TimeoutError as error:
+        raise ContentUnavailable(
+            f"the content store gave no answer in {timeout_s:g} s; ask again", delay_s=5.0
+        ) from error
     except (KeyError, ContentMissing) as error:
         if is_waiting:
             raise InputsWaiting(

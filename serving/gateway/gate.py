@@ -48,8 +48,10 @@ DECISIONS: Final = Counter(
 
 # Threads that decode and look up: they may not hold up the event loop, and nothing that may hang may take them.
 _NUM_THREADS: Final = 8
-_NUM_BESIDE: Final = 3
-"""Of the loops that follow the ledger, the banks and the disk: one that hangs takes one thread."""
+_NUM_BESIDE: Final = 4
+"""Of the loops that follow the routing, the ledger, the banks and the disk: one that hangs takes one thread."""
+
+_NUM_FOR_STAFF: Final = 2
 
 
 _P = ParamSpec("_P")
@@ -92,6 +94,10 @@ class UploadGate:
 
     beside: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_NUM_BESIDE, thread_name_prefix="beside")
+    )
+
+    for_staff: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_FOR_STAFF, thread_name_prefix="staff")
     )
 
     @property
@@ -160,19 +166,31 @@ class UploadGate:
         """Return `function()`, which may wait for a disk for ever; no upload waits for it."""
         return await asyncio.get_running_loop().run_in_executor(self.beside, function)
 
+    async def run_for_staff(
+        self, timeout_s: float, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Return `function(...)`, asked by a reviewer or an admin; it may hang, and no upload waits for it.
+
+        Raises:
+            TimeoutError: if it takes longer than `timeout_s`, its turn included. It may still be done later.
+        """
+        call = partial(function, *args, **kwargs)
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.get_running_loop().run_in_executor(self.for_staff, call)
+
     async def close(self) -> None:
-        """Close connections and threads; a stop that the ledger does not know of yet is recorded, if that can be."""
-        if self.is_stop_due.is_set():
+        """Close connections and threads; what the ledger does not know of yet is recorded, if that can be in time."""
+        self.behaviour.close()
+        await self.cascade.behaviour.close()
+        await self.predictors.close()
+        await self.safeguards.close()
+        if self.is_stop_due.is_set() or self.safeguards.has_answers:
             self.is_stop_due.clear()
             with suppress(TimeoutError, TidegateError):
                 async with asyncio.timeout(self.budgets.ledger_ms / 1e3):
                     await self.run_beside(partial(self.safeguards.step, self.ledger))
-        self.behaviour.close()
-        await self.cascade.behaviour.close()
-        await self.predictors.close()
-        await self.safeguards.close(self.ledger)
-        self.executor.shutdown(wait=False)
-        self.beside.shutdown(wait=False)
+        for threads in (self.executor, self.beside, self.for_staff):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.keeper.close()
 
     async def _keep_inputs(self, upload: Upload) -> None:

@@ -1,5 +1,6 @@
 """From the bytes of a request to a checked upload, truth or reversal; what is wrong names its field and the remedy."""
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -25,7 +26,7 @@ from moderation.listing import (
     TruthSource,
     check_listing,
 )
-from serving.errors import BadRequest, BodyTooLarge, WrongMediaType
+from serving.errors import BadRequest, BodyTooLarge, BodyTooSlow, WrongMediaType
 from serving.gateway.multipart import MEDIA_TYPE, Form, parse_form
 
 _JSON: Final = "application/json"
@@ -121,13 +122,15 @@ class Upload:
 
 
 async def read_body(
-    request: Request, max_bytes: int, media_types: Sequence[str] = (_JSON,)
+    request: Request, max_bytes: int, body_s: float, media_types: Sequence[str] = (_JSON,)
 ) -> bytes:
-    """Return the body, never holding more than `max_bytes`.
+    """Return the body, never holding more than `max_bytes`, nor waiting for it longer than `body_s` seconds.
 
     Raises:
         WrongMediaType: if it is of none of `media_types`.
         BodyTooLarge: as soon as that is certain.
+        BodyTooSlow: if it is not there in time.
+        ClientDisconnect: if the caller went away before its end.
     """
     media_type = media_type_of(request)
     if media_type not in media_types:
@@ -137,10 +140,16 @@ async def read_body(
     if declared_bytes(request, 0) > max_bytes:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large
+    try:
+        async with asyncio.timeout(body_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise too_large
+    except TimeoutError as error:
+        raise BodyTooSlow(
+            f"{len(body)} bytes of the body came in {body_s:g} s, and not its end; send it again, faster"
+        ) from error
     return bytes(body)
 
 

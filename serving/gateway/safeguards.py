@@ -93,11 +93,15 @@ class Safeguards:
         if self.beats is not None:
             self.beats.write(self)
 
-    async def close(self, ledger: Ledger) -> None:
-        """Give up the shadow's requests, keep its answers."""
+    @property
+    def has_answers(self) -> bool:
+        """Whether answers of the shadow wait for `step`."""
+        return self.shadow is not None and self.shadow.has_answers
+
+    async def close(self) -> None:
+        """Give up the shadow's requests; its answers are kept by the next `step`."""
         if self.shadow is not None:
             await self.shadow.close()
-            self._flush(ledger)
 
     def _flush(self, ledger: Ledger) -> None:
         if self.shadow is None:

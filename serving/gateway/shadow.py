@@ -126,6 +126,11 @@ class Shadow:
 
         task.add_done_callback(done)
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether answers wait for `flush`."""
+        return bool(self._answers)
+
     def flush(self, ledger: Ledger) -> None:
         """Write the answers that wait, all at once; where the ledger fails they go on waiting. Waits for the disk.
 
@@ -169,7 +174,10 @@ class Shadow:
             with self._breakers.of(target.url).call():
                 self._count("sent")
                 answer = await self._predictors.get(target.url).ask(
-                    query, bundle=target.release, timeout_s=self._rules.timeout_s
+                    query,
+                    bundle=target.release,
+                    timeout_s=self._rules.timeout_s,
+                    priority="backfill",
                 )
             attempt = answered(
                 answer,

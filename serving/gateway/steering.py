@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from ledger.ledger import LedgerUnavailable
 from moderation.enforcement import Cause
 from serving.errors import NotFound
 from serving.gateway.answers import ErrorAnswer
@@ -41,7 +42,7 @@ def add_enforcement(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
     told: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorAnswer} for status in (401, 403, 404, 503)
     }
-    changed = told | {status: {"model": ErrorAnswer} for status in (400, 409, 413, 415)}
+    changed = told | {status: {"model": ErrorAnswer} for status in (400, 408, 409, 413, 415)}
 
     @app.get("/v1/enforcement", response_model=EnforcementAnswer, responses=told)
     async def show(request: Request) -> EnforcementAnswer:
@@ -65,9 +66,20 @@ def add_enforcement(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
         caller = callers.authenticate(request.headers.get("authorization"))
         require(caller, STEERS)
         enforcement = _watch(gate)
-        asked = parse_model(await read_body(request, MAX_TRUTH_BYTES), EnforcementRequest)
+        asked = parse_model(
+            await read_body(request, MAX_TRUTH_BYTES, gate.intake.body_s), EnforcementRequest
+        )
         is_stop = asked.state == "stopped"
-        await gate.run(enforcement.change, stop=is_stop, reason=asked.reason, by=caller.name)
+        timeout_s = gate.budgets.total_ms / 1e3
+        try:
+            await gate.run_for_staff(
+                timeout_s, enforcement.change, stop=is_stop, reason=asked.reason, by=caller.name
+            )
+        except TimeoutError as error:
+            raise LedgerUnavailable(
+                f"the ledger gave no answer in {timeout_s:g} s; it may still be done: look at GET /v1/enforcement, and "
+                "send it again if it was not"
+            ) from error
         return _answer(enforcement.state)
 
 

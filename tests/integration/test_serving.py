@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from ledger.events import EventKind
 from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from moderation.bundle import Bundle
+from moderation.clock import SystemClock
 from moderation.decision import MODEL_UNAVAILABLE
 from moderation.features import FEATURE_NAMES
 from moderation.policy import load_policies
 from moderation.scoring import Scorer, Scores, ScoringItem
+from serving.gateway.heartbeat import read_beats
 from serving.openinference import (
     MAX_MESSAGE_BYTES,
     RELEASE_METADATA_KEY,
@@ -236,8 +239,20 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def _table(url: str, bundle: str) -> RoutingTable:
-    return RoutingTable(revision=1, champion=bundle, releases={bundle: Route(url=url, weight=1)})
+def _table(url: str, bundle: str, revision: int = 1) -> RoutingTable:
+    releases = {bundle: Route(url=url, weight=1)}
+    return RoutingTable(revision=revision, champion=bundle, releases=releases)
+
+
+def _route(home: Path, table: RoutingTable) -> None:
+    """Write a routing table and wait until the gateway's heartbeat says that it follows it."""
+    write_table(home / "routing.json", table)
+    for _ in range(100):
+        beats = read_beats(home / "gateways", SystemClock().now(), stale_s=5.0)
+        if [one.beat.revision for one in beats] == [table.revision]:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no heartbeat of revision {table.revision}: {beats}")
 
 
 def _body(world: ToyWorld, number: int) -> dict[str, Any]:
@@ -275,10 +290,10 @@ def test_decisions_replay_when_taken_by_the_gateway(
         seen = client.get(f"/v1/decisions/{answers[0].json()['trace_id']}", headers=ADMIN).json()
         assert seen["evidence"]["versions"]["bundle"] == scorer.digest
 
-        write_table(routing, _table("grpc://127.0.0.1:1", scorer.digest))
+        _route(home, _table("grpc://127.0.0.1:1", scorer.digest, revision=2))
         degraded = client.post("/v1/decisions", json=_body(world, 30)).json()
         assert [reason["code"] for reason in degraded["reasons"]] == [MODEL_UNAVAILABLE]
-        write_table(routing, _table(predictor.url, scorer.digest))
+        _route(home, _table(predictor.url, scorer.digest, revision=3))
         restored = client.post("/v1/decisions", json=_body(world, 31)).json()
         assert MODEL_UNAVAILABLE not in {reason["code"] for reason in restored["reasons"]}
         report = replay_decision(

@@ -13,7 +13,7 @@ from moderation.clock import SimulatedClock
 from moderation.errors import FeatureStoreUnavailable, PermanentError
 from moderation.serving_rules import BreakerRules
 from moderation.settings import Settings
-from serving.errors import PredictorOverloaded
+from serving.errors import PredictorOverloaded, PredictorRefused
 from serving.gateway.__main__ import build_gate
 from serving.gateway.breaker import IS_OPEN, Breaker, Breakers, CircuitOpen
 from serving.gateway.gate import UploadGate
@@ -95,7 +95,15 @@ def test_a_trial_that_fails_opens_it_again(breaker: Breaker, clock: SimulatedClo
     assert breaker.state() == "closed"
 
 
-@pytest.mark.parametrize("error", [PermanentError("ours"), asyncio.CancelledError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermanentError("ours"),
+        asyncio.CancelledError(),
+        PredictorOverloaded("no room"),
+        PredictorRefused("this one"),
+    ],
+)
 def test_what_says_nothing_of_the_dependency_is_not_counted(
     breaker: Breaker, clock: SimulatedClock, error: BaseException
 ) -> None:
@@ -139,6 +147,17 @@ async def test_a_failing_predictor_is_left_alone_and_taken_back(
     assert await _error(client, gate) == ""
 
 
+async def test_uploads_that_a_predictor_refuses_leave_it_to_others(
+    client: httpx.AsyncClient, gate: UploadGate, predictor: FakePredictor
+) -> None:
+    gate.breakers = Breakers("predictor", RULES, gate.clock)
+    predictor.error = grpc.StatusCode.INVALID_ARGUMENT
+    said = [await _error(client, gate) for _ in range(2 * RULES.calls)]
+    assert {text.partition(":")[0] for text in said} == {"PredictorRefused"}
+    predictor.error = None
+    assert await _error(client, gate) == ""
+
+
 async def _error(client: httpx.AsyncClient, gate: UploadGate) -> str:
     """Return why the model did not answer; each upload passes all the same."""
     response = await client.post("/v1/decisions", json=an_upload())
@@ -159,10 +178,3 @@ def test_the_contract_says_when(tmp_path: Path) -> None:
         assert breaker.state() == "closed"
         _fail(breaker)
     assert breaker.state() == "open"
-
-
-def test_circuit_stays_closed_when_the_predictor_has_no_room(breaker: Breaker) -> None:
-    for _ in range(2 * RULES.calls):
-        with pytest.raises(PredictorOverloaded), breaker.call():
-            raise PredictorOverloaded("no room")
-    assert breaker.state() == "closed"

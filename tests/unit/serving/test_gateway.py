@@ -10,7 +10,7 @@ from ledger.events import EventKind, to_review_task
 from ledger.ledger import SqliteLedger
 from moderation.decision import MODEL_UNAVAILABLE, replay
 from serving.gateway.gate import UploadGate
-from serving.routing import Route, RoutingTable, write_table
+from serving.routing import Route, Router, RoutingTable, write_table
 from tests.kept import a_keeper
 from tests.unit.serving.fakes import BUNDLE, FakePredictor, an_upload
 
@@ -65,6 +65,7 @@ async def test_score_past_a_capped_tier_ends_in_review(
 ) -> None:
     route = Route(url=predictor.url, weight=1.0, caps={"weapons": "block"})
     write_table(routing, RoutingTable(revision=8, champion=BUNDLE, releases={BUNDLE: route}))
+    gate.router.refresh()
     predictor.probability_P = [0.95, 0.0, 0.0]
     answer = (await _decide(client)).json()
     assert answer["tier"] == "review"
@@ -130,6 +131,7 @@ async def test_upload_passes_when_there_is_no_routing_table(
     client: httpx.AsyncClient, gate: UploadGate, routing: Path
 ) -> None:
     routing.unlink()
+    gate.router = Router(routing, gate.clock)
     answer = (await _decide(client)).json()
     decision = gate.ledger.get_decision(answer["trace_id"])
     assert decision is not None

@@ -213,6 +213,7 @@ async def test_another_release_or_cap_or_pattern_file_judges_anew(
     await _decided(client, gate, 1)
     route = Route(url=predictor.url, weight=1.0, caps={"weapons": "block"})
     write_table(routing, RoutingTable(revision=8, champion=BUNDLE, releases={BUNDLE: route}))
+    gate.router.refresh()
     assert (await _decided(client, gate, 2)).decided_by == "model"
     assert (await _decided(client, gate, 3)).decided_by == "duplicate"
     with (tmp_path / "patterns.yaml").open("a") as file:
@@ -222,6 +223,7 @@ async def test_another_release_or_cap_or_pattern_file_judges_anew(
     route = Route(url=predictor.url, weight=1.0)
     predictor.release = predictor.release.model_copy(update={"bundle": "b" * 64})
     write_table(routing, RoutingTable(revision=9, champion="b" * 64, releases={"b" * 64: route}))
+    gate.router.refresh()
     gate.predictors = type(gate.predictors)()
     assert (await _decided(client, gate, 5)).versions.bundle == "b" * 64
 

@@ -16,19 +16,21 @@ from ledger.ledger import SqliteLedger
 from ledger.store import ContentStore
 from serving.gateway.app import create_app
 from serving.gateway.auth import Callers
+from serving.gateway.explanations import ExplainerClient
 from serving.gateway.gate import UploadGate
 from serving.gateway.keeping import CONTENT_SPILLED, LEDGER_SPILLED
+from serving.gateway.shadow import ShadowTarget
 from tests.kept import SERVING, a_keeper, with_budget
 from tests.unit.serving.conftest import a_cascade
-from tests.unit.serving.fakes import a_photo, an_upload, as_text
-from tests.unit.serving.guarded import breaker_rules, guard, heartbeat_rules
+from tests.unit.serving.fakes import TOKENS, a_photo, an_upload, as_text
+from tests.unit.serving.guarded import breaker_rules, guard, heartbeat_rules, shadow_rules
 
 ADMIN = {"Authorization": "Bearer adm1n"}
 ANSWER_S = 3.0
 """Within which an upload is answered though a disk hangs: several budgets of 150 ms, on a busy machine."""
 
 _KEPT = frozenset({"put", "append_each", "move_each", "put_sealed"})
-_READ = frozenset({"last_sequence", "read", "get_event", "get_decision", "get_decision_of"})
+_READ = frozenset({"last_sequence", "read", "get_event", "get_decision", "get_decision_of", "get"})
 _HANGS = _KEPT | _READ | {"is_erased", "append"}
 
 
@@ -147,3 +149,70 @@ async def test_a_gateway_whose_ledger_hangs_still_shows_that_it_lives(
                 seen |= {one.stat().st_mtime_ns for one in (tmp_path / "gateways").glob("*.json")}
                 await asyncio.sleep(0.05)
             ledger._is_well.set()
+
+
+async def test_uploads_are_answered_while_admins_wait_for_a_ledger_that_hangs(
+    client: httpx.AsyncClient, gate: UploadGate, ledger: Hanging, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, prediction_breaker=breaker_rules())
+    gate.budgets = gate.budgets.model_copy(update={"total_ms": 1_500})
+    stop = {"state": "stopped", "reason": "a test of what hangs"}
+    with ledger.hung():
+        asked = [
+            asyncio.create_task(client.post("/v1/enforcement", json=stop, headers=ADMIN))
+            for _ in range(12)
+        ]
+        await asyncio.sleep(0.1)
+        assert (await _send(client, 1, "Blue")).status_code == 200
+        assert not any(one.done() for one in asked)
+        answers = await asyncio.gather(*asked)
+    assert {one.status_code for one in answers} == {503}
+    assert {one.json()["error"] for one in answers} == {"LedgerUnavailable"}
+    assert "look at GET /v1/enforcement" in answers[0].json()["message"]
+    # What was begun is done once the ledger answers; what only waited for its turn is not.
+    async with asyncio.timeout(5):
+        while not (await client.get("/v1/enforcement", headers=ADMIN)).json()["number"]:
+            await asyncio.sleep(0.02)
+    again = await client.post("/v1/enforcement", json=stop, headers=ADMIN)
+    assert (again.status_code, again.json()["error"]) == (409, "NothingToChange")
+
+
+async def test_uploads_are_answered_while_reviewers_wait_for_a_content_store_that_hangs(
+    gate: UploadGate, ledger: Hanging
+) -> None:
+    app = create_app(gate, Callers(TOKENS), explainer=ExplainerClient("http://127.0.0.1:9", 1.0))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://gateway", headers=ADMIN
+    ) as client:
+        trace_id = (await _send(client, 1, "Blue")).json()["trace_id"]
+        store = Hanging(gate.keeper.store)
+        gate.keeper.store = store  # type: ignore[assignment]
+        path = f"/v1/decisions/{trace_id}/explanation"
+        with store.hung():
+            asked = [asyncio.create_task(client.get(path)) for _ in range(12)]
+            await asyncio.sleep(0.1)
+            assert (await _send(client, 2, "Red")).status_code == 200
+            answers = await asyncio.gather(*asked)
+    said = [(one.status_code, one.json()["error"]) for one in answers]
+    assert said.count((503, "ContentUnavailable")) == 4
+    assert said.count((503, "ExplainerUnavailable")) == 8, "more are not made at once"
+    assert all(int(one.headers["retry-after"]) >= 1 for one in answers)
+
+
+async def test_a_gateway_stops_in_time_while_its_ledger_hangs(
+    client: httpx.AsyncClient, gate: UploadGate, ledger: Hanging, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, shadow=shadow_rules())
+    shadow = gate.safeguards.shadow
+    assert shadow is not None
+    decision = gate.ledger.get_decision((await _send(client, 1, "Blue")).json()["trace_id"])
+    assert decision is not None
+    answer = shadow._answer(ShadowTarget("b" * 64, "", {}, 1), decision, decision.attempts[0])
+    shadow._answers.append((answer, "seller-1"))
+    gate.budgets = gate.budgets.model_copy(update={"ledger_ms": 150})
+    with ledger.hung():
+        async with asyncio.timeout(ANSWER_S):
+            await gate.close()
+    assert shadow.has_answers
+    shadow._answers.clear()

@@ -12,7 +12,7 @@ from ledger.spill import SpillState
 from moderation.clock import SimulatedClock
 from serving.gateway.gate import UploadGate
 from serving.gateway.heartbeat import GatewayBeat, read_beats, write_beat
-from serving.routing import Route, RoutingTable, write_table
+from serving.routing import Route, Router, RoutingTable, write_table
 from tests.unit.serving.fakes import BUNDLE, NOON, FakePredictor, an_upload
 from tests.unit.serving.guarded import breaker_rules, guard, heartbeat_rules, shadow_rules
 
@@ -88,12 +88,13 @@ def test_heartbeat_tells_the_lease_of_a_candidate(
     clock = SimulatedClock(NOON)
     other = "b" * 64
     releases = {BUNDLE: Route(url=predictor.url), other: Route(url=predictor.url, weight=0.1)}
-    gate.router._clock = clock
+    table = RoutingTable(revision=9, renewal=1, champion=BUNDLE, releases=releases)
+    write_table(routing, table)
+    gate.router = Router(routing, clock)
     guard(gate, tmp_path, clock=clock, heartbeat=heartbeat_rules())
     told = []
     for renewal in (1, 2):
-        table = RoutingTable(revision=9, renewal=renewal, champion=BUNDLE, releases=releases)
-        write_table(routing, table)
+        write_table(routing, table.model_copy(update={"renewal": renewal}))
         gate.router.refresh()
         clock.advance(1.0)
         gate.safeguards.beat()

@@ -40,6 +40,7 @@ def shadowed(
     releases = {BUNDLE: Route(url=predictor.url, weight=1.0), OTHER: Route(url=beside.url)}
     table = RoutingTable(revision=8, champion=BUNDLE, releases=releases, shadow=OTHER)
     write_table(routing, table)
+    gate.router.refresh()
     return guard(gate, tmp_path, shadow=shadow_rules())
 
 
@@ -79,6 +80,8 @@ async def test_shadow_gets_the_same_request_and_makes_a_pair(
     asked, also = predictor.requests[0], beside.requests[0]
     assert also.raw_input_contents == asked.raw_input_contents
     assert [one.contents for one in also.inputs] == [one.contents for one in asked.inputs]
+    lines = [one.parameters["priority"].string_param for one in (asked, also)]
+    assert lines == ["upload", "backfill"], "a shadow waits behind uploads at the predictor, too"
     decision = shadowed.ledger.get_decision(answer["trace_id"])
     assert decision is not None
     assert (decision.tier, len(decision.attempts)) == ("allow", 1)
@@ -189,9 +192,11 @@ async def test_no_shadow_is_asked_when_the_contract_or_the_table_has_none(
     guard(shadowed, tmp_path, shadow=shadow_rules())
     releases = {BUNDLE: Route(url=predictor.url, weight=1.0), OTHER: Route(url=beside.url)}
     write_table(routing, RoutingTable(revision=9, champion=BUNDLE, releases=releases))
+    shadowed.router.refresh()
     await _decide(client)
     itself = RoutingTable(revision=10, champion=BUNDLE, releases=releases, shadow=BUNDLE)
     write_table(routing, itself)
+    shadowed.router.refresh()
     await _decide(client)
     await asyncio.sleep(0.05)
     assert beside.requests == []
