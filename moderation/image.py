@@ -2,9 +2,11 @@
 
 import io
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final
 
 import numpy as np
@@ -19,6 +21,10 @@ from moderation.pdq import pdq_bits
 MAX_PIXELS: Final = 40_000_000
 """Pixels of one image: 160 MB as Pillow keeps RGB, and up to 610 MB while a WebP is decoded (Pillow's decoder holds two
 canvases of four bytes a pixel, and hands out a third), so that one upload cannot exhaust a worker."""
+
+_LARGE_PIXELS: Final = 10_000_000
+_LARGE_AT_ONCE: Final = threading.BoundedSemaphore(2)
+"""Images beyond `_LARGE_PIXELS` that a process unfolds whole at once; others of that size wait."""
 
 WORKING_SIDE: Final = 768
 """A JPEG whose sides are both at least twice this is decoded at a fraction of its size; no tower sees more."""
@@ -97,9 +103,16 @@ def _decode(
     container = _open(data, field)
     _check_size(container.canvas, field)
     try:
-        with Image.open(io.BytesIO(container.pixels), formats=(container.format,)) as opened:
+        with ExitStack() as held:
+            is_large = _is_large(container.canvas)
+            if is_large:  # a WebP takes its memory when it is opened, others when they are loaded
+                held.enter_context(_LARGE_AT_ONCE)
+            file = io.BytesIO(container.pixels)
+            opened = held.enter_context(Image.open(file, formats=(container.format,)))
             _check_size(opened.size, field)
             opened.draft(None, least(opened.size))
+            if not is_large and _is_large(opened.size):
+                held.enter_context(_LARGE_AT_ONCE)
             opened.load()
             _check_size(opened.size, field)
             image = _to_rgb(opened)
@@ -230,6 +243,10 @@ def _check_size(size: tuple[int, int] | None, field: str) -> None:
     if size is not None and not 0 < size[0] * size[1] <= MAX_PIXELS:
         reason = f"has {size[0]} x {size[1]} pixels; from 1 to {MAX_PIXELS:,} are allowed"
         raise InvalidListing(field, reason)
+
+
+def _is_large(size: tuple[int, int] | None) -> bool:
+    return size is not None and size[0] * size[1] > _LARGE_PIXELS
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
