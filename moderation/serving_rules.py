@@ -237,6 +237,10 @@ class PredictorRules(_Frozen):
     fair_every: Count
     """Listings that may go ahead of a lower priority before its oldest goes."""
 
+    behind_ms: Annotated[float, Field(gt=0, le=10_000, strict=True)]
+    """Most that rescans and backfill may take of one batch, where they are more than one listing: nothing ends a batch
+    that runs, so an upload that comes waits for them."""
+
     stop_s: Annotated[float, Field(gt=0, le=600, strict=True)]
     """From the signal to stop: what was let in and has no answer by then is refused."""
 

@@ -43,7 +43,18 @@ class Entry:
     passes: int = 1
     """Passes through a tower: one for each image, one for the text."""
 
+    parts: dict[int, PreparedItem] = field(default_factory=dict, repr=False)
+    """What was prepared of it so far, by its place."""
+
+    num_given: int = 0
+    """Parts that were given to be prepared."""
+
+    prepare_s: float = 0.0
+    """Seconds that its parts took."""
+
     is_preparing: bool = False
+    """Whether all of its parts were given to be prepared, and some are not back."""
+
     prepared: PreparedItem | None = field(default=None, repr=False)
     outcome: tuple[Scores, int] | None = field(default=None, repr=False)
 
@@ -60,6 +71,11 @@ class Backlog:
         # Dictionaries keep the order of arrival and let any entry leave at once.
         self._lines: tuple[dict[Entry, None], ...] = tuple({} for _ in Priority)
         self._passed_over = 0
+
+    @property
+    def is_lower_due(self) -> bool:
+        """Whether so many went ahead of a lower line that its first goes now."""
+        return self._passed_over >= self._fair_every
 
     def __len__(self) -> int:
         return sum(map(len, self._lines))
@@ -89,7 +105,7 @@ class Backlog:
         if not waiting:
             return None
         heads = [next(iter(line)) for line in waiting]
-        if self._passed_over >= self._fair_every and len(heads) > 1:
+        if self.is_lower_due and len(heads) > 1:
             return min(heads[1:], key=lambda entry: entry.arrived_s)
         return heads[0]
 
@@ -105,19 +121,27 @@ class Backlog:
         return entry
 
     def take_batch(
-        self, now_s: float, max_batch: int, latency: LatencyModel
+        self, now_s: float, max_batch: int, latency: LatencyModel, behind_s: float = math.inf
     ) -> tuple[list[Entry], list[Entry]]:
         """Return the next batch, and those that can no longer be answered in time.
 
         The batch grows while its expected time leaves everyone in it within the deadline: a listing that would make
         another late, or be late in such company, waits for the next batch. So does one that would make the batch longer
         and nothing cheaper, as where a processor takes the same time for each: everyone in a batch waits for all of it.
+
+        Nothing ends a batch that runs. So those below uploads take no more than `behind_s` of one, unless one of them
+        is all of it, and none goes along with uploads where that only makes them wait.
         """
         batch: list[Entry] = []
         late: list[Entry] = []
-        passes, earliest_s = 0, math.inf
+        passes, lower_passes, earliest_s = 0, 0, math.inf
         while len(batch) < max_batch and (entry := self.first()) is not None:
-            if len(batch) >= _LEAST_FULL and latency.is_spread(passes):
+            is_lower = entry.priority > Priority.UPLOAD
+            is_along = is_lower and bool(batch) and batch[0].priority is Priority.UPLOAD
+            least = 1 if is_along else _LEAST_FULL
+            if len(batch) >= least and latency.is_spread(passes):
+                break
+            if is_lower and batch and latency.seconds(lower_passes + entry.passes) > behind_s:
                 break
             if now_s + latency.bound_s(entry.passes) > entry.deadline_s:
                 self.remove(entry)
@@ -129,4 +153,5 @@ class Backlog:
             self.take()
             batch.append(entry)
             passes, earliest_s = passes + entry.passes, deadline_s
+            lower_passes += entry.passes if is_lower else 0
         return batch, late

@@ -71,9 +71,12 @@ Tell = Callable[[Sequence[Outcome]], None]
 class Preparing(Protocol):
     """Who prepares listings."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another task can be taken."""
+    def has_room(self, *, is_urgent: bool = True) -> bool:
+        """Return whether another task can be taken.
+
+        Args:
+            is_urgent: False for one that others may not have to wait for.
+        """
         ...
 
     def submit(self, items: Sequence[ScoringItem], tell: Tell) -> None:
@@ -128,10 +131,18 @@ class PreparingProcesses:
             self.close()
             raise
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another task can be taken."""
-        return self._is_broken or any(len(one.tasks) < _AHEAD for one in self._processes)
+    def has_room(self, *, is_urgent: bool = True) -> bool:
+        """Return whether another task can be taken; one that is not urgent leaves an idle process where it can.
+
+        Args:
+            is_urgent: False for one that others may not have to wait for: nothing is put behind it or it behind others.
+        """
+        if self._is_broken:
+            return True
+        if is_urgent:
+            return any(len(one.tasks) < _AHEAD for one in self._processes)
+        num_idle = sum(not one.tasks for one in self._processes)
+        return num_idle > min(1, len(self._processes) - 1)
 
     @property
     def pids(self) -> list[int]:

@@ -23,6 +23,7 @@ from moderation.telemetry import past_span, span
 from serving.predictor.backlog import Backlog, Entry, Priority
 from serving.predictor.latency import LatencyModel
 from serving.predictor.measures import BATCH_LISTINGS, BATCH_SECONDS, RETRIED, WAIT_SECONDS
+from serving.predictor.parts import joined, num_parts, part
 from serving.predictor.preparing import Outcome, Preparing
 from serving.predictor.room import MIN_RETRY_S, Room, count
 from serving.predictor.terms import Overloaded, Reason, Request, Scoring, Terms, TooLate
@@ -191,15 +192,15 @@ class BatchQueue:
             return
         # Each line by itself: prepared backfill must not keep an upload from being prepared.
         most_ready = self._rules.max_batch * _BATCHES_AHEAD * self._plan.workers
-        while self._preparing.has_room:
-            short = [p for p in Priority if self._ready.count(p) < most_ready]
-            taken = self._take_to_prepare(short)
-            if not taken:
-                break
+        short = [p for p in Priority if self._ready.count(p) < most_ready]
+        while taken := self._take_to_prepare(short):
             self._prepare(taken, loop)
         while self._running < self._plan.workers and self._ready and not self._is_held(loop):
             batch, late = self._ready.take_batch(
-                self._clock.monotonic(), self._rules.max_batch, self.latency
+                self._clock.monotonic(),
+                self._rules.max_batch,
+                self.latency,
+                self._rules.behind_ms / 1e3,
             )
             for entry in late:
                 self._room.tally(entry, -1)
@@ -209,16 +210,28 @@ class BatchQueue:
             if batch:
                 self._start(batch, loop)
 
-    def _take_to_prepare(self, among: Sequence[Priority]) -> list[Entry]:
-        """Return what is prepared next: one listing, or a few texts, so that processes are woken less often."""
-        taken: list[Entry] = []
+    def _take_to_prepare(self, short: Sequence[Priority]) -> list[tuple[Entry, int]]:
+        """Return what is prepared next, by its place in its listing: one photo, or a few texts, to wake processes less.
+
+        Args:
+            short: lines of which not enough is ready.
+        """
+        is_due = self._waiting.is_lower_due
+        among = [
+            line
+            for line in short
+            if self._preparing.has_room(is_urgent=is_due or line is Priority.UPLOAD)
+        ]
+        taken: list[tuple[Entry, int]] = []
         most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.preparers))
         while (entry := self._waiting.first(among)) and (
             not taken or (len(taken) < most and not entry.item.images)
         ):
-            self._waiting.take(among)
-            entry.is_preparing = True
-            taken.append(entry)
+            taken.append((entry, entry.num_given))
+            entry.num_given += 1
+            if entry.num_given == num_parts(entry.item):
+                self._waiting.take(among)
+                entry.is_preparing = True
             if entry.item.images:
                 break
         return taken
@@ -266,30 +279,43 @@ class BatchQueue:
         # A batch serves many requests; in traces it belongs to the one that waited longest.
         self._score_pool.submit(batch[0].request.context.copy().run, self._run, batch, loop)
 
-    def _prepare(self, taken: Sequence[Entry], loop: asyncio.AbstractEventLoop) -> None:
+    def _prepare(self, taken: Sequence[tuple[Entry, int]], loop: asyncio.AbstractEventLoop) -> None:
         def tell(outcomes: Sequence[Outcome]) -> None:
-            for entry, outcome in zip(taken, outcomes, strict=True):
-                self._take_prepared(entry, outcome)
+            for (entry, place), outcome in zip(taken, outcomes, strict=True):
+                self._take_part(entry, place, outcome)
             self._pump(loop)
 
-        self._preparing.submit([entry.item for entry in taken], tell)
+        self._preparing.submit([part(entry.item, place) for entry, place in taken], tell)
 
-    def _take_prepared(self, entry: Entry, outcome: Outcome) -> None:
-        entry.is_preparing, entry.prepared = False, outcome.prepared
-        if (
-            outcome.prepared is not None
-        ):  # of one that failed, when and how long is not always known
-            self._room.learn_prepare(outcome.seconds)
-            context = entry.request.context.copy()
-            context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
-        if outcome.error is None and not entry.request.is_over:
-            if not self._ready:
-                self._ready_since_s = self._clock.monotonic()
-            self._ready.add(entry)
+    def _take_part(self, entry: Entry, place: int, outcome: Outcome) -> None:
+        is_waiting = entry in self._waiting
+        if not (is_waiting or entry.is_preparing):
+            return  # it left, or another part of it failed
+        if outcome.prepared is None:
+            if is_waiting:
+                self._waiting.remove(entry)
+            entry.is_preparing = False
+            self._room.tally(entry, -1)
+            self._fail(entry.request, outcome.error or RuntimeError("nothing was prepared"))
             return
-        self._room.tally(entry, -1)
-        if outcome.error is not None:
-            self._fail(entry.request, outcome.error)
+        entry.parts[place] = outcome.prepared
+        entry.prepare_s += outcome.seconds
+        context = entry.request.context.copy()
+        context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
+        if len(entry.parts) == num_parts(entry.item):
+            self._take_prepared(entry)
+
+    def _take_prepared(self, entry: Entry) -> None:
+        entry.is_preparing = False
+        entry.prepared = joined([entry.parts[place] for place in range(len(entry.parts))])
+        entry.parts.clear()
+        self._room.learn_prepare(entry.prepare_s)
+        if entry.request.is_over:
+            self._room.tally(entry, -1)
+            return
+        if not self._ready:
+            self._ready_since_s = self._clock.monotonic()
+        self._ready.add(entry)
 
     def _run(self, batch: list[Entry], loop: asyncio.AbstractEventLoop) -> None:
         """Run one batch; on a thread."""

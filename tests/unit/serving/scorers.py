@@ -73,8 +73,7 @@ class PreparingThreads:
         self._prepare, self._num, self._running = prepare, num, 0
         self._pool = ThreadPoolExecutor(num)
 
-    @property
-    def has_room(self) -> bool:
+    def has_room(self, *, is_urgent: bool = True) -> bool:
         return self._running < self._num
 
     def submit(self, items: Sequence[ScoringItem], tell: Tell) -> None:

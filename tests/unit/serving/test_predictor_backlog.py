@@ -122,3 +122,50 @@ def test_everyone_leaves_once_and_in_time(
         assert all(entry.deadline_s >= now_s - 1e-9 for entry in batch)
         left += batch + late
     assert Counter(map(id, left)) == Counter(map(id, entries))
+
+
+def _batch(model: LatencyModel, *entries: Entry, behind_s: float = 0.1) -> list[Entry]:
+    batch, late = _line(*entries).take_batch(0.0, 32, model, behind_s)
+    assert not late
+    return batch
+
+
+def _heavy(priority: Priority) -> Entry:
+    """Return a listing with eight photos."""
+    return Entry(None, 0, ScoringItem(), priority, 0.0, passes=9)
+
+
+def test_uploads_wait_for_no_company_that_only_makes_them_wait() -> None:
+    model = _model(0.002, 0.06)
+    upload = _entry(UPLOAD)
+    assert _batch(model, upload, *map(_heavy, [BACKFILL] * 8)) == [upload]
+    assert _batch(model, upload, _entry(RESCAN), _entry(BACKFILL)) == [upload]
+    uploads = [_entry(UPLOAD) for _ in range(4)]
+    assert _batch(model, *uploads, _entry(BACKFILL)) == uploads
+
+
+def test_what_an_upload_may_come_upon_is_bounded_in_time() -> None:
+    model = _model(0.002, 0.06)
+    flood = [_heavy(BACKFILL) for _ in range(8)]
+    assert len(_batch(model, *flood)) == 1, "one listing is not cut"
+    assert len(_batch(_model(0.01, 0.005), *flood)) == 2, "10 ms and twice 45 are 100"
+    assert len(_batch(_model(0.01, 0.005), _entry(UPLOAD), *flood)) == 1 + 2
+    assert len(_batch(_model(0.01, 0.0005), *flood)) == 8
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(list(Priority)), st.integers(1, 9)), min_size=1),
+    st.floats(0, 0.1),
+    st.floats(0.0001, 0.1),
+)
+def test_lower_lines_never_take_more_of_a_batch_than_one_listing_or_their_bound(
+    given_entries: list[tuple[Priority, int]], fixed_s: float, pass_s: float
+) -> None:
+    entries = [
+        Entry(None, 0, ScoringItem(), p, n, passes=k) for n, (p, k) in enumerate(given_entries)
+    ]
+    model = _model(fixed_s, pass_s)
+    batch = _batch(model, *entries, behind_s=0.1)
+    assert batch, "whoever comes is served"
+    lower = [entry for entry in batch if entry.priority is not UPLOAD]
+    assert len(batch) == 1 or model.seconds(sum(one.passes for one in lower)) <= 0.1 or not lower

@@ -16,7 +16,14 @@ from serving.predictor.threads import ThreadPlan
 from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 LINES = {name: {"items": 32, "mib": 1} for name in ("upload", "rescan", "backfill")}
-RULES = {"max_batch": 8, "wait_ms": 0.0, "fair_every": 16, "stop_s": 5.0, "lines": LINES}
+RULES = {
+    "max_batch": 8,
+    "wait_ms": 0.0,
+    "fair_every": 16,
+    "behind_ms": 100.0,
+    "stop_s": 5.0,
+    "lines": LINES,
+}
 PHOTO = (b"a photo",)
 
 
@@ -160,4 +167,53 @@ async def test_nobody_waits_whom_it_could_make_late(scorer: SteppedScorer) -> No
         await hurried
     scorer.let(2)
     await asyncio.gather(*others)
+    queue.close()
+
+
+async def test_an_upload_waits_for_one_photo_of_backfill_and_not_for_all(
+    scorer: SteppedScorer,
+) -> None:
+    queue = _queue(scorer)
+    old = _ask(queue, "old", PHOTO * 8, priority=Priority.BACKFILL)
+    await asyncio.sleep(0.02)  # its first photo is being prepared
+    new = _ask(queue, "new", PHOTO)
+    scorer.let(2)
+    async with asyncio.timeout(20):
+        await new
+    assert (scorer.prepared, scorer.batches) == (["old", "new"], [["new"]])
+    scorer.let(7)
+    async with asyncio.timeout(20):
+        await old
+    assert scorer.batches == [["new"], ["old"]]
+    assert queue._room._depth == [0, 0, 0]
+    queue.close()
+
+
+@pytest.mark.parametrize("num_prepared", [1, 2, 3])
+async def test_a_listing_that_leaves_between_its_photos_leaves_nothing_behind(
+    scorer: SteppedScorer, num_prepared: int
+) -> None:
+    queue = _queue(scorer)
+    gone = _ask(queue, "gone", PHOTO * 4)
+    scorer.let(num_prepared)
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    after = _ask(queue, "after", PHOTO * 2)
+    scorer.let(10)
+    async with asyncio.timeout(20):
+        await after
+    assert scorer.batches == [["after"]]
+    assert queue._room._depth == [0, 0, 0]
+    queue.close()
+
+
+async def test_a_listing_whose_photo_cannot_be_prepared_fails_once(scorer: SteppedScorer) -> None:
+    queue = _queue(scorer)
+    queue._preparing = PreparingThreads(scorer.prepare, 2)
+    scorer.let(20)
+    answers = [_ask(queue, title, PHOTO * 3) for title in ("unreadable", "readable")]
+    bad, good = await asyncio.gather(*answers, return_exceptions=True)
+    assert str(bad) == "cannot be prepared"
+    assert isinstance(good, Scores)
+    assert queue._room._depth == [0, 0, 0]
     queue.close()

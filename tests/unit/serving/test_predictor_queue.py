@@ -41,6 +41,7 @@ def _queue(scorer: FakeScorer, workers: int = 1, **changes: Any) -> BatchQueue:
         "max_batch": 4,
         "wait_ms": 5.0,
         "fair_every": 16,
+        "behind_ms": 100.0,
         "stop_s": 5.0,
         "lines": LINES,
     } | changes
@@ -131,6 +132,7 @@ async def test_many_listings_are_split_over_batches(queue: BatchQueue, scorer: F
 async def test_uploads_overtake_when_a_backfill_floods(
     queue: BatchQueue, scorer: FakeScorer
 ) -> None:
+    queue.latency.fixed_s, queue.latency.pass_s = 0.01, 0.0001  # sharing a batch pays
     busy = await _occupied(queue, scorer)
     flood = [_ask(queue, f"old {n}", priority=Priority.BACKFILL) for n in range(8)]
     await _until(lambda: len(scorer.prepared) == 9)

@@ -22,7 +22,14 @@ from tests.unit.serving.fakes import a_release
 from tests.unit.serving.scorers import FakeScorer, PreparingThreads
 
 LINES = {name: {"items": 2, "mib": 1} for name in ("upload", "rescan", "backfill")}
-RULES = {"max_batch": 1, "wait_ms": 0.0, "fair_every": 16, "stop_s": 5.0, "lines": LINES}
+RULES = {
+    "max_batch": 1,
+    "wait_ms": 0.0,
+    "fair_every": 16,
+    "behind_ms": 100.0,
+    "stop_s": 5.0,
+    "lines": LINES,
+}
 INFER = "/v2/models/tidegate/infer"
 UNREADABLE = b'{"no JSON'
 TITLE = b'{"inputs": [{"name": "title", "datatype": "BYTES", "shape": [1], "data": ["lamp"]}]}'

@@ -18,7 +18,14 @@ USUAL_S = 0.008
 DEADLINE_S = 1.7
 LINES = {name: {"items": 8, "mib": 1} for name in ("upload", "rescan", "backfill")}
 RULES = PredictorRules.model_validate(
-    {"max_batch": 4, "wait_ms": 5.0, "fair_every": 16, "stop_s": 1.0, "lines": LINES}
+    {
+        "max_batch": 4,
+        "wait_ms": 5.0,
+        "fair_every": 16,
+        "behind_ms": 100.0,
+        "stop_s": 1.0,
+        "lines": LINES,
+    }
 )
 
 

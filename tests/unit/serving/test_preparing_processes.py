@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from prometheus_client import REGISTRY, generate_latest
@@ -20,9 +22,11 @@ from prometheus_client import REGISTRY, generate_latest
 from moderation.bundle import Bundle
 from moderation.clock import SystemClock
 from moderation.errors import PermanentError
+from moderation.features import FEATURE_NAMES
 from moderation.preparing import Preparer
 from moderation.scoring import PreparedItem, Scorer, ScoringItem
 from serving.alerts import alerts
+from serving.predictor.parts import joined, num_parts, part
 from serving.predictor.preparer import READY, answer, frame, packed
 from serving.predictor.preparing import (
     Outcome,
@@ -155,9 +159,41 @@ async def test_a_process_has_room_for_what_it_is_at_and_what_comes_next(
 ) -> None:
     answers = [asyncio.create_task(_outcomes(processes, LISTINGS[:1])) for _ in range(2)]
     await asyncio.sleep(0)
-    assert not processes.has_room
+    assert not processes.has_room()
+    assert not processes.has_room(is_urgent=False)
     await asyncio.gather(*answers)
-    assert processes.has_room
+    assert processes.has_room()
+    assert processes.has_room(is_urgent=False), "the only process is taken when it is idle"
+
+
+async def test_what_is_not_urgent_leaves_a_process_to_what_is(tiny_bundle: Bundle) -> None:
+    processes = PreparingProcesses(tiny_bundle.folder, 2, on_broken=_broken)
+    one = asyncio.create_task(_outcomes(processes, LISTINGS[:1]))
+    await asyncio.sleep(0)
+    assert processes.has_room()
+    assert not processes.has_room(is_urgent=False)
+    await one
+    assert processes.has_room(is_urgent=False)
+    processes.close()
+
+
+async def test_a_listing_in_parts_is_the_listing_as_a_whole(
+    processes: PreparingProcesses, tiny_bundle: Bundle
+) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (3, 90, 60, 3), np.uint8)
+    photos = [_png(pixels) for pixels in noise]
+    item = ScoringItem("three", "of them", photos, np.ones(len(FEATURE_NAMES), np.float32))
+    for given in (item, replace(item, images=photos[:1]), replace(item, images=())):
+        expected = Scorer(tiny_bundle).prepare(given)
+        parts = [part(given, place) for place in range(num_parts(given))]
+        found = [one.prepared for one in await _outcomes(processes, parts)]
+        assert _is_same(joined([one for one in found if one is not None]), expected)
+
+
+def _png(pixels_HWC: npt.NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(stream, "PNG")
+    return stream.getvalue()
 
 
 async def test_nothing_is_lost_when_a_process_is_killed(processes: PreparingProcesses) -> None:
@@ -280,7 +316,7 @@ async def test_every_listing_fails_when_no_process_starts_any_more(
     [outcome] = await answer
     assert isinstance(outcome.error, PreparingFailed)
     assert told == ["broken"]
-    assert processes.has_room, "what comes is told at once, and does not wait"
+    assert processes.has_room(), "what comes is told at once, and does not wait"
     [after] = await _outcomes(processes, LISTINGS[:1])
     assert isinstance(after.error, PreparingFailed)
     processes.close()
