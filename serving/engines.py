@@ -39,7 +39,7 @@ class EngineChoice:
 
     name: EngineName = REFERENCE
     num_threads: int = 1
-    """Of one run of a graph."""
+    """Of one run of a graph, in engines that take whole batches; the reference runs a batch's items side by side."""
 
     triton_url: str | None = None
     timeout_s: float = 5.0
@@ -49,10 +49,11 @@ class EngineChoice:
     """Of `torch-cuda`."""
 
     @classmethod
-    def of(cls, config: Settings) -> "EngineChoice":
-        """Return what the settings say."""
+    def of(cls, config: Settings, num_threads: int) -> "EngineChoice":
+        """Return what the settings say, for runs on so many threads."""
         return cls(
             config.engine,
+            num_threads,
             triton_url=config.triton_url,
             timeout_s=config.triton_timeout_ms / 1_000,
         )

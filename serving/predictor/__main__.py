@@ -67,7 +67,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
     from serving.predictor.preparing import PreparingProcesses
     from serving.predictor.queue import BatchQueue
     from serving.predictor.specimen import specimen
-    from serving.predictor.threads import plan_threads, visible_cores
+    from serving.predictor.threads import plan_threads, run_on, visible_cores
     from serving.predictor.warming import warm_up
 
     config = settings()
@@ -87,11 +87,15 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
         preparers=config.predictor_preparers,
         is_pinned=config.predictor_pin_threads,
     )
-    scorer = trusted_scorer(
-        bundle,
-        EngineChoice.of(config),
-        config.release_file,
-        num_threads=arguments.num_threads,
+    scorer = run_on(
+        plan.engine_cores,
+        partial(
+            trusted_scorer,
+            bundle,
+            EngineChoice.of(config, arguments.num_threads),
+            config.release_file,
+            num_threads=arguments.num_threads,
+        ),
     )
     # Whoever runs this process starts it again; what was let in is answered first.
     preparing = PreparingProcesses(
@@ -101,7 +105,8 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
         on_broken=partial(signal.raise_signal, signal.SIGTERM),
     )
     queue = BatchQueue(scorer, preparing, rules, plan)
-    warm_up(scorer, scorer.prepare(specimen()), rules.max_batch, queue.latency)
+    prepared = scorer.prepare(specimen())
+    run_on(plan.engine_cores, partial(warm_up, scorer, prepared, rules.max_batch, queue.latency))
     _LOG.info(
         "serving",
         extra={

@@ -1,12 +1,14 @@
 """How many processes prepare listings and threads run batches, and on which cores: as set, or by what is visible."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, TypeVar
+
+_T = TypeVar("_T")
 
 _QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 
@@ -23,6 +25,11 @@ class ThreadPlan:
 
     worker_cores: tuple[frozenset[int], ...] = ()
     preparer_cores: tuple[frozenset[int], ...] = ()
+
+    @property
+    def engine_cores(self) -> frozenset[int]:
+        """Of all batches."""
+        return frozenset().union(*self.worker_cores)
 
 
 def visible_cores(quota: Path = _QUOTA) -> list[int]:
@@ -59,7 +66,7 @@ def plan_threads(
     if not is_pinned or not hasattr(os, "sched_setaffinity"):
         return ThreadPlan(workers, preparers)
     engine = cores[: workers * num_threads]
-    # What a batch's own threads may use is inherited from the worker that first starts them.
+    # A batch's own threads, shared by all workers, stay on the cores of whoever first starts them: see `run_on`.
     worker_cores = (
         tuple(frozenset([engine[n % len(engine)]]) for n in range(workers))
         if num_threads == 1
@@ -67,6 +74,19 @@ def plan_threads(
     )
     rest = frozenset(cores[len(engine) :]) or frozenset(cores)
     return ThreadPlan(workers, preparers, worker_cores, (rest,) * preparers)
+
+
+def run_on(cores: frozenset[int], function: Callable[[], _T]) -> _T:
+    """Return `function()`, run on a thread that stays on `cores`; threads that it starts stay there too.
+
+    Args:
+        cores: empty runs it here.
+        function: called once.
+    """
+    if not cores:
+        return function()
+    with thread_pool(1, "pinned", (cores,)) as pool:
+        return pool.submit(function).result()
 
 
 def thread_pool(

@@ -16,12 +16,13 @@ from moderation.derived_graphs import derive, derived_digest, derived_folder
 from moderation.engines import open_vino
 from moderation.engines.engine import QUANTISED, Array, Engine, EngineName, engine_named
 from moderation.engines.machine import processor_kind
-from moderation.engines.onnx_runtime import open_reference
+from moderation.engines.onnx_runtime import OnnxRuntimeEngine, open_reference
 from moderation.engines.open_vino import OpenVinoEngine
 from moderation.engines.quantise import quantise
 from moderation.errors import BundleRejected, PermanentError, SettingsError
 from moderation.profiles import PROFILES
 from moderation.reading import IMAGE_FOLDER, TEXT_FOLDER
+from moderation.settings import Settings
 from serving.engines import EngineChoice, opener
 
 ON_CPU: tuple[EngineName, ...] = (
@@ -54,6 +55,18 @@ def _inputs(tower: str, batch: int) -> dict[str, Array]:
 def _cosine(one_BD: Array, other_BD: Array) -> float:
     lengths_B = np.linalg.norm(one_BD, axis=1) * np.linalg.norm(other_BD, axis=1)
     return float(((one_BD * other_BD).sum(1) / lengths_B).min())
+
+
+@pytest.mark.parametrize("name", ["openvino-f32", "onnxruntime-int8"])
+def test_an_engine_that_takes_batches_gets_the_threads_that_it_was_set(
+    derived: Bundle, name: EngineName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[int]()
+    kind = OpenVinoEngine if name.startswith("openvino") else OnnxRuntimeEngine
+    monkeypatch.setattr(kind, "__init__", lambda _, path, name, number: given.append(number))
+    choice = EngineChoice.of(Settings(engine=name), num_threads=3)
+    opener(derived, choice)(derived.folder / TEXT_FOLDER)
+    assert given == [3]
 
 
 @pytest.mark.parametrize("tower", [IMAGE_FOLDER, TEXT_FOLDER])

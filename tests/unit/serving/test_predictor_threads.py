@@ -1,9 +1,16 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serving.predictor.threads import ThreadPlan, plan_threads, thread_pool, visible_cores
+from moderation.bundle import Bundle
+from moderation.encoders import TextEncoder
+from moderation.scoring import Scorer
+from serving.predictor.latency import LatencyModel
+from serving.predictor.specimen import specimen
+from serving.predictor.threads import ThreadPlan, plan_threads, run_on, thread_pool, visible_cores
+from serving.predictor.warming import warm_up
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,28 @@ def test_threads_stay_on_their_cores() -> None:
     with thread_pool(1, "pinned", (frozenset({core}),)) as pool:
         assert pool.submit(os.sched_getaffinity, 0).result() == {core}
     assert os.sched_getaffinity(0) == before, "only the thread is pinned"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin threads")
+def test_the_threads_that_run_the_towers_stay_on_their_cores(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = min(os.sched_getaffinity(0))
+    plan = plan_threads([core], 2, workers=1, preparers=1, is_pinned=True)
+    assert plan.engine_cores == {core}
+    scorer = run_on(plan.engine_cores, lambda: Scorer(tiny_bundle, 2))
+    prepared, seen = scorer.prepare(specimen()), list[set[int]]()
+    real = TextEncoder._run_one
+
+    def told(self: TextEncoder, *arguments: Any) -> Any:
+        seen.append(os.sched_getaffinity(0))
+        return real(self, *arguments)
+
+    run_on(plan.engine_cores, lambda: warm_up(scorer, prepared, 4, LatencyModel()))
+    monkeypatch.setattr(TextEncoder, "_run_one", told)
+    with thread_pool(plan.workers, "score", plan.worker_cores) as pool:
+        pool.submit(scorer.score_prepared, [prepared] * 4).result()
+    assert seen == [{core}] * 4
 
 
 @pytest.mark.parametrize(
