@@ -1,15 +1,17 @@
 """Which version of the banks is active, and which entries are switched on or off: a home that changes atomically.
 
     versions/<digest>/   immutable, written by a build
-    switches/<number>    every set of switches that ever held, each whole
+    switches/<number>    every set of switches that ever held, each whole, none ever written over
     ACTIVE               one small file that names a version and a set of switches; replaced, never edited
 
-A reader sees the state before a change or after it, never one in between. Writers wait for each other.
+A reader sees the state before a change or after it, never one in between. Writers wait for each other. Where ACTIVE is
+gone or damaged, activating a version brings it back with the newest switches: what was switched off stays off.
 """
 
 import fcntl
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +29,14 @@ from moderation.bank_index import (
 )
 from moderation.clock import Clock
 from moderation.errors import BankRejected
-from moderation.files import replace_file
+from moderation.files import create_file, reason_of, replace_file
 from moderation.listing import Digest
+
+_LOG: Final = logging.getLogger(__name__)
 
 _ACTIVE: Final = "ACTIVE"
 _VERSIONS: Final = "versions"
+_SWITCHES: Final = "switches"
 _SHOWN: Final = 12
 _KEPT: Final = 32
 """Versions that can be rolled back to, one after the other."""
@@ -93,14 +98,16 @@ class BankVersions:
     def activate(self, version: str) -> Active:
         """Verify a version byte by byte, make it the active one, and return the new state.
 
+        Where what was active is not known any more, the newest switches there are hold on; see `is_known`.
+
         Raises:
-            BankRejected: if the version is absent or damaged; the active one stays.
+            BankRejected: if the version is absent or damaged, or so are the switches to be taken over; nothing changes.
         """
         verify_version(self._folder(version))
         with self._lock("state"):
-            now = self.active()
+            now = self.active() if self.is_known() else None
             if now is None:
-                state = Active(version=version)
+                state = self._with_newest_switches(version)
             elif now.version == version:
                 state = now
             else:
@@ -149,11 +156,14 @@ class BankVersions:
                     f"{self._root}: the active version has no entry {unknown[:5]}; correct the ids"
                 )
             held = self.switches(now)
-            made = Switches(
-                number=held.number + 1, entries=held.entries | dict.fromkeys(entry_ids, one)
-            )
+            # Not the number after the one held: an older state may have been put back, or a writer ended in between.
+            number = max(held.number, *self._switch_numbers(), 0) + 1
+            made = Switches(number=number, entries=held.entries | dict.fromkeys(entry_ids, one))
             content = _json(made)
-            replace_file(self._switch_file(made.number), content)
+            if not create_file(self._switch_file(number), content, mode=0o644):
+                raise BankRejected(
+                    f"{self._switch_file(number)}: somebody wrote it meanwhile; switch again"
+                )
             update = {"switches": made.number, "switches_digest": _digest(content)}
             return self._save(now.model_copy(update=update))
 
@@ -193,10 +203,26 @@ class BankVersions:
             return Active.model_validate_json(self.active_file.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
+        except OSError as error:
             raise BankRejected(
-                f"{self.active_file}: cannot be read; remove it and activate a version again"
+                f"{self.active_file}: cannot be read ({reason_of(error)}); make it a readable file"
             ) from error
+        except ValidationError as error:
+            raise _Damaged(
+                f"{self.active_file}: is damaged; activate a version again,"
+                " which takes over the newest switches"
+            ) from error
+
+    def is_known(self) -> bool:
+        """Return whether the file that says what is active is there and whole.
+
+        Raises:
+            BankRejected: if it cannot be read now.
+        """
+        try:
+            return self.active() is not None
+        except _Damaged:
+            return False
 
     def open(self, state: Active) -> tuple[BankIndex, Switches]:
         """Return the version and the switches of a state.
@@ -223,6 +249,30 @@ class BankVersions:
             raise BankRejected(f"{path}: was altered; bring back the file as it was written")
         return Switches.model_validate_json(content)
 
+    def _with_newest_switches(self, version: str) -> Active:
+        """Return the state of a version where nothing says what held before; an entry switched off stays off."""
+        number = max(self._switch_numbers(), default=0)
+        if not number:
+            return Active(version=version)
+        path = self._switch_file(number)
+        try:
+            content = path.read_bytes()
+            held = Switches.model_validate_json(content)
+        except (OSError, ValidationError) as error:
+            raise BankRejected(
+                f"{path}: the newest switches cannot be taken over: they cannot be read; bring the file back,"
+                " or move it away to take over those before it"
+            ) from error
+        _LOG.warning(
+            "no known state of the banks: the newest switches were taken over",
+            extra={"number": number, "num_entries": len(held.entries)},
+        )
+        return Active(version=version, switches=number, switches_digest=_digest(content))
+
+    def _switch_numbers(self) -> list[int]:
+        found = self._root.joinpath(_SWITCHES).glob("[0-9]*.json")
+        return [int(path.stem) for path in found if path.stem.isdecimal()]
+
     def _save(self, state: Active) -> Active:
         replace_file(self.active_file, _json(state))
         return state
@@ -234,7 +284,7 @@ class BankVersions:
         return folder
 
     def _switch_file(self, number: int) -> Path:
-        return self._root / "switches" / f"{number:08d}.json"
+        return self._root / _SWITCHES / f"{number:08d}.json"
 
     @contextmanager
     def _lock(self, what: str) -> Iterator[None]:
@@ -242,6 +292,10 @@ class BankVersions:
         with (self._root / f".{what}.lock").open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
+
+
+class _Damaged(BankRejected):
+    """What is active is not known any more."""
 
 
 def _json(record: BaseModel) -> bytes:

@@ -31,7 +31,7 @@ def build(entries: Path, policies: Path | None, *, is_activated: bool) -> None:
     version = versions.build(entries, load_policies(with_policies(policies).policy_file).ids)
     _show_manifest(version, versions.verify(version))
     if is_activated:
-        _show_active(versions.activate(version))
+        _activate(versions, version)
     else:
         say(f"next     tidegate banks activate {version}")
 
@@ -76,13 +76,13 @@ def show(beginning: str | None) -> None:
 
 
 def activate(beginning: str) -> None:
-    """Make a version the active one.
+    """Make a version the active one; where what was active is lost, with the newest switches, and say so.
 
     Raises:
         BankRejected: if it is absent or damaged; the active one stays.
     """
     versions = _versions()
-    _show_active(versions.activate(versions.named(beginning)))
+    _activate(versions, versions.named(beginning))
 
 
 def roll_back() -> None:
@@ -131,6 +131,18 @@ def _named(versions: BankVersions, beginning: str | None) -> str:
     if now is None:
         raise BankRejected("no version is active; name one, or activate one that was built")
     return now.version
+
+
+def _activate(versions: BankVersions, version: str) -> None:
+    was_known = versions.is_known()
+    state = versions.activate(version)
+    _show_active(state)
+    if not was_known and state.switches:
+        say(
+            f"{versions.active_file} was gone or damaged: switches {state.switches}, the newest, were taken over;"
+            " look at them with tidegate banks show",
+            markup=False,
+        )
 
 
 def _show_active(state: Active) -> None:

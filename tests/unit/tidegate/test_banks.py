@@ -99,6 +99,23 @@ def test_a_damaged_version_is_told_and_never_active(tmp_path: Path, versions: Ba
     assert "every byte" in _told("verify")
 
 
+def test_a_lost_state_comes_back_with_its_switches_and_says_so(
+    tmp_path: Path, versions: BankVersions
+) -> None:
+    assert "taken over" not in _told("build", _entries(tmp_path, 3), "--activate")
+    by = ["--reason", "stock photo of a drill", "--by", "ana"]
+    _told("disable", "gun-1", *by)
+    versions.active_file.write_bytes(b"garbage")
+    assert "takes over the newest switches" in _refused("show")
+    [version] = versions.versions()
+    assert "switches 1, the newest, were taken over" in _told("activate", version[:8])
+    assert "disabled gun-1: stock photo of a drill (ana, " in _told("show")
+    versions.active_file.unlink()
+    assert "were taken over" in _told("build", _entries(tmp_path, 3), "--activate")
+    assert "switches 2" in _told("disable", "gun-2", *by)
+    assert "taken over" not in _told("activate", version[:8])
+
+
 def test_what_is_not_there_is_refused_with_what_is(tmp_path: Path, versions: BankVersions) -> None:
     assert "no version is active" in _refused("show")
     assert "none was built" in _refused("verify", "abc")
