@@ -1,9 +1,10 @@
 """Analysts' patterns over a listing: all literals by Aho-Corasick in one pass, expressions by RE2, nothing backtracks.
 
-Every field is read as it came, as it looks and as it is meant; hits are told by where they lie in the text as it came.
+Every field is read as it came, as it looks and as it is meant; literals also where signs keep their words apart, or
+where they are spelled letter by letter. Hits are told by where they lie in the text as it came.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final, Literal, NamedTuple
@@ -11,9 +12,10 @@ from typing import Final, Literal, NamedTuple
 import ahocorasick
 
 from moderation.clock import Clock
+from moderation.disguised_words import is_spelled, part, spelled_readings, unpart
 from moderation.expressions import Expression, Span, has_edge
 from moderation.pattern_file import Pattern, PatternFile, Reading, lower
-from moderation.text import normalise
+from moderation.text import Text, normalise
 from moderation.text_spans import original_spans
 
 MAX_FIELD_CHARS: Final = 100_000
@@ -72,14 +74,18 @@ class _Found(NamedTuple):
     span: Span
 
 
-class _Literals:
-    """The literals of one reading."""
+class _Needle(NamedTuple):
+    text: str
+    number: int
 
-    def __init__(self, patterns: Sequence[Pattern], reading: Reading) -> None:
+
+class _Literals:
+    """What literals look like in one reading."""
+
+    def __init__(self, patterns: Sequence[Pattern], needles: Iterable[_Needle]) -> None:
         owners: dict[str, list[int]] = {}
-        for number, pattern in enumerate(patterns):
-            if pattern.kind == "literal" and reading in (needles := pattern.needles()):
-                owners.setdefault(needles[reading], []).append(number)
+        for needle, number in needles:
+            owners.setdefault(needle, []).append(number)
         self._patterns = patterns
         self._automaton = ahocorasick.Automaton()
         for needle, numbers in owners.items():
@@ -134,6 +140,57 @@ class _Expressions:
                 yield _Found(number, Span(_chars(data, begin), _chars(data, end)))
 
 
+class _Disguised:
+    """Literals of which signs keep the words apart, or that are spelled letter by letter."""
+
+    def __init__(self, patterns: Sequence[Pattern], plain: Collection[_Needle]) -> None:
+        self._patterns, self._plain = patterns, frozenset(plain)
+        parted = {_Needle(part(one.text), one.number) for one in self._plain}
+        # "__init__" would be every "init".
+        parted = {one for one in parted if one.text.strip() == one.text}
+        joined = {_Needle(text.replace(" ", ""), number) for text, number in parted if " " in text}
+        self._has_separators = not parted <= self._plain
+        self._parted = _Literals(patterns, sorted(parted))
+        self._joined = _Literals(patterns, sorted(joined))
+
+    def find(self, text: Text, cut: set[int]) -> list[_Found]:
+        """Return literals by their places in the text as it came, without those that lie in a plain reading too."""
+        spelled = [*spelled_readings(text)]
+        found: list[_Found] = []
+        for base in dict.fromkeys((text.normalised, text.folded, *spelled)):
+            is_plain = base in (text.normalised, text.folded)
+            found += _placed(text.original, base, self._in_parted(base, cut, is_plain=is_plain))
+        for base in spelled:
+            hits = _placed(text.original, base, [*self._joined.find(base, cut)])
+            found += [hit for hit in hits if is_spelled(text.original[slice(*hit.span)])]
+        return found
+
+    def _in_parted(self, base: str, cut: set[int], *, is_plain: bool) -> list[_Found]:
+        parted = part(base)
+        if is_plain and parted == base and not self._has_separators:
+            return []
+        found = [*self._parted.find(parted, cut)]
+        spans = unpart(base, [one.span for one in found]) if found else []
+        moved = [_Found(one.number, span) for one, span in zip(found, spans, strict=True)]
+        return [one for one in moved if not (is_plain and self._is_known(base, one))]
+
+    def _is_known(self, base: str, found: _Found) -> bool:
+        """Return whether the plain reading shows a hit too."""
+        begin, end = found.span
+        is_word = has_edge(base, begin) and has_edge(base, end)
+        return _Needle(base[begin:end], found.number) in self._plain and (
+            is_word or not self._patterns[found.number].word_boundaries
+        )
+
+
+def _placed(original: str, read: str, found: Sequence[_Found]) -> list[_Found]:
+    """Return what was found in a reading by its places in the text as it came."""
+    if not found:
+        return []
+    spans = original_spans(original, read, [one.span for one in found])
+    return [_Found(one.number, span) for one, span in zip(found, spans, strict=True)]
+
+
 def _chars(data: bytes, place: int) -> int:
     return place if data.isascii() else len(data[:place].decode())
 
@@ -146,7 +203,9 @@ class Patterns:
         self._file, self._clock = file, clock
         self._patterns = tuple(pattern for pattern in file.patterns if pattern.enabled)
         readings: tuple[Reading, ...] = ("original", "normalised", "folded")
-        self._literals = {one: _Literals(self._patterns, one) for one in readings}
+        needles = {one: _needles(self._patterns, one) for one in readings}
+        self._literals = {one: _Literals(self._patterns, needles[one]) for one in readings}
+        self._disguised = _Disguised(self._patterns, needles["normalised"] + needles["folded"])
         self._expressions = {one: _Expressions(self._patterns, one) for one in readings}
 
     @property
@@ -157,8 +216,9 @@ class Patterns:
     def match(self, title: str, description: str) -> PatternSignal:
         """Return every hit in a listing's text.
 
-        Time: linear in the text; each of the three readings is passed over once by all literals together and once by
-        each expression, at worst its steps times the characters. Memory: a few copies of the text.
+        Time: linear in the text; each of the three readings is passed over by all literals together, at most three
+        times, and once by each expression, at worst its steps times the characters. A text with words spelled letter
+        by letter, and with wider spaces, is normalised twice. Memory: a few copies of the text.
 
         Args:
             title: as the seller wrote it.
@@ -189,6 +249,9 @@ class Patterns:
         for reading, read in readings.items():
             for found in self._in_reading(reading, text, read, today, cut):
                 first.setdefault(found, reading)
+        for found in self._disguised.find(shown, cut):
+            if _is_live(self._patterns[found.number], today):
+                first.setdefault(found, "folded")
         hits = [self._hit(field, number, span, by) for (number, span), by in first.items()]
         return sorted(hits, key=lambda hit: (hit.span, hit.pattern_id))
 
@@ -201,10 +264,7 @@ class Patterns:
             *self._expressions[reading].find(read, cut),
         ]
         live = [one for one in found if _is_live(self._patterns[one.number], today)]
-        if reading == "original" or not live:
-            return live
-        spans = original_spans(original, read, [one.span for one in live])
-        return [_Found(one.number, span) for one, span in zip(live, spans, strict=True)]
+        return live if reading == "original" else _placed(original, read, live)
 
     def _hit(self, field: Field, number: int, span: Span, reading: Reading) -> PatternHit:
         pattern = self._patterns[number]
@@ -227,6 +287,14 @@ class Patterns:
             digest=self._file.digest,
             latency_ms=(self._clock.monotonic() - started) * 1_000,
         )
+
+
+def _needles(patterns: Sequence[Pattern], reading: Reading) -> list[_Needle]:
+    return [
+        _Needle(needles[reading], number)
+        for number, pattern in enumerate(patterns)
+        if pattern.kind == "literal" and reading in (needles := pattern.needles())
+    ]
 
 
 def _is_live(pattern: Pattern, today: date) -> bool:

@@ -187,7 +187,7 @@ TEXTS: Final = (
         150,
         "characters",
         120,
-        ("moderation.patterns", "moderation.expressions"),
+        ("moderation.patterns", "moderation.expressions", "moderation.disguised_words"),
     ),
     Target(
         "expression",
