@@ -69,6 +69,35 @@ def test_a_model_that_is_there_is_kept(repository: Path, tiny_bundle: Bundle) ->
     assert {path: path.stat().st_mtime_ns for path in repository.rglob("*")} == before
 
 
+def test_a_graph_that_was_damaged_or_lost_is_put_back(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    graphs = [
+        tmp_path / name / "1" / "model.onnx"
+        for name in export_repository(tiny_bundle, tmp_path, RULES)
+    ]
+    whole = {path: path.read_bytes() for path in graphs}
+    emptied, gone = graphs
+
+    def altered(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    for damage in (
+        lambda: emptied.write_bytes(b""),
+        lambda: gone.unlink(),
+        lambda: altered(emptied),
+        lambda: shutil.rmtree(gone.parent),
+        lambda: (gone.parents[1] / "config.pbtxt").write_bytes(b"\xff"),
+    ):
+        damage()
+        export_repository(tiny_bundle, tmp_path, RULES)
+        assert {path: path.read_bytes() for path in graphs} == whole
+        assert [sorted(one.name for one in path.parent.iterdir()) for path in graphs] == [
+            ["model.onnx"]
+        ] * 2
+    assert model_config(gone.parents[1]).max_batch_size == RULES.max_batch
+    assert emptied.stat().st_mode & 0o444 == 0o444  # Triton runs as another user
+
+
 def test_batching_that_changed_is_written_anew(tiny_bundle: Bundle, tmp_path: Path) -> None:
     export_repository(tiny_bundle, tmp_path, RULES)
     graphs = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.onnx")}
