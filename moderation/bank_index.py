@@ -1,4 +1,4 @@
-"""One immutable version of the banks: a folder of arrays that many processes map at once, named by its own digest.
+"""One immutable version of the banks: a folder of arrays, named by its own digest. Many processes share a large one.
 
 N entries. A version is written once and never altered; to change it, build another one.
 """
@@ -29,6 +29,10 @@ MANIFEST: Final = "manifest.json"
 _ENTRIES: Final = "entries.parquet"
 _ARRAYS: Final = ("hashes", "order", "starts", "ids", "banks", "policies", "is_enabled")
 _UNFINISHED: Final = ".building-"
+_MAPPED_FROM: Final = 64 * 2**20
+"""Bytes of a version from which its arrays are mapped, some 500,000 entries. A smaller one is read, so that nothing on
+the disk touches it: the system ends a process that reads a mapped page of a file that was cut."""
+
 _SAMPLE: Final = 64
 """Entries that a verification looks up, each as it is and with as many bits flipped as the radius allows."""
 
@@ -77,6 +81,21 @@ class Manifest(_Record):
 
 
 @dataclass(frozen=True)
+class _MappedFile:
+    path: Path
+    inode: int
+    num_bytes: int
+
+    def is_cut(self) -> bool:
+        """Return whether this very file has another size; what is mapped of a removed or replaced one stays whole."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        return found.st_ino == self.inode and found.st_size != self.num_bytes
+
+
+@dataclass(frozen=True)
 class BankIndex:
     """An open version; stays valid however many versions are activated or removed after it."""
 
@@ -90,6 +109,12 @@ class BankIndex:
     bank_N: npt.NDArray[np.uint16]
     policy_N: npt.NDArray[np.uint16]
     is_enabled_N: npt.NDArray[np.bool_]
+    mapped: tuple[_MappedFile, ...]
+    """Files that have to stay as they are; none of a small version, which is in memory."""
+
+    def cut_file(self) -> Path | None:
+        """Return a mapped file that has another size now: nobody may read its pages; None where all are whole."""
+        return next((one.path for one in self.mapped if one.is_cut()), None)
 
     def rows_of(self, entry_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row of each entry, -1 where this version has no such entry."""
@@ -229,7 +254,7 @@ def _file_facts(path: Path) -> FileFacts:
 
 
 def open_version(folder: Path, version: str | None = None) -> BankIndex:
-    """Return a version mapped into memory: at once, whatever its size, and shared with every other process.
+    """Return a version in memory: a large one is mapped, at once whatever its size and shared with every other process.
 
     The manifest's digest and every file's size and shape are checked here; the files' digests by `verify_version`,
     which activation calls.
@@ -243,7 +268,7 @@ def open_version(folder: Path, version: str | None = None) -> BankIndex:
     """
     version = version or folder.name
     manifest = _manifest(folder, version)
-    arrays = _mapped(folder, manifest)
+    arrays, mapped = _arrays(folder, manifest)
     index = HashIndex(
         arrays["hashes"], arrays["order"], arrays["starts"], manifest.bands, manifest.radius
     )
@@ -256,6 +281,7 @@ def open_version(folder: Path, version: str | None = None) -> BankIndex:
         arrays["banks"],
         arrays["policies"],
         arrays["is_enabled"],
+        mapped,
     )
 
 
@@ -272,20 +298,31 @@ def _manifest(folder: Path, version: str) -> Manifest:
         raise BankRejected(f"{folder}: {MANIFEST} has another format; {_REBUILD}") from error
 
 
-def _mapped(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+def _arrays(
+    folder: Path, manifest: Manifest
+) -> tuple[dict[str, npt.NDArray[Any]], tuple[_MappedFile, ...]]:
     for name, facts in manifest.files.items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != facts.num_bytes:
             raise BankRejected(f"{path}: is missing or has another size; {_REBUILD}")
+    paths = {name: folder / f"{name}.npy" for name in _ARRAYS}
+    num_bytes = sum(path.stat().st_size for path in paths.values())
+    mode: Literal["r"] | None = "r" if num_bytes >= _MAPPED_FROM else None
     arrays = {}
-    for name in _ARRAYS:
+    for name, path in paths.items():
         try:
-            mapped = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise BankRejected(f"{folder / name}.npy: cannot be read; {_REBUILD}") from error
-        arrays[name] = mapped.view(np.ndarray)
+            array = np.load(path, mmap_mode=mode, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BankRejected(f"{path}: cannot be read; {_REBUILD}") from error
+        array.flags.writeable = False
+        arrays[name] = array.view(np.ndarray)
     _check_shapes(folder, manifest, arrays)
-    return arrays
+    if mode is None:
+        return arrays, ()
+    mapped = ((path, path.stat().st_ino) for path in paths.values())
+    return arrays, tuple(
+        _MappedFile(path, inode, manifest.files[path.name].num_bytes) for path, inode in mapped
+    )
 
 
 def _check_shapes(folder: Path, manifest: Manifest, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

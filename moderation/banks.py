@@ -103,7 +103,8 @@ class Banks:
         self._file = FollowedFile(versions.active_file)
         self._opened: _Opened | None = None
         self.problem: str | None = None
-        """What is wrong with the active version; while it is, look-ups go on with the one that was open before."""
+        """What is wrong with the active version; while it is, look-ups go on with the one that was open before, unless
+        that one was cut: then they are errors."""
 
         self.num_refused = 0
         """Refreshes that met a damaged version or file."""
@@ -117,8 +118,8 @@ class Banks:
     def refresh(self) -> bool:
         """Open what is active if it changed, and return whether another version or set of switches is now asked.
 
-        Time: one `stat` of a file when nothing changed. A version that is damaged or cannot be read is refused, told in
-        `problem`, counted and tried again at the next call.
+        Time: one `stat` of a file when nothing changed, and one of each file of a version that is mapped. A version
+        that is damaged or cannot be read is refused, told in `problem`, counted and tried again at the next call.
         """
         try:
             return self._refresh()
@@ -129,7 +130,19 @@ class Banks:
             self.problem = str(error)
             return False
 
+    def _close_if_cut(self) -> None:
+        opened = self._opened
+        cut = None if opened is None else opened.index.cut_file()
+        if cut is None:
+            return
+        # Before anything is asked of it: reading its pages ends the process.
+        self._opened = None
+        self._file = FollowedFile(self._versions.active_file)
+        self.problem = f"{cut}: was cut while it was open; build the version again"
+        _LOG.error("open bank version closed", extra={"problem": self.problem})
+
     def _refresh(self) -> bool:
+        self._close_if_cut()
         try:
             facts = self._file.change()
         except FileNotFoundError:

@@ -1,6 +1,8 @@
 """What the banks say of one image: matches, known good against known bad, and never a false no."""
 
 import io
+import mmap
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moderation import bank_index
 from moderation.bank_versions import BankVersions
 from moderation.banks import TIE_MARGIN, Banks
 from moderation.clock import SimulatedClock
@@ -182,7 +185,10 @@ def test_a_damaged_version_is_told_and_the_open_one_goes_on(
 
 
 @pytest.mark.parametrize("name", ["order.npy", "starts.npy"])
-def test_damage_under_an_open_version_is_an_error(tmp_path: Path, name: str) -> None:
+def test_damage_under_an_open_version_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(bank_index, "_MAPPED_FROM", 0)
     versions, banks = activated(tmp_path, [entry("a", KNOWN)])
     state = versions.active()
     assert state is not None
@@ -194,3 +200,73 @@ def test_damage_under_an_open_version_is_an_error(tmp_path: Path, name: str) -> 
     signal = banks.lookup(KNOWN, 90)
     assert (signal.status, signal.known_bad) == ("error", None)
     assert "verify the version" in signal.reason
+
+
+def cut(tmp_path: Path, versions: BankVersions, name: str) -> Path:
+    state = versions.active()
+    assert state is not None
+    path = tmp_path / "banks" / "versions" / state.version / name
+    path.chmod(0o644)
+    os.truncate(path, 64)
+    return path
+
+
+@pytest.mark.parametrize("name", ["hashes.npy", "order.npy", "starts.npy", "ids.npy"])
+def test_a_small_version_that_is_cut_while_open_goes_on(tmp_path: Path, name: str) -> None:
+    versions, banks = activated(tmp_path, [entry("a", KNOWN)])
+    index = versions.open(versions.active() or pytest.fail("nothing is active"))[0]
+    # First: a look-up in a mapped file that is cut would end this process.
+    assert not index.mapped
+    assert not isinstance(index.hashes_N4.base, mmap.mmap)
+    cut(tmp_path, versions, name)
+    assert not banks.refresh()
+    assert banks.problem is None
+    assert [one.entry_id for one in banks.lookup(KNOWN, 90).matches] == ["a"]
+
+
+def test_a_mapped_version_that_is_cut_is_closed_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_index, "_MAPPED_FROM", 0)
+    versions, banks = activated(tmp_path, [entry("a", KNOWN)])
+    cut(tmp_path, versions, "hashes.npy")
+    assert not banks.refresh()
+    for _ in range(2):
+        signal = banks.lookup(KNOWN, 90)
+        assert (signal.status, signal.known_bad, banks.version) == ("error", None, None)
+        assert "build the version again" in signal.reason
+        assert not banks.refresh()
+    versions.build(tmp_path / "entries.jsonl", POLICIES)
+    assert banks.refresh()
+    assert banks.problem is None
+    assert [one.entry_id for one in banks.lookup(KNOWN, 90).matches] == ["a"]
+
+
+def test_a_cut_version_is_an_error_where_nothing_says_what_is_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_index, "_MAPPED_FROM", 0)
+    versions, banks = activated(tmp_path, [entry("a", KNOWN)])
+    cut(tmp_path, versions, "ids.npy")
+    versions.active_file.unlink()
+    assert not banks.refresh()
+    signal = banks.lookup(KNOWN, 90)
+    assert (signal.status, signal.known_bad) == ("error", None)
+    assert "was cut while it was open" in signal.reason
+
+
+def test_a_mapped_version_that_is_removed_or_replaced_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank_index, "_MAPPED_FROM", 0)
+    versions, banks = activated(tmp_path, [entry("a", KNOWN)])
+    path = tmp_path / "banks" / "versions" / str(banks.version).split("+")[0] / "hashes.npy"
+    other = path.with_name("other")
+    other.write_bytes(b"short")
+    other.replace(path)
+    assert not banks.refresh()
+    assert [one.entry_id for one in banks.lookup(KNOWN, 90).matches] == ["a"]
+    path.unlink()
+    assert not banks.refresh()
+    assert banks.lookup(KNOWN, 90).status == "ok"
+    assert versions.active() is not None
