@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -25,17 +25,20 @@ from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 
 from serving.openinference import MAX_MESSAGE_BYTES
+from serving.predictor.asgi import (
+    JSON,
+    Answer,
+    App,
+    Receive,
+    Scope,
+    Send,
+    error_answer,
+    send_answer,
+)
 from serving.predictor.backlog import Priority
 from serving.predictor.measures import REQUESTS
 from serving.predictor.model import TidegateModel, datatype_of, new_id
 from serving.predictor.queue import Overloaded, TooLate
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Answer = tuple[int, dict[str, str], bytes]
-"""Status, headers and body."""
 
 MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES * 4 // 3
 """What gRPC takes, in base64."""
@@ -47,7 +50,6 @@ _PRIORITY = b'"priority"'
 """A body without it is an upload's."""
 
 _INLINE_BYTES = 256 * 2**10
-_JSON: Final = {"content-type": "application/json"}
 
 
 class RestInference:
@@ -71,11 +73,7 @@ class RestInference:
         answer = await self._answered(found[1], _headers(scope["headers"]), receive)
         if answer is None:
             return  # nobody reads it
-        status, headers, body = answer
-        headers["content-length"] = str(len(body))
-        encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": status, "headers": encoded})
-        await send({"type": "http.response.body", "body": body})
+        await send_answer(send, answer)
 
     async def _answered(
         self, version: str | None, headers: dict[str, str], receive: Receive
@@ -83,18 +81,18 @@ class RestInference:
         try:
             return await self._infer(version, headers, receive)
         except Overloaded as error:
-            return _error(503, error, {"retry-after": str(math.ceil(error.delay_s))})
+            return error_answer(503, error, {"retry-after": str(math.ceil(error.delay_s))})
         except TooLate as error:
-            return _error(504, error)
+            return error_answer(504, error)
         except InvalidInput as error:
-            return _error(400, error)
+            return error_answer(400, error)
         except ModelNotFound as error:
-            return _error(404, error)
+            return error_answer(404, error)
         except _TooLarge as error:
-            return _error(413, error, {"connection": "close"})
+            return error_answer(413, error, {"connection": "close"})
         except Exception as error:
             _LOG.exception("request failed")
-            return _error(500, f"{type(error).__name__}: see the predictor's log")
+            return error_answer(500, f"{type(error).__name__}: see the predictor's log")
 
     async def _infer(
         self, version: str | None, headers: dict[str, str], receive: Receive
@@ -142,7 +140,7 @@ class RestInference:
             "model_version": self._model.release.bundle,
             "outputs": outputs,
         }
-        return 200, dict(_JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        return 200, dict(JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """Return the body, unless its size or its priority alone leaves it no room: then nothing is decoded.
@@ -258,7 +256,3 @@ def _binary(response: InferResponse) -> Answer:
     content, json_size = response.to_rest()
     headers = {"content-type": "application/octet-stream", _HEADER_LENGTH: str(json_size)}
     return 200, headers, content
-
-
-def _error(status: int, error: Exception | str, headers: dict[str, str] | None = None) -> Answer:
-    return status, _JSON | (headers or {}), orjson.dumps({"error": str(error)})

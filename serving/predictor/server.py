@@ -33,6 +33,7 @@ from serving.openinference import (
 )
 from serving.predictor.inputs import DEADLINE_HEADER
 from serving.predictor.model import TidegateModel
+from serving.predictor.others import OtherRoutes
 from serving.predictor.prefilter import PrefilterModel
 from serving.predictor.queue import Overloaded, TooLate
 from serving.predictor.rest import RestInference
@@ -41,6 +42,7 @@ _LOG = logging.getLogger(__name__)
 
 # Seconds for answers to be sent, once the queue has given all of them.
 _GRACE_S: Final = 5
+_NO_REPOSITORY: Final = "a predictor serves one bundle: start another one with another bundle"
 
 
 class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServe ships no types
@@ -94,7 +96,7 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         self._rest_server.create_application()
         config = self._rest_server.config
         config.host, config.proxy_headers = self._host, False
-        config.app = RestInference(self._model, kserve_server.app)
+        config.app = RestInference(self._model, OtherRoutes(kserve_server.app))
         self._http_server = _HttpServer(self._rest_server.config)
         self._grpc_server = _GrpcServer(
             _Servicer(
@@ -139,6 +141,10 @@ class _DataPlane(DataPlane):  # type: ignore[misc]  # KServe ships no types
     async def ready(self) -> bool:
         """Return whether the model takes requests."""
         return bool(self._model.ready)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the server's metadata with the extensions that are there: KServe's own names one that is closed."""
+        return dict(super().metadata(), extensions=["binary_tensor_data"])
 
 
 class _RestServer(RESTServer):  # type: ignore[misc]  # KServe ships no types
@@ -225,6 +231,14 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no typ
             outputs=described["outputs"],
         )
 
+    async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:  # the protocol's name
+        """Refuse: a predictor serves the bundle that it was started with."""
+        raise NotImplementedError(_NO_REPOSITORY)
+
+    async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:  # the protocol's name
+        """Refuse: one anonymous call would end the answers to all others."""
+        raise NotImplementedError(_NO_REPOSITORY)
+
 
 def _earlier(given_ms: str, left_ms: float) -> str:
     """Return the earlier deadline; what is no number is left for the request's own check."""
@@ -246,6 +260,8 @@ class _Errors(ExceptionToStatusInterceptor):  # type: ignore[misc]  # KServe shi
             await context.abort(StatusCode.RESOURCE_EXHAUSTED, str(ex), trailer)
         if isinstance(ex, TooLate):
             await context.abort(StatusCode.DEADLINE_EXCEEDED, str(ex))
+        if isinstance(ex, NotImplementedError):  # KServe's own fails on it
+            await context.abort(StatusCode.UNIMPLEMENTED, str(ex))
         await super().handle_exception(ex, request_or_iterator, context, method_name)
 
 

@@ -67,6 +67,28 @@ async def test_health_and_metadata_answer_over_grpc(predictor: ServingProcess) -
     assert [tensor.name for tensor in described.outputs][:4] == OUTPUTS
 
 
+async def test_the_model_cannot_be_unloaded(rest: httpx.Client, predictor: ServingProcess) -> None:
+    for path in (
+        "index",
+        "models/tidegate/unload",
+        "models/tidegate/load",
+        "models/prefilter/unload",
+    ):
+        answer = rest.post(f"/v2/repository/{path}")
+        assert (answer.status_code, "serves one bundle" in answer.json()["error"]) == (404, True)
+    for name in ("Unload", "Load"):
+        request = getattr(messages, f"RepositoryModel{name}Request")(model_name=MODEL_NAME)
+        with pytest.raises(grpc.RpcError) as caught:
+            await _grpc(predictor, f"RepositoryModel{name}", request)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert "serves one bundle" in caught.value.details()
+    assert rest.get("/v2/health/ready").json() == {"ready": True}
+    assert rest.post(INFER, json=json_body(["lamp"])).status_code == 200
+    assert (await _grpc(predictor, "ModelInfer", grpc_request(["lamp"]))).model_name == MODEL_NAME
+    told = await _grpc(predictor, "ServerMetadata", messages.ServerMetadataRequest())
+    assert rest.get("/v2").json()["extensions"] == list(told.extensions) == ["binary_tensor_data"]
+
+
 async def test_id_is_echoed_or_made_up(rest: httpx.Client, predictor: ServingProcess) -> None:
     assert rest.post(INFER, json=json_body(["lamp"], id="mine")).json()["id"] == "mine"
     assert rest.post(INFER, json=json_body(["lamp"])).json()["id"]
