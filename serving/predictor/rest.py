@@ -45,6 +45,7 @@ MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES * 4 // 3
 
 _LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "inference-header-content-length"
+_LENGTH_DIGITS = 19
 _BINARY_SIZE = "binary_data_size"
 _PRIORITY = b'"priority"'
 """A body without it is an upload's."""
@@ -153,7 +154,8 @@ class RestInference:
             _TooLarge: if it is beyond the bound; it is not read to its end.
         """
         queue, declared = self._model.queue, headers.get("content-length", "")
-        num_declared = int(declared) if declared.isdecimal() else 0
+        is_length = declared.isdecimal() and len(declared) <= _LENGTH_DIGITS
+        num_declared = int(declared) if is_length else 0
         queue.check_unread(num_declared)
         num_bytes, chunks, is_more = 0, [], num_declared <= MAX_BODY_BYTES
         while is_more:
@@ -204,11 +206,7 @@ def parse_body(body: bytes, header_length: str | None, model_name: str) -> Infer
     Raises:
         InvalidInput: saying what to send instead.
     """
-    if header_length is not None and not (
-        header_length.isdecimal() and int(header_length) <= len(body)
-    ):
-        raise InvalidInput(f"{_HEADER_LENGTH} is {header_length!r}; send the length of the JSON")
-    end = len(body) if header_length is None else int(header_length)
+    end = len(body) if header_length is None else _json_length(header_length, len(body))
     try:
         document = orjson.loads(body[:end])
         raw = _take_raw(document, memoryview(body)[end:])
@@ -224,6 +222,18 @@ def parse_body(body: bytes, header_length: str | None, model_name: str) -> Infer
     for place, data in raw.items():
         request.inputs[place]._raw_data = data
     return request
+
+
+def _json_length(told: str, most: int) -> int:
+    """Return the length of the JSON; Python converts no text of thousands of digits, so those are not tried."""
+    if (
+        not (told.isascii() and told.isdecimal() and len(told) <= _LENGTH_DIGITS)
+        or int(told) > most
+    ):
+        raise InvalidInput(
+            f"{_HEADER_LENGTH} is {told[: _LENGTH_DIGITS + 1]!r}; send the length of the JSON"
+        )
+    return int(told)
 
 
 def _take_raw(document: Any, rest: memoryview) -> dict[int, bytes]:

@@ -149,6 +149,7 @@ def test_version_is_served_or_not_found(rest: httpx.Client, tiny_bundle: Bundle)
         (b'{"inputs": [{"name": "title"}]}', {}, "inputs.0"),
         (b"{}", {"inference-header-content-length": "x"}, "length of the JSON"),
         (b"{}", {"inference-header-content-length": "99"}, "length of the JSON"),
+        (b"{}", {"inference-header-content-length": "1" * 5_000}, "length of the JSON"),
         (b"{}rest", {"inference-header-content-length": "2"}, "4 bytes follow"),
         (
             b'{"inputs": [{"parameters": {"binary_data_size": 9}}]}',

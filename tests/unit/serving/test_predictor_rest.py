@@ -181,6 +181,15 @@ async def test_a_body_beyond_the_bound_is_not_read_to_its_end(
     assert _requests("invalid") == before + 2
 
 
+@pytest.mark.parametrize("told", ["1" * 5_000, "-1", "x", "", "\u00b2"])
+async def test_a_length_that_is_none_is_refused_by_its_header(queue: BatchQueue, told: str) -> None:
+    headers = {b"inference-header-content-length": told.encode("latin-1")}
+    sent = await _call(queue, [_body(TITLE)], headers)
+    assert sent[0]["status"] == 400
+    assert b"inference-header-content-length is" in sent[1]["body"]
+    assert len(sent[1]["body"]) < 200, "it is not sent back whole"
+
+
 async def test_a_fault_of_ours_is_500_and_logged(
     queue: BatchQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
