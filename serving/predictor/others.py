@@ -1,17 +1,28 @@
 """What a predictor answers over REST beside its inference: KServe's routes, but for those that it does not offer."""
 
-from typing import Final
+import re
+from collections.abc import MutableMapping
+from typing import Any, Final
 
 from serving.predictor.asgi import App, Receive, Scope, Send, error_answer, send_answer
+from serving.predictor.bodies import TooLarge, parse_length, read_body
+
+MAX_OTHER_BYTES: Final = 2**20
+"""Of a body. None of these routes needs more than a few hundred bytes, and KServe parses them on the event loop."""
 
 _CLOSED: Final = {
-    "/v2/repository": "a predictor serves one bundle: start another one with another bundle",
+    re.compile(
+        r"/v2/repository(/.*)?"
+    ): "a predictor serves one bundle: start another one with another bundle",
+    re.compile(
+        r"/v1/models/[^/]+:predict/?"
+    ): "V1 has no tensors by name: use /v2/models/{name}/infer",
 }
 """What is said under these paths. KServe's model repository would let anybody unload the model for everybody."""
 
 
 class OtherRoutes:
-    """An ASGI application that hands requests on to KServe's, unless their route is closed.
+    """An ASGI application that hands requests on to KServe's, their bodies bounded, unless their route is closed.
 
     Args:
         app: KServe's.
@@ -21,17 +32,34 @@ class OtherRoutes:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404 for a closed route, and hand on everything else."""
-        reason = _closed(scope["path"]) if scope["type"] == "http" else None
-        if reason is None:
+        """Answer 404 for a closed route, 413 for a body beyond the bound, and hand on everything else."""
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
-        else:
-            await send_answer(send, error_answer(404, reason))
+            return
+        reasons = [said for pattern, said in _CLOSED.items() if pattern.fullmatch(scope["path"])]
+        if reasons:
+            await send_answer(send, error_answer(404, reasons[0]))
+            return
+        told = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
+        try:
+            body = await read_body(receive, parse_length(told) or 0, MAX_OTHER_BYTES)
+        except TooLarge as error:
+            reason = f"{error}; only /v2/models/{{name}}/infer takes more"
+            await send_answer(send, error_answer(413, reason, {"connection": "close"}))
+            return
+        if body is not None:
+            await self._app(scope, _after(body, receive), send)
 
 
-def _closed(path: str) -> str | None:
-    """Return why a path is not served; None if it is."""
-    for prefix, reason in _CLOSED.items():
-        if path == prefix or path.startswith(f"{prefix}/"):
-            return reason
-    return None
+def _after(body: bytearray, receive: Receive) -> Receive:
+    """Return what hears the whole body once, and then whatever else comes."""
+    is_told = False
+
+    async def hear() -> MutableMapping[str, Any]:
+        nonlocal is_told
+        if is_told:
+            return await receive()
+        is_told = True
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    return hear

@@ -15,7 +15,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import numpy.typing as npt
 import orjson
@@ -24,7 +24,6 @@ from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
 
-from serving.openinference import MAX_MESSAGE_BYTES
 from serving.predictor.asgi import (
     JSON,
     Answer,
@@ -36,16 +35,13 @@ from serving.predictor.asgi import (
     send_answer,
 )
 from serving.predictor.backlog import Priority
+from serving.predictor.bodies import MAX_BODY_BYTES, TooLarge, parse_length, read_body
 from serving.predictor.measures import REQUESTS
 from serving.predictor.model import TidegateModel, datatype_of, new_id
 from serving.predictor.queue import Overloaded, TooLate
 
-MAX_BODY_BYTES: Final = MAX_MESSAGE_BYTES * 4 // 3
-"""What gRPC takes, in base64."""
-
 _LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "inference-header-content-length"
-_LENGTH_DIGITS = 19
 _BINARY_SIZE = "binary_data_size"
 _PRIORITY = b'"priority"'
 """A body without it is an upload's."""
@@ -89,8 +85,9 @@ class RestInference:
             return error_answer(400, error)
         except ModelNotFound as error:
             return error_answer(404, error)
-        except _TooLarge as error:
-            return error_answer(413, error, {"connection": "close"})
+        except TooLarge as error:
+            reason = f"{error}; send fewer listings"
+            return error_answer(413, reason, {"connection": "close"})
         except Exception as error:
             _LOG.exception("request failed")
             return error_answer(500, f"{type(error).__name__}: see the predictor's log")
@@ -143,7 +140,7 @@ class RestInference:
         }
         return 200, dict(JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    async def _read(self, headers: dict[str, str], receive: Receive) -> bytes | None:
+    async def _read(self, headers: dict[str, str], receive: Receive) -> bytearray | None:
         """Return the body, unless its size or its priority alone leaves it no room: then nothing is decoded.
 
         Returns:
@@ -151,30 +148,15 @@ class RestInference:
 
         Raises:
             Overloaded: if it cannot be let in.
-            _TooLarge: if it is beyond the bound; it is not read to its end.
+            TooLarge: if it is beyond the bound; it is not read to its end.
         """
-        queue, declared = self._model.queue, headers.get("content-length", "")
-        is_length = declared.isdecimal() and len(declared) <= _LENGTH_DIGITS
-        num_declared = int(declared) if is_length else 0
-        queue.check_unread(num_declared)
-        num_bytes, chunks, is_more = 0, [], num_declared <= MAX_BODY_BYTES
-        while is_more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            chunks.append(message.get("body", b""))
-            num_bytes += len(chunks[-1])
-            is_more = message.get("more_body", False) and num_bytes <= MAX_BODY_BYTES
-        if max(num_bytes, num_declared) > MAX_BODY_BYTES:
-            raise _TooLarge(f"the body is beyond {MAX_BODY_BYTES} bytes; send fewer listings")
-        body = b"".join(chunks)
-        if _PRIORITY not in body:
+        queue = self._model.queue
+        declared = parse_length(headers.get("content-length", "")) or 0
+        queue.check_unread(declared)
+        body = await read_body(receive, declared, MAX_BODY_BYTES)
+        if body is not None and _PRIORITY not in body:
             queue.check_unread(len(body), Priority.UPLOAD)
         return body
-
-
-class _TooLarge(Exception):
-    """A body beyond what is read."""
 
 
 @contextmanager
@@ -185,7 +167,7 @@ def _counted() -> Iterator[None]:
     except Overloaded:
         REQUESTS.labels("overloaded").inc()
         raise
-    except (_TooLarge, InvalidInput):
+    except (TooLarge, InvalidInput):
         REQUESTS.labels("invalid").inc()
         raise
 
@@ -195,7 +177,7 @@ def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
 
 
-def parse_body(body: bytes, header_length: str | None, model_name: str) -> InferRequest:
+def parse_body(body: bytes | bytearray, header_length: str | None, model_name: str) -> InferRequest:
     """Return the request in a body of JSON, or of JSON and raw tensors behind it.
 
     Args:
@@ -208,7 +190,7 @@ def parse_body(body: bytes, header_length: str | None, model_name: str) -> Infer
     """
     end = len(body) if header_length is None else _json_length(header_length, len(body))
     try:
-        document = orjson.loads(body[:end])
+        document = orjson.loads(memoryview(body)[:end])
         raw = _take_raw(document, memoryview(body)[end:])
         request = InferRequest.from_inference_request(
             InferenceRequest.model_validate(document), model_name
@@ -225,15 +207,10 @@ def parse_body(body: bytes, header_length: str | None, model_name: str) -> Infer
 
 
 def _json_length(told: str, most: int) -> int:
-    """Return the length of the JSON; Python converts no text of thousands of digits, so those are not tried."""
-    if (
-        not (told.isascii() and told.isdecimal() and len(told) <= _LENGTH_DIGITS)
-        or int(told) > most
-    ):
-        raise InvalidInput(
-            f"{_HEADER_LENGTH} is {told[: _LENGTH_DIGITS + 1]!r}; send the length of the JSON"
-        )
-    return int(told)
+    length = parse_length(told)
+    if length is None or length > most:
+        raise InvalidInput(f"{_HEADER_LENGTH} is {told[:20]!r}; send the length of the JSON")
+    return length
 
 
 def _take_raw(document: Any, rest: memoryview) -> dict[int, bytes]:

@@ -89,6 +89,20 @@ async def test_the_model_cannot_be_unloaded(rest: httpx.Client, predictor: Servi
     assert rest.get("/v2").json()["extensions"] == list(told.extensions) == ["binary_tensor_data"]
 
 
+def test_v1_is_not_served_and_no_other_route_reads_a_large_body(rest: httpx.Client) -> None:
+    first = rest.post(f"/v1/models/{MODEL_NAME}:predict", json={"instances": [1]})
+    assert (first.status_code, "use /v2" in first.json()["error"]) == (404, True)
+
+    def stream() -> Iterator[bytes]:
+        yield from [b"x" * 2**16] * 17
+
+    for path in ("/v2/models/prefilter/infer", "/v1/models/x:explain", "/docs"):
+        for content in (b"x" * (2**20 + 1), stream()):
+            answer = rest.post(path, content=content)
+            assert (answer.status_code, "beyond 1048576" in answer.json()["error"]) == (413, True)
+    assert rest.get("/v2/health/ready").status_code == 200
+
+
 async def test_id_is_echoed_or_made_up(rest: httpx.Client, predictor: ServingProcess) -> None:
     assert rest.post(INFER, json=json_body(["lamp"], id="mine")).json()["id"] == "mine"
     assert rest.post(INFER, json=json_body(["lamp"])).json()["id"]
