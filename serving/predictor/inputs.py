@@ -22,13 +22,11 @@ from moderation.listing import (
 )
 from moderation.scoring import ScoringItem
 from serving.predictor.backlog import Priority
+from serving.predictor.bounds import MAX_ITEMS
 from serving.predictor.terms import Terms
 
 DEADLINE_HEADER: Final = "x-deadline-ms"
 """Milliseconds that the caller still waits; a gRPC call's own deadline counts as well."""
-
-MAX_ITEMS: Final = 64
-"""Listings of one request; more would hold a worker too long for the uploads behind it."""
 
 _PRIORITIES: Final = {priority.name.lower(): priority for priority in Priority}
 _TYPES: Final = {
@@ -40,6 +38,7 @@ _TYPES: Final = {
     "behaviour_status": "INT8",
 }
 INPUTS: Final = tuple(_TYPES)
+_MOST_ELEMENTS: Final = MAX_ITEMS * MAX_IMAGES
 _DIGEST_CHARS: Final = 64
 _ELEMENT: Final = (bytes, str)
 _KINDS: Final[dict[str, type[np.generic]]] = {
@@ -123,10 +122,19 @@ def _milliseconds(value: Any) -> float:
 
 
 def _size(tensor: InferInput) -> int:
-    """Return about how many bytes a tensor holds; numbers of JSON are small beside texts and images."""
+    """Return about how many bytes a tensor holds; numbers of JSON are small beside texts and images.
+
+    Whoever made the request has bounded how many elements it has.
+    """
     if tensor._raw_data is not None:
         return len(tensor._raw_data)
-    return sum(len(e) if isinstance(e, _ELEMENT) else 8 for e in tensor.data or ())
+    return sum(map(_element_size, tensor.data or ()))
+
+
+def _element_size(element: Any) -> int:
+    if isinstance(element, _ELEMENT):
+        return len(element)
+    return 8 * len(element) if isinstance(element, list) else 8
 
 
 def _expect(name: str, holds: bool, remedy: str) -> None:
@@ -229,7 +237,7 @@ def _behaviour(
 def _elements(tensor: InferInput) -> list[Any]:
     """Return the elements of a BYTES tensor of one axis: bytes, or strings where JSON carried them."""
     raw = _raw(tensor, lambda data: data)
-    elements = _split(raw, tensor.name) if isinstance(raw, bytes) else raw
+    elements = _split(raw, tensor) if isinstance(raw, bytes) else raw
     fits = len(tensor.shape) == 1 and tensor.shape[0] == len(elements)
     _expect(tensor.name, fits, f"one axis of as many as its elements, {len(elements)}")
     _expect(tensor.name, all(isinstance(e, _ELEMENT) for e in elements), "strings only")
@@ -240,7 +248,9 @@ def _numbers(tensor: InferInput, shape: tuple[int, ...]) -> npt.NDArray[np.float
     """Return a numeric tensor that has `shape`; integers are checked to be whole and to fit."""
     _expect(tensor.name, tuple(tensor.shape) == shape, f"shape {list(shape)}, not {tensor.shape}")
     kind = _KINDS[tensor.datatype]
+    expected = int(np.prod(shape))
     values = _raw(tensor, lambda data: np.frombuffer(data, kind))
+    _expect(tensor.name, len(values) == expected, f"{expected} values, not {len(values)}")
     if isinstance(values, list):
         of_type = int if issubclass(kind, np.integer) else (int, float)
         sound = all(isinstance(v, of_type) and not isinstance(v, bool) for v in values)
@@ -252,8 +262,6 @@ def _numbers(tensor: InferInput, shape: tuple[int, ...]) -> npt.NDArray[np.float
             array = np.asarray(values, kind).astype(np.float64)
     except (OverflowError, ValueError) as error:
         raise InvalidInput(f'input "{tensor.name}": a value does not fit its type') from error
-    expected = int(np.prod(shape))
-    _expect(tensor.name, array.size == expected, f"{expected} values, not {array.size}")
     return array.reshape(shape)
 
 
@@ -277,9 +285,14 @@ def _flat(values: Sequence[Any]) -> list[Any]:
     return flat
 
 
-def _split(raw: bytes, name: str) -> list[bytes]:
-    elements, begin = [], 0
+def _split(raw: bytes, tensor: InferInput) -> list[bytes]:
+    """Return the elements of a raw tensor; no more of them than its shape says are even looked for."""
+    elements: list[bytes] = []
+    begin, name = 0, tensor.name
+    most = tensor.shape[0] if len(tensor.shape) == 1 else 0
+    _expect(name, most <= _MOST_ELEMENTS, f"at most {_MOST_ELEMENTS} elements, not {most}")
     while begin < len(raw):
+        _expect(name, len(elements) < most, "one axis of as many as its elements, which are more")
         end = begin + 4
         length = struct.unpack_from("<I", raw, begin)[0] if end <= len(raw) else len(raw)
         if end + length > len(raw):

@@ -24,7 +24,7 @@ from serving.predictor.queue import BatchQueue, Overloaded, TooLate
 from serving.release import Release
 
 # Larger requests are taken apart on a thread: base64 runs at about 1 GB/s, and the event loop has others to serve.
-_INLINE_BYTES: Final = 256 * 2**10
+INLINE_BYTES: Final = 256 * 2**10
 _ALWAYS: Final = ("probability", "signals", "signal_status", "worst_image")
 _ON_REQUEST: Final = ("embedding_image", "embedding_text")
 _DATATYPES: Final = {
@@ -113,7 +113,7 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
         terms = parse_terms(request, headers, now_s, with_embeddings=with_embeddings)
         self.queue.check_unread(terms.num_bytes, terms.priority)
         with span("predictor.decode"):
-            if terms.num_bytes > _INLINE_BYTES:
+            if terms.num_bytes > INLINE_BYTES:
                 items = await asyncio.to_thread(parse_items, request, self.release.features)
             else:
                 items = parse_items(request, self.release.features)

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,8 +36,9 @@ from serving.predictor.asgi import (
 )
 from serving.predictor.backlog import Priority
 from serving.predictor.bodies import MAX_BODY_BYTES, TooLarge, parse_length, read_body
+from serving.predictor.bounds import check_document, check_marks, element_bounds
 from serving.predictor.measures import REQUESTS
-from serving.predictor.model import TidegateModel, datatype_of, new_id
+from serving.predictor.model import INLINE_BYTES, TidegateModel, datatype_of, new_id
 from serving.predictor.queue import Overloaded, TooLate
 
 _LOG = logging.getLogger(__name__)
@@ -45,8 +46,6 @@ _HEADER_LENGTH = "inference-header-content-length"
 _BINARY_SIZE = "binary_data_size"
 _PRIORITY = b'"priority"'
 """A body without it is an upload's."""
-
-_INLINE_BYTES = 256 * 2**10
 
 
 class RestInference:
@@ -59,6 +58,7 @@ class RestInference:
 
     def __init__(self, model: TidegateModel, others: App) -> None:
         self._model, self._others = model, others
+        self._bounds = element_bounds(model.release.features)
         self._path = re.compile(rf"/v2/models/{re.escape(model.name)}(?:/versions/([^/]+))?/infer")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,11 +101,11 @@ class RestInference:
             body = await self._read(headers, receive)
             if body is None:
                 return None
-            length = headers.get(_HEADER_LENGTH)
-            if len(body) > _INLINE_BYTES:
-                parsed = await asyncio.to_thread(parse_body, body, length, self._model.name)
+            told = (headers.get(_HEADER_LENGTH), self._model.name, self._bounds)
+            if len(body) > INLINE_BYTES:
+                parsed = await asyncio.to_thread(parse_body, body, *told)
             else:
-                parsed = parse_body(body, length, self._model.name)
+                parsed = parse_body(body, *told)
         answering = asyncio.current_task()
         assert answering is not None
         leaving = asyncio.create_task(_cancel_when_gone(receive, answering))
@@ -177,20 +177,25 @@ def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
 
 
-def parse_body(body: bytes | bytearray, header_length: str | None, model_name: str) -> InferRequest:
+def parse_body(
+    body: bytes | bytearray, header_length: str | None, model_name: str, bounds: Mapping[str, int]
+) -> InferRequest:
     """Return the request in a body of JSON, or of JSON and raw tensors behind it.
 
     Args:
         body: as it came.
         header_length: length of the JSON, where raw tensors follow.
         model_name: for messages.
+        bounds: most elements by the name of the input.
 
     Raises:
         InvalidInput: saying what to send instead.
     """
     end = len(body) if header_length is None else _json_length(header_length, len(body))
+    check_marks(body, end)
     try:
         document = orjson.loads(memoryview(body)[:end])
+        check_document(document, bounds)
         raw = _take_raw(document, memoryview(body)[end:])
         request = InferRequest.from_inference_request(
             InferenceRequest.model_validate(document), model_name

@@ -9,15 +9,16 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import kserve.model_server as kserve_server
 import uvicorn
-from grpc import StatusCode, aio
-from kserve import InferRequest
-from kserve.errors import ModelNotFound
+from google.protobuf.message import DecodeError
+from grpc import HandlerCallDetails, StatusCode, aio, unary_unary_rpc_method_handler
+from kserve import InferRequest, Model
+from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
@@ -29,10 +30,12 @@ from serving.openinference import (
     MAX_MESSAGE_BYTES,
     RELEASE_METADATA_KEY,
     RETRY_AFTER_METADATA_KEY,
+    SERVICE,
     messages,
 )
+from serving.predictor.bounds import check_message, check_wire, element_bounds
 from serving.predictor.inputs import DEADLINE_HEADER
-from serving.predictor.model import TidegateModel
+from serving.predictor.model import INLINE_BYTES, TidegateModel
 from serving.predictor.others import OtherRoutes
 from serving.predictor.prefilter import PrefilterModel
 from serving.predictor.queue import Overloaded, TooLate
@@ -42,6 +45,7 @@ _LOG = logging.getLogger(__name__)
 
 # Seconds for answers to be sent, once the queue has given all of them.
 _GRACE_S: Final = 5
+_PREFILTER_BOUNDS: Final = {"bundle": 1}
 _NO_REPOSITORY: Final = "a predictor serves one bundle: start another one with another bundle"
 
 
@@ -173,7 +177,7 @@ class _GrpcServer:
     async def start(self) -> None:
         self._server = aio.server(
             ThreadPoolExecutor(1),
-            interceptors=(_Errors(),),
+            interceptors=(_Errors(), _Unparsed()),
             options=[
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -202,22 +206,42 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no typ
     ) -> None:
         super().__init__(data_plane, repository)
         self._model = model
+        self._bounds = element_bounds(model.release.features)
         self._models = {one.name: one for one in (model, prefilter) if one is not None}
 
-    async def ModelInfer(self, request: Any, context: Any) -> Any:  # the protocol's name
-        """Answer one request; a caller that goes away cancels this call, and with it what waits in the queue."""
-        self.validate_grpc_request(request)
-        known = ("", self._model.release.bundle)
-        model = self._models.get(request.model_name)
-        if model is None or request.model_version not in known:
-            raise ModelNotFound(f"{request.model_name} {request.model_version}".strip())
+    async def ModelInfer(self, request: bytes, context: Any) -> Any:  # the protocol's name
+        """Answer one request, as it came on the wire; a caller that goes away takes it out of the queue."""
+        if len(request) > INLINE_BYTES:
+            model, asked = await asyncio.to_thread(self._parsed, request)
+        else:
+            model, asked = self._parsed(request)
         headers = dict(context.invocation_metadata() or ())
         left_s = context.time_remaining()
         if left_s is not None:
             given_ms = headers.get(DEADLINE_HEADER, "inf")
             headers[DEADLINE_HEADER] = _earlier(given_ms, left_s * 1e3)
-        response = await model.predict(InferRequest.from_grpc(request), headers)
+        response = await model.predict(asked, headers)
         return response.to_grpc()
+
+    def _parsed(self, data: bytes) -> tuple[Model, InferRequest]:
+        """Return the model that a message is for, and the request in it.
+
+        Raises:
+            InvalidInput: if it is none, or beyond what the model takes.
+            ModelNotFound: if the model is not here.
+        """
+        check_wire(data)
+        try:
+            request = messages.ModelInferRequest.FromString(data)
+        except DecodeError as error:
+            raise InvalidInput("the message is no ModelInferRequest") from error
+        self.validate_grpc_request(request)
+        model = self._models.get(request.model_name)
+        if model is None or request.model_version not in ("", self._model.release.bundle):
+            raise ModelNotFound(f"{request.model_name} {request.model_version}".strip())
+        is_prefilter = model is not self._model
+        check_message(request, _PREFILTER_BOUNDS if is_prefilter else self._bounds)
+        return model, InferRequest.from_grpc(request)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:  # the protocol's name
         """Return the protocol's metadata; the release comes as a trailer, the message has no field for it."""
@@ -263,6 +287,21 @@ class _Errors(ExceptionToStatusInterceptor):  # type: ignore[misc]  # KServe shi
         if isinstance(ex, NotImplementedError):  # KServe's own fails on it
             await context.abort(StatusCode.UNIMPLEMENTED, str(ex))
         await super().handle_exception(ex, request_or_iterator, context, method_name)
+
+
+class _Unparsed(aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no types
+    """Hands out the messages of ModelInfer as they came: gRPC parses on the event loop, whatever they hold."""
+
+    async def intercept_service(
+        self, continuation: Callable[[HandlerCallDetails], Awaitable[Any]], details: Any
+    ) -> Any:
+        """Return the handler of a call, without its parser."""
+        handler = await continuation(details)
+        if handler is None or details.method != f"{SERVICE}/ModelInfer":
+            return handler
+        return unary_unary_rpc_method_handler(
+            handler.unary_unary, response_serializer=handler.response_serializer
+        )
 
 
 def _add_metadata_route(model: TidegateModel) -> None:

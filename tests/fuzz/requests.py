@@ -21,7 +21,8 @@ from serving.errors import BadRequest
 from serving.gateway.multipart import MEDIA_TYPE, parse_form
 from serving.gateway.requests import parse_reversal, parse_truth, parse_upload
 from serving.openinference import add_input, messages
-from serving.predictor.inputs import MAX_ITEMS, parse_items
+from serving.predictor.bounds import MAX_ITEMS
+from serving.predictor.inputs import parse_items
 from tests.fuzz.images import photos
 from tests.fuzz.mutations import of_bytes, of_json
 from tests.fuzz.target import Target

@@ -215,6 +215,34 @@ async def test_errors_have_their_status_over_grpc(predictor: ServingProcess) -> 
             assert caught.value.code().name == code, caught.value.details()
 
 
+async def test_far_too_many_elements_are_refused_by_tensor_over_both(
+    rest: httpx.Client, predictor: ServingProcess
+) -> None:
+    body = json_body(["lamp"])
+    body["inputs"].append(
+        {"name": "image_count", "datatype": "INT32", "shape": [1], "data": [1] * 65}
+    )
+    answer = rest.post(INFER, json=body)
+    assert (answer.status_code, '"image_count" has 65' in answer.json()["error"]) == (400, True)
+    request = messages.ModelInferRequest(model_name=MODEL_NAME)
+    tensor = request.inputs.add(name="image_count", datatype="INT32", shape=[1])
+    for num, reason in ((65, '"image_count" has 65 elements'), (3 * 2**20, "more than 20000")):
+        tensor.contents.int_contents.extend([1] * (num - len(tensor.contents.int_contents)))
+        with pytest.raises(grpc.RpcError) as caught:
+            await _grpc(predictor, "ModelInfer", request)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert reason in caught.value.details()
+
+
+async def test_what_is_no_message_is_refused_over_grpc(predictor: ServingProcess) -> None:
+    async with channel(predictor) as opened:
+        call = opened.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for broken in (b"\xff", b"\x0b" * 30_000):
+            with pytest.raises(grpc.RpcError) as caught:
+                await call(broken, timeout=30)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_deadline_that_has_passed_is_504(rest: httpx.Client) -> None:
     response = rest.post(INFER, json=json_body(["lamp"]), headers={"x-deadline-ms": "0"})
     assert (response.status_code, "are left" in response.json()["error"]) == (504, True)

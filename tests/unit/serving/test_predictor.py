@@ -15,7 +15,8 @@ from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from moderation.features import FEATURE_NAMES
 from moderation.release import load_release
 from serving.openinference import add_input, messages
-from serving.predictor.inputs import MAX_ITEMS, parse_items
+from serving.predictor.bounds import MAX_ITEMS
+from serving.predictor.inputs import parse_items
 from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue
 from serving.predictor.threads import ThreadPlan
