@@ -63,6 +63,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
     from moderation.release import load_release
     from serving.engines import EngineChoice, trusted_scorer
     from serving.predictor.admission import admit
+    from serving.predictor.intake import Intake
     from serving.predictor.model import TidegateModel, release_of
     from serving.predictor.preparing import PreparingProcesses
     from serving.predictor.queue import BatchQueue
@@ -120,7 +121,7 @@ def _load(arguments: argparse.Namespace) -> "tuple[Scorer, TidegateModel]":
             "pass_ms": round(queue.latency.pass_s * 1e3, 3),
         },
     )
-    return scorer, TidegateModel(queue, release_of(scorer))
+    return scorer, TidegateModel(queue, release_of(scorer), Intake(rules))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -15,6 +15,10 @@ DEPTH: Final = Gauge(
 DEPTH_BYTES: Final = Gauge(
     "tidegate_predictor_queue_bytes", "Size of the listings that wait.", ["priority"]
 )
+HELD_BYTES: Final = Gauge(
+    "tidegate_predictor_held_bytes",
+    "Size of the requests in hand: on their way, waiting or scored.",
+)
 BATCH_LISTINGS: Final = Histogram(
     "tidegate_predictor_batch_listings",
     "Listings of one batch.",

@@ -19,6 +19,7 @@ from moderation.thresholds import load_solved
 from moderation.tracing import TRACEPARENT
 from serving.openinference import MODEL_NAME
 from serving.predictor.inputs import parse_items, parse_terms
+from serving.predictor.intake import Intake
 from serving.predictor.measures import REQUESTS
 from serving.predictor.queue import BatchQueue, Overloaded, TooLate
 from serving.release import Release
@@ -44,11 +45,15 @@ class TidegateModel(Model):  # type: ignore[misc]  # KServe ships no types
     Args:
         queue: the loaded bundle behind its queue.
         release: what the bundle is, for the metadata.
+        intake: how much is in hand; whoever reads requests asks it first.
         clock: that of the queue.
     """
 
-    def __init__(self, queue: BatchQueue, release: Release, clock: Clock | None = None) -> None:
+    def __init__(
+        self, queue: BatchQueue, release: Release, intake: Intake, clock: Clock | None = None
+    ) -> None:
         super().__init__(MODEL_NAME)
+        self.intake = intake
         self.release = release
         self.queue = queue
         self._clock = clock or SystemClock()

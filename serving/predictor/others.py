@@ -5,7 +5,10 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 from serving.predictor.asgi import App, Receive, Scope, Send, error_answer, send_answer
-from serving.predictor.bodies import TooLarge, parse_length, read_body
+from serving.predictor.bodies import TooLarge, TooSlow, parse_length, read_body
+from serving.predictor.intake import Intake
+from serving.predictor.refusals import refusal
+from serving.predictor.terms import Overloaded
 
 MAX_OTHER_BYTES: Final = 2**20
 """Of a body. None of these routes needs more than a few hundred bytes, and KServe parses them on the event loop."""
@@ -26,13 +29,14 @@ class OtherRoutes:
 
     Args:
         app: KServe's.
+        intake: holds their bodies while they are answered.
     """
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self, app: App, intake: Intake) -> None:
+        self._app, self._intake = app, intake
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 404 for a closed route, 413 for a body beyond the bound, and hand on everything else."""
+        """Answer 404 for a closed route, 413, 408 or 503 for a body that is not taken, and hand on everything else."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -41,14 +45,14 @@ class OtherRoutes:
             await send_answer(send, error_answer(404, reasons[0]))
             return
         told = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
-        try:
-            body = await read_body(receive, parse_length(told) or 0, MAX_OTHER_BYTES)
-        except TooLarge as error:
-            reason = f"{error}; only /v2/models/{{name}}/infer takes more"
-            await send_answer(send, error_answer(413, reason, {"connection": "close"}))
-            return
-        if body is not None:
-            await self._app(scope, _after(body, receive), send)
+        with self._intake.hold() as holding:
+            try:
+                body = await read_body(receive, parse_length(told) or 0, MAX_OTHER_BYTES, holding)
+            except (TooLarge, TooSlow, Overloaded) as error:
+                await send_answer(send, refusal(error, "only /v2/models/{name}/infer takes more"))
+                return
+            if body is not None:
+                await self._app(scope, _after(body, receive), send)
 
 
 def _after(body: bytearray, receive: Receive) -> Receive:

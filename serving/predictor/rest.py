@@ -11,10 +11,8 @@ request.
 
 import asyncio
 import logging
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy.typing as npt
@@ -35,11 +33,11 @@ from serving.predictor.asgi import (
     send_answer,
 )
 from serving.predictor.backlog import Priority
-from serving.predictor.bodies import MAX_BODY_BYTES, TooLarge, parse_length, read_body
+from serving.predictor.bodies import MAX_BODY_BYTES, parse_length, read_body
 from serving.predictor.bounds import check_document, check_marks, element_bounds
-from serving.predictor.measures import REQUESTS
+from serving.predictor.intake import Holding, counted
 from serving.predictor.model import INLINE_BYTES, TidegateModel, datatype_of, new_id
-from serving.predictor.queue import Overloaded, TooLate
+from serving.predictor.refusals import REFUSALS, refusal
 
 _LOG = logging.getLogger(__name__)
 _HEADER_LENGTH = "inference-header-content-length"
@@ -77,17 +75,8 @@ class RestInference:
     ) -> Answer | None:
         try:
             return await self._infer(version, headers, receive)
-        except Overloaded as error:
-            return error_answer(503, error, {"retry-after": str(math.ceil(error.delay_s))})
-        except TooLate as error:
-            return error_answer(504, error)
-        except InvalidInput as error:
-            return error_answer(400, error)
-        except ModelNotFound as error:
-            return error_answer(404, error)
-        except TooLarge as error:
-            reason = f"{error}; send fewer listings"
-            return error_answer(413, reason, {"connection": "close"})
+        except REFUSALS as error:
+            return refusal(error, "send fewer listings")
         except Exception as error:
             _LOG.exception("request failed")
             return error_answer(500, f"{type(error).__name__}: see the predictor's log")
@@ -97,15 +86,16 @@ class RestInference:
     ) -> Answer | None:
         if version not in (None, self._model.release.bundle):
             raise ModelNotFound(f"{self._model.name} in version {version}")
-        with _counted():
-            body = await self._read(headers, receive)
-            if body is None:
+        with self._model.intake.hold() as holding:
+            with counted():
+                parsed = await self._parsed(headers, receive, holding)
+            if parsed is None:
                 return None
-            told = (headers.get(_HEADER_LENGTH), self._model.name, self._bounds)
-            if len(body) > INLINE_BYTES:
-                parsed = await asyncio.to_thread(parse_body, body, *told)
-            else:
-                parsed = parse_body(body, *told)
+            return await self._scored(parsed, headers, receive)
+
+    async def _scored(
+        self, parsed: InferRequest, headers: dict[str, str], receive: Receive
+    ) -> Answer | None:
         answering = asyncio.current_task()
         assert answering is not None
         leaving = asyncio.create_task(_cancel_when_gone(receive, answering))
@@ -120,6 +110,18 @@ class RestInference:
             return None
         finally:
             leaving.cancel()
+
+    async def _parsed(
+        self, headers: dict[str, str], receive: Receive, holding: Holding
+    ) -> InferRequest | None:
+        """Return the request; None if its caller left. Its body is let go of."""
+        body = await self._read(headers, receive, holding)
+        if body is None:
+            return None
+        told = (headers.get(_HEADER_LENGTH), self._model.name, self._bounds)
+        if len(body) > INLINE_BYTES:
+            return await asyncio.to_thread(parse_body, body, *told)
+        return parse_body(body, *told)
 
     def _written(self, request: InferRequest, found: dict[str, npt.NDArray[Any]]) -> Answer:
         """Return JSON, written from the arrays themselves, without the lists that KServe makes of them."""
@@ -140,7 +142,9 @@ class RestInference:
         }
         return 200, dict(JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
-    async def _read(self, headers: dict[str, str], receive: Receive) -> bytearray | None:
+    async def _read(
+        self, headers: dict[str, str], receive: Receive, holding: Holding
+    ) -> bytearray | None:
         """Return the body, unless its size or its priority alone leaves it no room: then nothing is decoded.
 
         Returns:
@@ -149,27 +153,15 @@ class RestInference:
         Raises:
             Overloaded: if it cannot be let in.
             TooLarge: if it is beyond the bound; it is not read to its end.
+            TooSlow: if it does not come in time.
         """
         queue = self._model.queue
         declared = parse_length(headers.get("content-length", "")) or 0
         queue.check_unread(declared)
-        body = await read_body(receive, declared, MAX_BODY_BYTES)
+        body = await read_body(receive, declared, MAX_BODY_BYTES, holding)
         if body is not None and _PRIORITY not in body:
             queue.check_unread(len(body), Priority.UPLOAD)
         return body
-
-
-@contextmanager
-def _counted() -> Iterator[None]:
-    """Count a request that is refused before the model hears of it, which counts all others."""
-    try:
-        yield
-    except Overloaded:
-        REQUESTS.labels("overloaded").inc()
-        raise
-    except (TooLarge, InvalidInput):
-        REQUESTS.labels("invalid").inc()
-        raise
 
 
 def _headers(given: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

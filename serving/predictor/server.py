@@ -35,6 +35,7 @@ from serving.openinference import (
 )
 from serving.predictor.bounds import check_message, check_wire, element_bounds
 from serving.predictor.inputs import DEADLINE_HEADER
+from serving.predictor.intake import counted
 from serving.predictor.model import INLINE_BYTES, TidegateModel
 from serving.predictor.others import OtherRoutes
 from serving.predictor.prefilter import PrefilterModel
@@ -100,7 +101,7 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         self._rest_server.create_application()
         config = self._rest_server.config
         config.host, config.proxy_headers = self._host, False
-        config.app = RestInference(self._model, OtherRoutes(kserve_server.app))
+        config.app = RestInference(self._model, OtherRoutes(kserve_server.app, self._model.intake))
         self._http_server = _HttpServer(self._rest_server.config)
         self._grpc_server = _GrpcServer(
             _Servicer(
@@ -108,6 +109,7 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
             ),
             f"{self._host}:{self.grpc_port}",
             self.grace_period,
+            self._model.intake.max_calls,
         )
         with asyncio.Runner(loop_factory=self._rest_server.config.get_loop_factory()) as runner:
             runner.run(self._run())
@@ -168,8 +170,11 @@ class _HttpServer(uvicorn.Server):
 
 
 class _GrpcServer:
-    def __init__(self, servicer: InferenceServicer, address: str, grace_s: float) -> None:
+    def __init__(
+        self, servicer: InferenceServicer, address: str, grace_s: float, max_calls: int
+    ) -> None:
         self._servicer = servicer
+        self._max_calls = max_calls
         self._address = address
         self._grace_s = grace_s
         self._server: Any = None
@@ -178,6 +183,7 @@ class _GrpcServer:
         self._server = aio.server(
             ThreadPoolExecutor(1),
             interceptors=(_Errors(), _Unparsed()),
+            maximum_concurrent_rpcs=self._max_calls,
             options=[
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -211,17 +217,21 @@ class _Servicer(InferenceServicer):  # type: ignore[misc]  # KServe ships no typ
 
     async def ModelInfer(self, request: bytes, context: Any) -> Any:  # the protocol's name
         """Answer one request, as it came on the wire; a caller that goes away takes it out of the queue."""
-        if len(request) > INLINE_BYTES:
-            model, asked = await asyncio.to_thread(self._parsed, request)
-        else:
-            model, asked = self._parsed(request)
-        headers = dict(context.invocation_metadata() or ())
-        left_s = context.time_remaining()
-        if left_s is not None:
-            given_ms = headers.get(DEADLINE_HEADER, "inf")
-            headers[DEADLINE_HEADER] = _earlier(given_ms, left_s * 1e3)
-        response = await model.predict(asked, headers)
-        return response.to_grpc()
+        with self._model.intake.hold() as holding:
+            with counted():
+                holding.take(len(request))
+                if len(request) > INLINE_BYTES:
+                    self._model.queue.check_unread(len(request))
+                    model, asked = await asyncio.to_thread(self._parsed, request)
+                else:
+                    model, asked = self._parsed(request)
+            headers = dict(context.invocation_metadata() or ())
+            left_s = context.time_remaining()
+            if left_s is not None:
+                given_ms = headers.get(DEADLINE_HEADER, "inf")
+                headers[DEADLINE_HEADER] = _earlier(given_ms, left_s * 1e3)
+            response = await model.predict(asked, headers)
+            return response.to_grpc()
 
     def _parsed(self, data: bytes) -> tuple[Model, InferRequest]:
         """Return the model that a message is for, and the request in it.

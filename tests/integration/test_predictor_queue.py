@@ -44,6 +44,7 @@ ROOMY_LINES = dict.fromkeys(LINES, LINE | {"items": 64})
 RULES = {"max_batch": 8, "lines": LINES}
 LISTINGS = "tidegate_predictor_batch_listings_sum"
 BATCHES = "tidegate_predictor_batch_listings_count"
+HELD = "tidegate_predictor_held_bytes"
 CANCELLED = 'tidegate_predictor_dropped_listings_total{priority="%s",reason="cancelled"}'
 
 
@@ -250,6 +251,28 @@ async def test_signal_refuses_what_cannot_be_answered_in_time(
         assert told.count("refused") >= 5
         assert await asyncio.to_thread(_exit_status, process.pid) == 0
         assert "stopping" in process.log.read_text()
+
+
+async def test_unfinished_bodies_leave_others_no_room_until_they_are_gone(
+    tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    small = dict.fromkeys(LINES, LINE | {"mib": 1})
+    with _started(tiny_bundle, tmp_path, lines=small) as process:
+        async with _opened(process) as (infer, client):
+            port = int(process.http_url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {4 * 2**20}\r\n\r\n"
+            writer.write(head.encode() + b"x" * 3 * 2**20)
+            await writer.drain()
+            await _until(lambda: metric(process, HELD) >= 3 * 2**20)
+            assert await _grpc_asker(infer)() == await _rest_asker(client)() == "refused"
+            with pytest.raises(grpc.RpcError) as caught:
+                await infer(grpc_request(["one"]), timeout=60)
+            assert "retry-after-ms" in dict(caught.value.trailing_metadata())
+            assert (await client.get(READY)).status_code == 200
+            writer.close()
+            await _until(lambda: metric(process, HELD) == 0)
+            assert await _grpc_asker(infer)() == await _rest_asker(client)() == "answered"
 
 
 @pytest.mark.parametrize("taken", ["--http_port", "--grpc_port"])

@@ -17,6 +17,7 @@ from moderation.release import load_release
 from serving.openinference import add_input, messages
 from serving.predictor.bounds import MAX_ITEMS
 from serving.predictor.inputs import parse_items
+from serving.predictor.intake import Intake
 from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue
 from serving.predictor.threads import ThreadPlan
@@ -210,7 +211,9 @@ def scorer() -> FakeScorer:
 def model(scorer: FakeScorer) -> TidegateModel:
     rules = load_release(Path("policies/release.yaml")).serving.predictor
     return TidegateModel(
-        BatchQueue(scorer, PreparingThreads(scorer.prepare), rules, ThreadPlan(2, 1)), a_release()
+        BatchQueue(scorer, PreparingThreads(scorer.prepare), rules, ThreadPlan(2, 1)),
+        a_release(),
+        Intake(rules),
     )
 
 

@@ -1,11 +1,14 @@
 """The routes of a predictor beside its inference: which are closed, and how much of a body they are given."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 
+from moderation.release import load_release
+from serving.predictor.intake import Intake
 from serving.predictor.others import MAX_OTHER_BYTES, OtherRoutes
 
 
@@ -23,7 +26,8 @@ def client() -> httpx.AsyncClient:
     for path in ("/v2/repository/models/{name}/unload", "/v1/models/{name}:predict"):
         kserve.add_api_route(path, never, methods=["POST"])
     kserve.add_api_route("/v1/models/{name}:explain", echo, methods=["POST"])
-    transport = httpx.ASGITransport(OtherRoutes(kserve))
+    rules = load_release(Path("policies/release.yaml")).serving.predictor
+    transport = httpx.ASGITransport(OtherRoutes(kserve, Intake(rules)))
     return httpx.AsyncClient(transport=transport, base_url="http://predictor")
 
 

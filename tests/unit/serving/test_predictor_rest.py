@@ -15,6 +15,7 @@ from moderation.scoring import ScoringItem
 from moderation.serving_rules import PredictorRules
 from serving.predictor import rest
 from serving.predictor.backlog import Priority
+from serving.predictor.intake import Intake
 from serving.predictor.model import TidegateModel
 from serving.predictor.queue import BatchQueue, Overloaded, Terms
 from serving.predictor.threads import ThreadPlan
@@ -59,7 +60,9 @@ async def queue() -> AsyncIterator[BatchQueue]:
 async def client(queue: BatchQueue) -> AsyncIterator[httpx.AsyncClient]:
     others = FastAPI()
     others.add_api_route("/others", lambda: "handed on")
-    app = rest.RestInference(TidegateModel(queue, a_release()), others)
+    app = rest.RestInference(
+        TidegateModel(queue, a_release(), Intake(PredictorRules.model_validate(RULES))), others
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://predictor") as client:
         yield client
@@ -239,7 +242,9 @@ async def _call(
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    app = rest.RestInference(TidegateModel(queue, a_release()), FastAPI())
+    app = rest.RestInference(
+        TidegateModel(queue, a_release(), Intake(PredictorRules.model_validate(RULES))), FastAPI()
+    )
     scope = {"type": "http", "method": "POST", "path": INFER, "headers": (headers or {}).items()}
     async with asyncio.timeout(10):
         await app(scope, receive, send)
