@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy.typing as npt
 import orjson
-from kserve import InferRequest, InferResponse
+from kserve import InferRequest
 from kserve.errors import InvalidInput, ModelNotFound
 from kserve.protocol.rest.v2_datamodels import InferenceRequest
 from pydantic import ValidationError
@@ -96,13 +96,13 @@ class RestInference:
     async def _scored(
         self, parsed: InferRequest, headers: dict[str, str], receive: Receive
     ) -> Answer | None:
+        with counted():
+            is_raw = _raw_outputs(parsed)
         answering = asyncio.current_task()
         assert answering is not None
         leaving = asyncio.create_task(_cancel_when_gone(receive, answering))
         try:
-            if parsed.use_binary_outputs:
-                return _binary(await self._model.predict(parsed, headers))
-            return self._written(parsed, await self._model.tensors(parsed, headers))
+            return self._written(parsed, await self._model.tensors(parsed, headers), is_raw)
         except asyncio.CancelledError:
             if not leaving.done():
                 raise  # the server itself ends
@@ -123,24 +123,41 @@ class RestInference:
             return await asyncio.to_thread(parse_body, body, *told)
         return parse_body(body, *told)
 
-    def _written(self, request: InferRequest, found: dict[str, npt.NDArray[Any]]) -> Answer:
-        """Return JSON, written from the arrays themselves, without the lists that KServe makes of them."""
-        outputs = [
-            {
+    def _written(
+        self, request: InferRequest, found: dict[str, npt.NDArray[Any]], is_raw: Mapping[str, bool]
+    ) -> Answer:
+        """Return JSON and raw tensors, written from the arrays, without the lists that KServe makes of them.
+
+        Args:
+            request: what is answered; it says how outputs come that are not in `is_raw`.
+            found: tensors by name.
+            is_raw: whether a tensor comes behind the JSON, by name.
+        """
+        outputs: list[dict[str, Any]] = []
+        raw: list[bytes] = []
+        for name, array in found.items():
+            output: dict[str, Any] = {
                 "name": name,
                 "shape": array.shape,
                 "datatype": datatype_of(name),
-                "data": array.reshape(-1),
             }
-            for name, array in found.items()
-        ]
+            if is_raw.get(name, bool(request.use_binary_outputs)):
+                raw.append(array.tobytes())
+                output["parameters"] = {_BINARY_SIZE: len(raw[-1])}
+            else:
+                output["data"] = array.reshape(-1)
+            outputs.append(output)
         answer = {
             "id": request.id or new_id(),
             "model_name": self._model.name,
             "model_version": self._model.release.bundle,
             "outputs": outputs,
         }
-        return 200, dict(JSON), orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        json = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        if not raw:
+            return 200, dict(JSON), json
+        headers = {"content-type": "application/octet-stream", _HEADER_LENGTH: str(len(json))}
+        return 200, headers, b"".join([json, *raw])
 
     async def _read(
         self, headers: dict[str, str], receive: Receive, holding: Holding
@@ -230,13 +247,24 @@ def _take_raw(document: Any, rest: memoryview) -> dict[int, bytes]:
     return raw
 
 
+def _raw_outputs(request: InferRequest) -> dict[str, bool]:
+    """Return whether an output comes raw, by the name of those that say so for themselves.
+
+    Raises:
+        InvalidInput: if one says something else.
+    """
+    said = {
+        one.name: one.binary_data
+        for one in request.request_outputs or ()
+        if one.binary_data is not None
+    }
+    for name, value in said.items():
+        if not isinstance(value, bool):
+            raise InvalidInput(f'output "{name}": binary_data is {value!r}; send true or false')
+    return said
+
+
 async def _cancel_when_gone(receive: Receive, answering: asyncio.Task[Any]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     answering.cancel()
-
-
-def _binary(response: InferResponse) -> Answer:
-    content, json_size = response.to_rest()
-    headers = {"content-type": "application/octet-stream", _HEADER_LENGTH: str(json_size)}
-    return 200, headers, content

@@ -18,7 +18,7 @@ import uvicorn
 from google.protobuf.message import DecodeError
 from grpc import HandlerCallDetails, StatusCode, aio, unary_unary_rpc_method_handler
 from kserve import InferRequest, Model
-from kserve.errors import InvalidInput, ModelNotFound
+from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.interceptors import ExceptionToStatusInterceptor
@@ -90,7 +90,7 @@ class PredictorServer(kserve_server.ModelServer):  # type: ignore[misc]  # KServ
         self._register_and_check_atleast_one_model_is_ready(
             [self._model] if self._prefilter is None else [self._model, self._prefilter]
         )
-        _add_metadata_route(self._model)
+        _add_metadata_routes(self._model)
         self._rest_server = _RestServer(
             kserve_server.FASTAPI_APP_IMPORT_STRING,
             self.dataplane,
@@ -314,8 +314,8 @@ class _Unparsed(aio.ServerInterceptor):  # type: ignore[misc]  # grpc ships no t
         )
 
 
-def _add_metadata_route(model: TidegateModel) -> None:
-    """Put our route before KServe's: metadata with `parameters`, which its response model drops."""
+def _add_metadata_routes(model: TidegateModel) -> None:
+    """Put our routes before KServe's: metadata with `parameters`, which it drops, and versions, which it has not."""
     app = kserve_server.app
 
     async def describe() -> dict[str, Any]:
@@ -328,4 +328,25 @@ def _add_metadata_route(model: TidegateModel) -> None:
             "parameters": model.release.model_dump(mode="json"),
         }
 
-    app.add_api_route(f"/v2/models/{model.name}", describe, methods=["GET"], tags=["V2"])
+    async def describe_version(version: str) -> dict[str, Any]:
+        check(version)
+        return await describe()
+
+    async def tell_ready(version: str) -> dict[str, Any]:
+        check(version)
+        if not model.ready:
+            raise ModelNotReady(model.name)
+        return {"name": model.name, "ready": True}
+
+    def check(version: str) -> None:
+        if version != model.release.bundle:
+            raise ModelNotFound(f"{model.name} in version {version}")
+
+    path = f"/v2/models/{model.name}"
+    routes = {
+        path: describe,
+        f"{path}/versions/{{version}}": describe_version,
+        f"{path}/versions/{{version}}/ready": tell_ready,
+    }
+    for place, endpoint in routes.items():
+        app.add_api_route(place, endpoint, methods=["GET"], tags=["V2"])

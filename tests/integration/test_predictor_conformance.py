@@ -146,12 +146,43 @@ def test_images_come_raw_in_the_binary_extension(
     np.testing.assert_allclose(values, plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("default", [None, True, False])
+def test_each_output_says_how_it_comes(default: bool | None, rest: httpx.Client) -> None:
+    wanted: list[dict[str, Any]] = [
+        {"name": "probability", "parameters": {"binary_data": True}},
+        {"name": "worst_image", "parameters": {"binary_data": False}},
+        {"name": "signals"},
+    ]
+    parameters = {} if default is None else {"binary_data_output": default}
+    response = rest.post(INFER, json=json_body(["lamp"], outputs=wanted, parameters=parameters))
+    length = int(response.headers["inference-header-content-length"])
+    first, second, third = json.loads(response.content[:length])["outputs"]
+    assert ("data" in second, "data" in third) == (True, not default)
+    plain = rest.post(INFER, json=json_body(["lamp"])).json()["outputs"]
+    probability = np.frombuffer(response.content, np.float64, len(plain[0]["data"]), length)
+    np.testing.assert_allclose(probability, plain[0]["data"], rtol=0, atol=1e-6)
+    sizes = [one["parameters"]["binary_data_size"] for one in (first, third) if "data" not in one]
+    assert sum(sizes) == len(response.content) - length
+    wanted[0]["parameters"]["binary_data"] = "x"
+    refused = rest.post(INFER, json=json_body(["lamp"], outputs=wanted))
+    assert (refused.status_code, "true or false" in refused.json()["error"]) == (400, True)
+
+
 def test_version_is_served_or_not_found(rest: httpx.Client, tiny_bundle: Bundle) -> None:
     versions = INFER.replace("/infer", "/versions/{}/infer")
     body = json_body(["lamp"])
     assert rest.post(versions.format(tiny_bundle.digest), json=body).status_code == 200
     assert rest.post(versions.format("other"), json=body).status_code == 404
     assert rest.post("/v2/models/other/infer", json=body).status_code == 404
+    described = f"/v2/models/{MODEL_NAME}/versions/"
+    assert (
+        rest.get(described + tiny_bundle.digest).json()
+        == rest.get(f"/v2/models/{MODEL_NAME}").json()
+    )
+    ready = rest.get(f"{described}{tiny_bundle.digest}/ready")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    for path in ("other", "other/ready"):
+        assert rest.get(described + path).status_code == 404
 
 
 @pytest.mark.parametrize(
