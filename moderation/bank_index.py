@@ -37,6 +37,8 @@ _SAMPLE: Final = 64
 """Entries that a verification looks up, each as it is and with as many bits flipped as the radius allows."""
 
 _LOW_SHOWN: Final = 1_000
+# A header that lies about its shape is believed until memory is asked for.
+_UNREADABLE: Final = (OSError, ValueError, EOFError, MemoryError, OverflowError)
 _REBUILD: Final = "build the version again from its entries file; never repair it in place"
 
 Count = Annotated[int, Field(ge=0)]
@@ -312,7 +314,7 @@ def _arrays(
     for name, path in paths.items():
         try:
             array = np.load(path, mmap_mode=mode, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except _UNREADABLE as error:
             raise BankRejected(f"{path}: cannot be read; {_REBUILD}") from error
         array.flags.writeable = False
         arrays[name] = array.view(np.ndarray)

@@ -93,13 +93,16 @@ def decode_view(data: bytes, *, field: str = "image") -> Image.Image:
     Raises:
         InvalidListing: as `decode` does.
     """
-    return hash_view(_decode(data, field, _view_size))
+    return _decode(data, field, _view_size, hash_view)
 
 
 def _decode(
-    data: bytes, field: str, least: Callable[[tuple[int, int]], tuple[int, int]]
+    data: bytes,
+    field: str,
+    least: Callable[[tuple[int, int]], tuple[int, int]],
+    finish: Callable[[Image.Image], Image.Image] = lambda image: image,
 ) -> Image.Image:
-    """Return an image as `decode` does; a JPEG comes reduced to no less than `least` of its size."""
+    """Return what `finish` makes of an image as `decode` gives it; a JPEG comes reduced to no less than `least`."""
     container = _open(data, field)
     _check_size(container.canvas, field)
     try:
@@ -116,16 +119,16 @@ def _decode(
             opened.load()
             _check_size(opened.size, field)
             image = _to_rgb(opened)
+            turn = _UPRIGHT.get(container.orientation)
+            upright = image.transpose(turn) if turn is not None else image
+            upright.info = {"frames": container.frames}
+            return finish(upright)
     except _BOMB as error:
         reason = f"unfolds to more than the {MAX_PIXELS:,} pixels that are allowed"
         raise InvalidListing(field, reason) from error
     except _BROKEN as error:
         reason = f"is a {container.format} that cannot be decoded; it is truncated or corrupt"
         raise InvalidListing(field, reason) from error
-    turn = _UPRIGHT.get(container.orientation)
-    upright = image.transpose(turn) if turn is not None else image
-    upright.info = {"frames": container.frames}
-    return upright
 
 
 def strip(data: bytes, *, field: str = "image") -> bytes:

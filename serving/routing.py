@@ -213,10 +213,10 @@ class Router:
     def refresh(self) -> None:
         """Look at the file, which waits for its disk: call it on a timer, off the event loop, one call at a time.
 
-        A renewal is counted from the look before, which did not see it: however late a look comes, no candidate keeps
-        its weight for longer than its lease.
+        A renewal is counted from the last look that read the file and did not see it: however late a look comes, no
+        candidate keeps its weight for longer than its lease.
         """
-        since_s, self._looked_s = self._looked_s, self._clock.monotonic()
+        now_s = self._clock.monotonic()
         try:
             raw = self._file.read()
             table = None if raw is None else _parse(raw, self._file.path)
@@ -225,6 +225,7 @@ class Router:
         except (OSError, PermanentError) as error:
             self._refuse(str(error))
             return
+        since_s, self._looked_s = self._looked_s, now_s
         if table is None:
             return
         lease = self._seen[1].observe(table.renewal, since_s)

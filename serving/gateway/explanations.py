@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -212,7 +213,8 @@ async def _inputs(gate: UploadGate, decision: Decision, timeout_s: float) -> dic
     # Asked first: what is moved while the store is read was waiting before, and is no reason to call it gone.
     is_waiting = bool(gate.keeper.said_of(tuple(decision.input_digests.values())))
     try:
-        return await gate.run_for_staff(timeout_s, _stored, gate.store, decision)
+        read = partial(_stored, gate.store, decision)
+        return await gate.run_aside(gate.for_reviewers, timeout_s, read)
     except TimeoutError as error:
         raise ContentUnavailable(
             f"the content store gave no answer in {timeout_s:g} s; ask again", delay_s=5.0

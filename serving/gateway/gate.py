@@ -51,7 +51,8 @@ _NUM_THREADS: Final = 8
 _NUM_BESIDE: Final = 4
 """Of the loops that follow the routing, the ledger, the banks and the disk: one that hangs takes one thread."""
 
-_NUM_FOR_STAFF: Final = 2
+_NUM_ASIDE: Final = 2
+"""Of each kind of what staff ask for: a store that hangs may not keep an admin from stopping enforcement."""
 
 
 _P = ParamSpec("_P")
@@ -96,8 +97,12 @@ class UploadGate:
         default_factory=lambda: ThreadPoolExecutor(_NUM_BESIDE, thread_name_prefix="beside")
     )
 
-    for_staff: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(_NUM_FOR_STAFF, thread_name_prefix="staff")
+    for_reviewers: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_ASIDE, thread_name_prefix="reviewers")
+    )
+
+    for_admins: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(_NUM_ASIDE, thread_name_prefix="admins")
     )
 
     @property
@@ -166,17 +171,16 @@ class UploadGate:
         """Return `function()`, which may wait for a disk for ever; no upload waits for it."""
         return await asyncio.get_running_loop().run_in_executor(self.beside, function)
 
-    async def run_for_staff(
-        self, timeout_s: float, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    async def run_aside(
+        self, threads: ThreadPoolExecutor, timeout_s: float, function: Callable[[], _T]
     ) -> _T:
-        """Return `function(...)`, asked by a reviewer or an admin; it may hang, and no upload waits for it.
+        """Return `function()`, asked by a reviewer or an admin; it may hang, and no upload waits for it.
 
         Raises:
             TimeoutError: if it takes longer than `timeout_s`, its turn included. It may still be done later.
         """
-        call = partial(function, *args, **kwargs)
         async with asyncio.timeout(timeout_s):
-            return await asyncio.get_running_loop().run_in_executor(self.for_staff, call)
+            return await asyncio.get_running_loop().run_in_executor(threads, function)
 
     async def close(self) -> None:
         """Close connections and threads; what the ledger does not know of yet is recorded, if that can be in time."""
@@ -189,7 +193,7 @@ class UploadGate:
             with suppress(TimeoutError, TidegateError):
                 async with asyncio.timeout(self.budgets.ledger_ms / 1e3):
                     await self.run_beside(partial(self.safeguards.step, self.ledger))
-        for threads in (self.executor, self.beside, self.for_staff):
+        for threads in (self.executor, self.beside, self.for_reviewers, self.for_admins):
             threads.shutdown(wait=False, cancel_futures=True)
         self.keeper.close()
 

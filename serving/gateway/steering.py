@@ -1,5 +1,6 @@
 """The routes by which an admin stops automatic enforcement or lets it go on, and by which others see its state."""
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request
@@ -72,9 +73,8 @@ def add_enforcement(app: FastAPI, gate: UploadGate, callers: Callers) -> None:
         is_stop = asked.state == "stopped"
         timeout_s = gate.budgets.total_ms / 1e3
         try:
-            await gate.run_for_staff(
-                timeout_s, enforcement.change, stop=is_stop, reason=asked.reason, by=caller.name
-            )
+            change = partial(enforcement.change, stop=is_stop, reason=asked.reason, by=caller.name)
+            await gate.run_aside(gate.for_admins, timeout_s, change)
         except TimeoutError as error:
             raise LedgerUnavailable(
                 f"the ledger gave no answer in {timeout_s:g} s; it may still be done: look at GET /v1/enforcement, and "

@@ -5,6 +5,7 @@ those in lower lines, the oldest of them goes. Within a line the order is that o
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -43,17 +44,14 @@ class Entry:
     passes: int = 1
     """Passes through a tower: one for each image, one for the text."""
 
-    parts: dict[int, PreparedItem] = field(default_factory=dict, repr=False)
-    """What was prepared of it so far, by its place."""
-
-    num_given: int = 0
-    """Parts that were given to be prepared."""
+    parts: list[PreparedItem] = field(default_factory=list, repr=False)
+    """What was prepared of it so far."""
 
     prepare_s: float = 0.0
-    """Seconds that its parts took."""
+    """Seconds that they took."""
 
     is_preparing: bool = False
-    """Whether all of its parts were given to be prepared, and some are not back."""
+    """Whether its next part is being prepared."""
 
     prepared: PreparedItem | None = field(default=None, repr=False)
     outcome: tuple[Scores, int] | None = field(default=None, repr=False)
@@ -69,7 +67,7 @@ class Backlog:
     def __init__(self, fair_every: int) -> None:
         self._fair_every = fair_every
         # Dictionaries keep the order of arrival and let any entry leave at once.
-        self._lines: tuple[dict[Entry, None], ...] = tuple({} for _ in Priority)
+        self._lines = tuple(OrderedDict[Entry, None]() for _ in Priority)
         self._passed_over = 0
 
     @property
@@ -90,6 +88,12 @@ class Backlog:
     def add(self, entry: Entry) -> None:
         """Put an entry at the end of its line."""
         self._lines[entry.priority][entry] = None
+
+    def put_back(self, entry: Entry) -> None:
+        """Put an entry at the head of its line."""
+        line = self._lines[entry.priority]
+        line[entry] = None
+        line.move_to_end(entry, last=False)
 
     def remove(self, entry: Entry) -> None:
         """Take an entry out, wherever it stands."""

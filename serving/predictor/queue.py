@@ -210,8 +210,8 @@ class BatchQueue:
             if batch:
                 self._start(batch, loop)
 
-    def _take_to_prepare(self, short: Sequence[Priority]) -> list[tuple[Entry, int]]:
-        """Return what is prepared next, by its place in its listing: one photo, or a few texts, to wake processes less.
+    def _take_to_prepare(self, short: Sequence[Priority]) -> list[Entry]:
+        """Return whose next part is prepared now: one with photos, or a few texts, so that processes wake less often.
 
         Args:
             short: lines of which not enough is ready.
@@ -222,16 +222,14 @@ class BatchQueue:
             for line in short
             if self._preparing.has_room(is_urgent=is_due or line is Priority.UPLOAD)
         ]
-        taken: list[tuple[Entry, int]] = []
+        taken: list[Entry] = []
         most = min(_TEXTS_TOGETHER, -(-len(self._waiting) // self._plan.preparers))
         while (entry := self._waiting.first(among)) and (
             not taken or (len(taken) < most and not entry.item.images)
         ):
-            taken.append((entry, entry.num_given))
-            entry.num_given += 1
-            if entry.num_given == num_parts(entry.item):
-                self._waiting.take(among)
-                entry.is_preparing = True
+            self._waiting.take(among)
+            entry.is_preparing = True
+            taken.append(entry)
             if entry.item.images:
                 break
         return taken
@@ -279,40 +277,39 @@ class BatchQueue:
         # A batch serves many requests; in traces it belongs to the one that waited longest.
         self._score_pool.submit(batch[0].request.context.copy().run, self._run, batch, loop)
 
-    def _prepare(self, taken: Sequence[tuple[Entry, int]], loop: asyncio.AbstractEventLoop) -> None:
+    def _prepare(self, taken: Sequence[Entry], loop: asyncio.AbstractEventLoop) -> None:
         def tell(outcomes: Sequence[Outcome]) -> None:
-            for (entry, place), outcome in zip(taken, outcomes, strict=True):
-                self._take_part(entry, place, outcome)
+            for entry, outcome in zip(taken, outcomes, strict=True):
+                self._take_part(entry, outcome)
             self._pump(loop)
 
-        self._preparing.submit([part(entry.item, place) for entry, place in taken], tell)
+        self._preparing.submit([part(entry.item, len(entry.parts)) for entry in taken], tell)
 
-    def _take_part(self, entry: Entry, place: int, outcome: Outcome) -> None:
-        is_waiting = entry in self._waiting
-        if not (is_waiting or entry.is_preparing):
-            return  # it left, or another part of it failed
+    def _take_part(self, entry: Entry, outcome: Outcome) -> None:
+        """Take what was prepared; where photos are left the listing is next in its line, behind whoever is more urgent.
+
+        One after the other: a listing that brings processes down brings down no more of them than as a whole.
+        """
+        entry.is_preparing = False
         if outcome.prepared is None:
-            if is_waiting:
-                self._waiting.remove(entry)
-            entry.is_preparing = False
             self._room.tally(entry, -1)
             self._fail(entry.request, outcome.error or RuntimeError("nothing was prepared"))
             return
-        entry.parts[place] = outcome.prepared
+        entry.parts.append(outcome.prepared)
         entry.prepare_s += outcome.seconds
         context = entry.request.context.copy()
         context.run(past_span, "predictor.prepare", outcome.begin_s, outcome.seconds)
-        if len(entry.parts) == num_parts(entry.item):
+        if entry.request.is_over:
+            self._room.tally(entry, -1)
+        elif len(entry.parts) < num_parts(entry.item):
+            self._waiting.put_back(entry)
+        else:
             self._take_prepared(entry)
 
     def _take_prepared(self, entry: Entry) -> None:
-        entry.is_preparing = False
-        entry.prepared = joined([entry.parts[place] for place in range(len(entry.parts))])
+        entry.prepared = joined(entry.parts)
         entry.parts.clear()
         self._room.learn_prepare(entry.prepare_s)
-        if entry.request.is_over:
-            self._room.tally(entry, -1)
-            return
         if not self._ready:
             self._ready_since_s = self._clock.monotonic()
         self._ready.add(entry)

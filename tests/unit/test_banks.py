@@ -270,3 +270,18 @@ def test_a_mapped_version_that_is_removed_or_replaced_goes_on(
     assert not banks.refresh()
     assert banks.lookup(KNOWN, 90).status == "ok"
     assert versions.active() is not None
+
+
+def test_a_header_that_lies_about_its_size_is_told(tmp_path: Path) -> None:
+    versions, banks = activated(tmp_path, [entry("a", KNOWN)])
+    version = versions.build(entries_file(tmp_path / "b.jsonl", [entry("b", KNOWN)]), POLICIES)
+    versions.activate(version)
+    path = tmp_path / "banks" / "versions" / version / "order.npy"
+    raw = path.read_bytes()
+    size = raw[10:].split(b"(", 1)[1].split(b")", 1)[0]
+    lie = b"1000000000000,"
+    path.chmod(0o644)
+    path.write_bytes(raw.replace(size, lie, 1).replace(b" " * (len(lie) - len(size)), b"", 1))
+    assert path.stat().st_size == len(raw)
+    assert not banks.refresh()
+    assert "order.npy: cannot be read" in (banks.problem or "")

@@ -200,6 +200,27 @@ async def test_uploads_are_answered_while_reviewers_wait_for_a_content_store_tha
     assert all(int(one.headers["retry-after"]) >= 1 for one in answers)
 
 
+async def test_enforcement_can_be_stopped_while_the_content_store_hangs(
+    gate: UploadGate, ledger: Hanging, tmp_path: Path
+) -> None:
+    guard(gate, tmp_path, prediction_breaker=breaker_rules())
+    app = create_app(gate, Callers(TOKENS), explainer=ExplainerClient("http://127.0.0.1:9", 0.5))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://gateway", headers=ADMIN
+    ) as client:
+        trace_id = (await _send(client, 1, "Blue")).json()["trace_id"]
+        store = Hanging(gate.keeper.store)
+        gate.keeper.store = store  # type: ignore[assignment]
+        path = f"/v1/decisions/{trace_id}/explanation"
+        with store.hung():
+            asked = await asyncio.gather(*(client.get(path) for _ in range(4)))
+            assert {one.status_code for one in asked} == {503}
+            stop = {"state": "stopped", "reason": "what is asked for aside hangs"}
+            stopped = await client.post("/v1/enforcement", json=stop)
+    assert (stopped.status_code, stopped.json()["state"]) == (200, "stopped")
+
+
 async def test_a_gateway_stops_in_time_while_its_ledger_hangs(
     client: httpx.AsyncClient, gate: UploadGate, ledger: Hanging, tmp_path: Path
 ) -> None:

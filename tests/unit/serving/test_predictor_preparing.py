@@ -217,3 +217,18 @@ async def test_a_listing_whose_photo_cannot_be_prepared_fails_once(scorer: Stepp
     assert isinstance(good, Scores)
     assert queue._room._depth == [0, 0, 0]
     queue.close()
+
+
+async def test_photos_of_one_listing_are_prepared_one_after_the_other(
+    scorer: SteppedScorer,
+) -> None:
+    queue = _queue(scorer)
+    preparing = PreparingThreads(scorer.prepare, 4)
+    queue._preparing = preparing
+    listing = _ask(queue, "eight", PHOTO * 8)
+    await asyncio.sleep(0.05)
+    assert preparing._running == 1, "bytes that bring processes down bring down one at a time"
+    scorer.let(8)
+    async with asyncio.timeout(20):
+        await listing
+    queue.close()

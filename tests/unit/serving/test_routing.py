@@ -173,6 +173,24 @@ def test_no_candidate_outlives_its_lease_however_late_the_look(tmp_path: Path) -
     assert _looked(router).arm == "champion"
 
 
+def test_a_look_that_reads_nothing_makes_no_renewal_newer(tmp_path: Path) -> None:
+    path, clock = tmp_path / "routing.json", SimulatedClock(NOON)
+    write_table(path, _table(weight=1.0, renewal=1))
+    router = Router(path, clock)
+    renewed = tmp_path / "renewed.json"
+    write_table(renewed, _table(weight=1.0, renewal=2))
+    path.unlink()
+    for spoiled in (None, "{"):
+        if spoiled is not None:
+            path.write_text(spoiled)
+        clock.advance(300.0)
+        assert _looked(router).arm == "champion"
+    renewed.rename(path)
+    assert _looked(router).arm == "champion", "renewed at some time in ten minutes"
+    write_table(path, _table(weight=1.0, renewal=3))
+    assert _looked(router).arm == "candidate"
+
+
 def test_choosing_reads_no_disk(tmp_path: Path) -> None:
     path = tmp_path / "routing.json"
     write_table(path, _table())
