@@ -139,6 +139,8 @@ def facts_of(bundle: Bundle, choice: EngineChoice) -> EngineFacts:
 
 
 def _on_cpu(folder: Path, *, bundle: Bundle, choice: EngineChoice) -> Engine:
+    if choice.name == REFERENCE:
+        return onnx_runtime.open_reference(folder)
     path = folder / "model.onnx"
     if choice.name in QUANTISED:
         path = derived_folder(bundle, choice.name) / f"{folder.name}.onnx"

@@ -13,7 +13,7 @@ import torch
 from moderation import torch_engine
 from moderation.bundle import Bundle
 from moderation.derived_graphs import derive, derived_digest, derived_folder
-from moderation.engines import open_vino
+from moderation.engines import onnx_runtime, open_vino
 from moderation.engines.engine import QUANTISED, Array, Engine, EngineName, engine_named
 from moderation.engines.machine import processor_kind
 from moderation.engines.onnx_runtime import OnnxRuntimeEngine, open_reference
@@ -67,6 +67,21 @@ def test_an_engine_that_takes_batches_gets_the_threads_that_it_was_set(
     choice = EngineChoice.of(Settings(engine=name), num_threads=3)
     opener(derived, choice)(derived.folder / TEXT_FOLDER)
     assert given == [3]
+
+
+def test_the_reference_runs_an_item_on_one_thread_however_many_run_side_by_side(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, really = list[int](), onnx_runtime.open_session
+
+    def open_session(path: Path, num_threads: int = 1) -> object:
+        given.append(num_threads)
+        return really(path, num_threads)
+
+    monkeypatch.setattr(onnx_runtime, "open_session", open_session)
+    choice = EngineChoice.of(Settings(), num_threads=3)
+    opener(tiny_bundle, choice)(tiny_bundle.folder / TEXT_FOLDER)
+    assert given == [1]
 
 
 @pytest.mark.parametrize("tower", [IMAGE_FOLDER, TEXT_FOLDER])
